@@ -1,0 +1,230 @@
+/* store: one disk's part of every vdisk that has columns on it: write-back log, overlay index,
+ * checkpoint and destage, checksums. It holds extents and answers for them; it never judges itself
+ * (I8) and knows neither mirror nor parity: to it a record is blocks of an extent with an order.
+ *
+ * Order. Records of one vdisk on one store form a *stream*. A stream is in the session of the owner
+ * that sealed it last; in a session each record names the seq before it on this very stream, and a
+ * gap is refused (I4). The watermark (session, seq) says which records are committed; only it
+ * retires a record (I2, I6). Fence. The highest epoch shown for a vdisk, by any call, is durable
+ * before that call returns 0; calls with a lower one get -ESTALE (I4). Seals are kept in the log's
+ * headers. Extents. A call names an extent with its generation: older than the extent's gets
+ * -ESTALE, a newer one initialises it, and then all of its blocks read as zeros (I10). Reading.
+ * Overlay (the log), then the checksum page and the place on disk. Every block is verified against
+ * its checksum, and -EBADMSG tells the caller to take another column.
+ *
+ * One reactor. co_ calls suspend. Offsets and counts are in blocks of BLOCK_SIZE, within the
+ * extent. */
+#ifndef S2D_CACHE_TIER_STORE_H
+#define S2D_CACHE_TIER_STORE_H
+
+#include "s2d/base/base.h"
+
+struct io;
+struct disk;    /* pool/disk.h */
+struct metrics; /* s2d/base/metrics.h */
+struct store;
+
+/* Where a column lives on this disk. */
+struct extent_ref {
+    uint32_t extent;     /* number on the disk */
+    uint64_t generation; /* Raft index of the command that allocated it */
+};
+
+/* Order of everything in a vdisk: session first. */
+struct log_position {
+    uint64_t session;
+    uint64_t seq;
+};
+static inline int log_position_compare(struct log_position a, struct log_position b)
+{
+    if (a.session != b.session)
+        return a.session < b.session ? -1 : 1;
+    return a.seq < b.seq ? -1 : a.seq > b.seq;
+}
+
+enum record_kind {
+    RECORD_WRITE = 1, /* data and checksums */
+    RECORD_ZERO = 2,  /* trim and write-zeroes: the range reads as zeros; no data, no checksums */
+};
+enum record_flags {
+    RECORD_COPY = BIT(0),    /* resync: committed data brought to a column that is catching up */
+    RECORD_REWRITE = BIT(1), /* written again at a takeover */
+    RECORD_REPAIR = BIT(2),  /* read repair: leaves a heal record */
+    RECORD_VERIFIED = BIT(
+        3), /* in memory only: sums need no check (the caller computed them on this very memory) */
+};
+
+#define RECORD_BLOCKS_MAX 256 /* of a RECORD_WRITE: 1 MiB; a RECORD_ZERO may cover a whole extent  \
+                               */
+
+struct record {
+    uint64_t vdisk;
+    struct extent_ref where;
+    uint32_t slab;
+    uint16_t column;
+    uint8_t lane; /* 0 */
+    uint8_t kind; /* enum record_kind */
+    uint32_t flags;
+    uint32_t block, count; /* within the extent */
+    uint64_t address;      /* of the first block, for checksums: see checksum.h */
+    uint64_t epoch;
+    struct log_position position; /* this record */
+    uint64_t prev_seq; /* the record of this session before it on this stream; 0: the first */
+    struct log_position watermark;
+    uint64_t client_session, client_number;
+};
+
+/* One append under way: the caller's memory, with what sums and data point to, until done(). */
+struct store_append {
+    struct record record;
+    const uint64_t *sums; /* count of them; NULL for RECORD_ZERO */
+    const void *data;     /* count blocks, aligned to BLOCK_SIZE */
+    /* On the loop; result: 0 (durable in the log), -ESTALE (epoch, session or generation:
+     * store_stream_info() tells), -EILSEQ (gap or not in order), -EBADMSG (data does not match
+     * sums), -EIO (the disk failed), -EINVAL, -ECANCELED (store closes). Results of one stream come
+     * in the order of its records, and a 0 vouches for all records before it. */
+    void (*done)(struct store_append *append, int result);
+    /* private */
+    struct list node;
+    struct store *store;
+    uint64_t log_offset;
+    int result;
+};
+
+/* ---- life ---- */
+
+struct store_options {
+    uint64_t log_bytes_max_in_ram; /* index memory bound; 0: what the log can need */
+    struct metrics *metrics;       /* may be NULL */
+    const char *name;              /* for metrics and logs: the disk's */
+};
+
+/* What was found at the start that the cluster must hear of. */
+struct store_health {
+    bool log_damaged; /* corruption in the middle of the log: every column here is stale (I9) */
+    uint64_t corrupt_pages; /* checksum pages unreadable: their blocks answer -EBADMSG until written
+                               again */
+    uint64_t replayed_records;
+};
+
+/* Opens the store of a claimed and opened disk: replays the log. disk: borrowed, outlives the
+ * store. Returns 0, -EIO, -EBADMSG (superstructure beyond repair), -ENOMEM, -ECANCELED. */
+must_check int co_store_open(struct io *io, struct disk *disk, const struct store_options *options,
+                             struct store **ret_store);
+/* Stops checkpointing, waits for what is in flight; the log stays for the next open. After a crash
+ * of a simulated machine it is called as well, and then every operation of the disk fails with
+ * -ECANCELED. */
+void co_store_close(struct store *store);
+const struct store_health *store_health(const struct store *store);
+struct disk *store_disk(struct store *store);
+/* Called on the loop when the medium fails (an event, never an abort), with what failed. */
+void store_set_error_handler(struct store *store, void (*fn)(void *arg, int error), void *arg);
+
+/* ---- the owner's stream ---- */
+
+/* Queues a record; never suspends, never refuses for lack of room (a full log makes done() wait:
+ * the caller's credit bounds what can queue). done() is never called from inside. */
+void store_append(struct store *store, struct store_append *append);
+
+struct store_tail_record { /* a record above the watermark */
+    struct log_position position;
+    struct extent_ref where;
+    uint32_t slab;
+    uint16_t column;
+    uint8_t kind;
+    uint32_t block, count;
+};
+struct store_seal {
+    uint64_t sealed_epoch;         /* after the call */
+    struct log_position watermark; /* highest known here */
+    struct log_position
+        durable; /* the last record of the present session that is durable here; seq 0: none */
+    struct store_tail_record
+        *tail; /* all records above the watermark, by position; free with store_seal_done() */
+    size_t tail_count;
+};
+/* Fences every lower epoch and enters session (>= the stream's; a new one starts at prev_seq 0);
+ * waits until what was accepted before is durable or failed. The same (epoch, session) may seal
+ * again after a reconnect and resend from `durable`. Returns 0, -ESTALE (epoch or session lower
+ * than shown before; *ret_seal then holds sealed_epoch only), -EIO, -ECANCELED. */
+must_check int co_store_seal(struct store *store, uint64_t vdisk, uint64_t epoch, uint64_t session,
+                             struct store_seal *ret_seal);
+void store_seal_done(struct store_seal *seal);
+
+/* Learns a watermark outside of a record (idle lanes, "opened"). durable: also makes it durable
+ * before returning. Returns 0, -ESTALE, -EIO, -ECANCELED. */
+must_check int co_store_mark(struct store *store, uint64_t vdisk, uint64_t epoch,
+                             struct log_position watermark, bool durable);
+
+/* ---- reading ---- */
+
+/* Reads count (<= RECORD_BLOCKS_MAX) blocks into buffer (aligned), zeros where unwritten. ret_sums
+ * (may be NULL): their checksums, 0 = unwritten. Every block returned was verified. Returns 0,
+ * -EBADMSG (at least one does not match: ret_bad, if not NULL, has a bit for each such block; the
+ * others are right), -ESTALE (generation), -EIO, -ECANCELED. An extent that this disk has not yet
+ * initialised in that generation reads as zeros. */
+struct block_set { /* a bit to each block of a request of up to RECORD_BLOCKS_MAX */
+    uint64_t bits[RECORD_BLOCKS_MAX / 64];
+};
+must_check int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where,
+                             uint32_t block, uint32_t count, uint64_t address, void *buffer,
+                             uint64_t *ret_sums, struct block_set *ret_bad);
+
+/* Checksums only, no data read from the place; for comparing copies. Any count within the extent. A
+ * corrupt page gives -EBADMSG and ret_sums of 0 with its bits in *ret_unknown (a bitmap of count
+ * bits, may be NULL). */
+must_check int co_store_checksums(struct store *store, uint64_t vdisk, struct extent_ref where,
+                                  uint32_t block, uint32_t count, uint64_t *ret_sums,
+                                  uint64_t *ret_unknown);
+
+/* ---- columns that return (I8, "Resync" in design.md) ---- */
+
+/* Told by the present owner for a column that Raft holds for stale: drops its records above the
+ * watermark; their blocks join its compare list. Durable when it returns 0. Returns 0, -ESTALE,
+ * -EIO, -ECANCELED. */
+must_check int co_store_drop_tail(struct store *store, uint64_t vdisk, uint64_t epoch,
+                                  const struct extent_ref *columns, size_t count);
+
+/* Adds to bitmap (a bit to each block of the extent, cleared by the caller) the blocks to compare.
+ * As the source (since_epoch != 0): blocks of pages stamped in or after since_epoch, and all blocks
+ * in the log. As the target (0): its compare list and all blocks in its log, and blocks of corrupt
+ * pages. Returns 0, -ESTALE, -EIO, -ECANCELED. */
+must_check int co_store_compare_set(struct store *store, uint64_t vdisk, struct extent_ref where,
+                                    uint64_t since_epoch, uint64_t *bitmap);
+
+/* Raft shows the columns as in-sync: their compare lists go. */
+must_check int co_store_clear_compare(struct store *store, uint64_t vdisk, uint64_t epoch,
+                                      const struct extent_ref *columns, size_t count);
+
+/* ---- extents ---- */
+
+/* Gives the extent back: its contents are gone. Idempotent. Returns 0, -ESTALE (a newer generation
+ * lives there), -EIO, -ECANCELED. */
+must_check int co_store_free_extent(struct store *store, struct extent_ref where);
+
+struct store_extent { /* a row of the extent table */
+    struct extent_ref where;
+    uint64_t vdisk;
+    uint32_t slab;
+    uint16_t column;
+};
+/* Calls fn for every extent in use, by number. */
+void store_each_extent(struct store *store,
+                       void (*fn)(void *arg, const struct store_extent *extent), void *arg);
+
+/* ---- figures ---- */
+
+struct store_stats {
+    uint64_t log_bytes, log_used_bytes;
+    uint64_t dirty_blocks; /* in the log, not yet in place */
+    uint64_t appended_records, appended_bytes, log_writes;
+    uint64_t read_blocks, destaged_blocks, checkpoints;
+    uint64_t verify_errors, healed_blocks;
+};
+struct store_stats store_stats(const struct store *store);
+
+/* Destages everything that is committed and moves the tail; for tests and a clean stop. 0, -EIO,
+ * -ECANCELED. */
+must_check int co_store_checkpoint(struct store *store);
+
+#endif
