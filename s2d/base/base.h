@@ -12,7 +12,7 @@
 
 #define must_check __attribute__((warn_unused_result))
 #define cleanup(function) __attribute__((cleanup(function)))
-#define printf_like(format, first) __attribute__((format(printf, format, first)))
+#define printf_like(string, first) __attribute__((format(printf, string, first)))
 
 /* DEFINE_CLEANUP(struct foo, foo_free) makes foo_freep() for cleanup(foo_freep); foo_free() takes
  * NULL. */

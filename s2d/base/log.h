@@ -15,6 +15,8 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
 struct log_sink {
     enum log_level threshold; /* what is below is not even formatted */
+    const char *name;         /* the node's, for "node="; NULL: left out */
+    /* line: without a newline, valid during the call */
     void (*write)(struct log_sink *sink, enum log_level level, const char *line);
 };
 
@@ -25,7 +27,8 @@ must_check int log_file_sink_new(FILE *file, const char *name, enum log_level th
 void log_file_sink_free(struct log_sink *sink);
 DEFINE_CLEANUP(struct log_sink, log_file_sink_free)
 
-/* what: a short constant sentence ("disk left the pool"); format: "key=value …" pairs, "" for none.
+/* io: NULL, or one without a sink, is fine: nothing is written. what: a short constant sentence
+ * ("disk left the pool"); format: "key=value …" pairs, "" for none.
  */
 void log_write(struct io *io, enum log_level level, const char *module, const char *what,
                const char *format, ...) printf_like(5, 6);

@@ -1,0 +1,9 @@
+/* XXH3-64 for x86-64 with AVX512; compiled with -mavx512f, called only where the CPU has it. */
+#if defined(__x86_64__)
+
+#define XXH_VECTOR XXH_AVX512
+#include "s2d/base/checksum_xxh3.h"
+
+CHECKSUM_DEFINE_CODE(checksum_code_avx512);
+
+#endif
