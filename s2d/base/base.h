@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <linux/fs.h> /* first: it has a BLOCK_SIZE of its own */
+
 #define must_check __attribute__((warn_unused_result))
 #define cleanup(function) __attribute__((cleanup(function)))
 #define printf_like(string, first) __attribute__((format(printf, string, first)))
@@ -52,6 +54,7 @@ static inline void freep(void *pointer)
 #define SEC (1000 * MS)
 
 /* The unit of checksums, range locks and on-disk structures. */
+#undef BLOCK_SIZE
 #define BLOCK_SIZE 4096u
 #define BLOCK_SHIFT 12
 
@@ -122,10 +125,10 @@ static inline void list_splice(struct list *from, struct list *to)
 
 #define list_entry(node, type, member) container_of(node, type, member)
 #define list_first(list, type, member) list_entry((list)->next, type, member)
-#define list_for_each(node, list)                                                                  \
-    for (struct list *node = (list)->next; node != (list); node = node->next)
-#define list_for_each_safe(node, list)                                                             \
-    for (struct list *node = (list)->next, *next_##node = node->next; node != (list);              \
+#define list_for_each(node, head)                                                                  \
+    for (struct list *node = (head)->next; node != (head); node = node->next)
+#define list_for_each_safe(node, head)                                                             \
+    for (struct list *node = (head)->next, *next_##node = node->next; node != (head);              \
          node = next_##node, next_##node = node->next)
 
 #endif
