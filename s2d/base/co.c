@@ -78,10 +78,12 @@ static __thread size_t loop_stack_size;
 static __thread void *loop_fiber;
 #endif
 
+#ifdef CO_ASAN
 static char *stack_bottom(const struct co *co)
 {
     return co->mapping + GUARD_BYTES;
 }
+#endif
 
 /* Back to the loop. The coroutine is suspended, or (ended) never continued. */
 static void switch_to_loop(struct co *co)
