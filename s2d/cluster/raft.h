@@ -74,7 +74,8 @@ struct raft_options {
     uint64_t applied; /* the state machine holds this index durably; >= base.index, or 0 for
                          base.index */
 
-    /* Tests only: plant a mistake and see it caught. enum raft_mutation. */
+    /* enum raft_mutation; means nothing unless the core is built with S2D_RAFT_MUTATIONS, for
+     * tests. */
     unsigned mutation;
 };
 
@@ -284,7 +285,6 @@ enum raft_mutation {
     RAFT_WITNESS_TIE_BREAK,  /* a witness votes for whoever asks first */
     RAFT_WITNESS_INDEX_ONLY, /* … compares the index without the term */
     RAFT_WITNESS_VOLATILE,   /* … answers before it is durable */
-    RAFT_WITNESS_ANY_TERM,   /* … does not look at the term of a request to vouch */
     RAFT_WITNESS_LOWER,      /* … lets a late request lower what it vouches for */
     RAFT_WITNESS_HEARTBEAT,  /* a leader counts a live witness without its word */
     RAFT_CHANGE_EARLY,   /* a leader changes membership before an entry of its term is committed */

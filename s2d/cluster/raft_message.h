@@ -64,7 +64,7 @@ struct raft_message {
             uint64_t silence_ns; /* since the voter last heard a leader, or since its start */
         } vote_answer;           /* both answers */
         struct {
-            uint64_t request; /* counts the leader's append messages in its term, to one peer */
+            uint64_t request; /* counts the leader's append messages */
             uint64_t prev_index;
             uint64_t prev_term;
             uint64_t commit; /* the leader's */

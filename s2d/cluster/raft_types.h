@@ -14,12 +14,12 @@
 #define RAFT_INFLIGHT_MAX 16      /* append messages on their way to one peer */
 #define RAFT_UNCOMMITTED_MAX 4096 /* entries proposed and not committed yet */
 #define RAFT_UNCOMMITTED_BYTES_MAX (16 * 1024 * 1024)
-#define RAFT_READS_MAX 1024  /* read-index requests waiting for their round */
-#define RAFT_OUTBOX_MAX 1024 /* messages waiting to be taken; more are dropped, as a network may   \
-                              */
-#define RAFT_READY_APPLY_MAX 256      /* committed entries in one struct raft_ready */
-#define RAFT_PERSIST_ENTRIES_MAX 1024 /* entries in one persist batch */
-#define RAFT_ROUNDS_MAX 256           /* heartbeat rounds whose sending time is remembered */
+#define RAFT_READS_MAX 1024 /* read-index requests waiting for their round */
+#define RAFT_OUTBOX_MAX                                                                            \
+    1024 /* messages waiting to be taken; more are dropped, as a network may                       \
+          */
+#define RAFT_READY_APPLY_MAX 256 /* committed entries in one struct raft_ready */
+#define RAFT_ROUNDS_MAX 256      /* heartbeat rounds whose sending time is remembered */
 #define RAFT_MEMBERS_MAX 32
 #define RAFT_VOTERS_MAX 7 /* witness included */
 #define RAFT_NUMBER_MAX                                                                            \

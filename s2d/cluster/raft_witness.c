@@ -1,0 +1,126 @@
+/* raft_witness: a vote without a log. Two full voters cannot outvote each other; a witness decides
+ * between them, and may stand in for the copy of one that is away. lore/model/D_witness.pml is this
+ * file, checked. The rules:
+ *
+ *  W1  It keeps (term, vote, vouched term, vouched index) and answers when that is durable, in one
+ * write. W2  It votes once a term, and only for a candidate whose (last term, last index), term
+ * first, is not below what it vouches for (raft_on_vote()). W3  It takes a request to vouch for (t,
+ * i) if t is not below its term. Within a term i only rises; a higher term replaces it, whatever
+ * the index. W4  The leader asks only for entries of its own term that are durable on its own disk,
+ * and counts the witness toward i only by that answer, never by a heartbeat. W5  It asks only while
+ * full voters that are present are no quorum, and counts a voter as away until it has confirmed an
+ *      entry of this term and everything that the witness was asked for: or that voter could not
+ * win, and the death of one node would stop the cluster.
+ *
+ * A witness on a share, which cannot run a process, is this same code run by whoever can reach the
+ * share: load the four numbers, feed one message, and send the answer only if a compare-and-set of
+ * the four succeeds. */
+#include "s2d/cluster/raft_internal.h"
+
+/* Witness */
+
+static bool vouch_rises(const struct raft *raft, uint64_t term, uint64_t index)
+{
+    if (term != raft->hard.vouched_term)
+        return term > raft->hard.vouched_term;
+    return index > raft->hard.vouched_index || planted(raft, RAFT_WITNESS_LOWER);
+}
+
+int raft_on_vouch(struct raft *raft, const struct raft_message *message)
+{
+    struct raft_message answer = {.type = RAFT_VOUCH_ANSWER};
+    uint64_t batch;
+
+    assert(message->term == raft->hard.term); /* W3: a lower one was answered as stale */
+    if (message->vouch.index == 0 || message->vouch.index > RAFT_NUMBER_MAX)
+        return -EPROTO;
+    if (vouch_rises(raft, message->term, message->vouch.index)) {
+        raft->hard.vouched_term = message->term;
+        raft->hard.vouched_index = message->vouch.index;
+    }
+    answer.vouch_answer.request_term = message->term;
+    answer.vouch_answer.index = raft->hard.vouched_index;
+    batch = planted(raft, RAFT_WITNESS_VOLATILE) ? 0 : raft_batch_of_hard_state(raft);
+    raft_send(raft, message->from, &answer, batch);
+    return 0;
+}
+
+/* Leader */
+
+static struct peer *find_witness(struct raft *raft)
+{
+    for (uint32_t i = 0; i < raft->peer_count; i++)
+        if (raft->peers[i].role == RAFT_WITNESS)
+            return &raft->peers[i];
+    return NULL;
+}
+
+static bool absent(const struct raft *raft, const struct peer *peer)
+{
+    if (peer->lost || peer->down)
+        return true;
+    if (raft->now_ns - peer->heard_ns >= raft->options.away_after_ns)
+        return true;
+    /* It lives, but confirms nothing: a disk that hangs. */
+    return raft->now_ns - peer->level_ns >= raft->options.election_timeout_max_ns;
+}
+
+void raft_witness_presence(struct raft *raft, struct peer *peer)
+{
+    const struct peer *witness = find_witness(raft);
+
+    if (peer->role != RAFT_VOTER)
+        return;
+    if (peer->match >= raft->durable)
+        peer->level_ns = raft->now_ns;
+    if (absent(raft, peer))
+        peer->away = true;
+    else if (peer->match >= raft->term_start && (!witness || peer->match >= witness->asked))
+        peer->away = false; /* W5 */
+}
+
+static bool needed(const struct raft *raft)
+{
+    uint32_t present = raft_votes(raft);
+
+    for (uint32_t i = 0; i < raft->peer_count; i++)
+        present += raft->peers[i].role == RAFT_VOTER && !raft->peers[i].away;
+    return present < raft_quorum(raft);
+}
+
+/* One request at a time; the next one takes all that became durable meanwhile. */
+void raft_witness_ask(struct raft *raft)
+{
+    struct peer *witness = find_witness(raft);
+    struct raft_message message = {.type = RAFT_VOUCH};
+    bool waiting;
+
+    if (!witness || !needed(raft))
+        return;
+    if (raft->durable < raft->term_start || raft->durable <= raft->commit) /* W4 */
+        return;
+    waiting = witness->match < witness->asked;
+    if (waiting && raft->now_ns - witness->sent_ns < raft->options.heartbeat_ns)
+        return;
+    if (!waiting && raft->durable <= witness->asked)
+        return;
+    witness->asked = raft->durable;
+    witness->sent_ns = raft->now_ns;
+    message.vouch.index = witness->asked;
+    raft_send(raft, witness->id, &message, 0);
+}
+
+int raft_on_vouch_answer(struct raft *raft, struct peer *peer, const struct raft_message *message)
+{
+    if (message->vouch_answer.request_term != raft->hard.term)
+        return 0;
+    if (peer->role != RAFT_WITNESS || message->vouch_answer.index > peer->asked)
+        return -EPROTO;
+    peer->heard_ns = raft->now_ns;
+    if (message->vouch_answer.index > peer->match) {
+        peer->match = message->vouch_answer.index;
+        peer->round_before_match = raft->round;
+        raft_leader_commit(raft);
+    }
+    return 0;
+}
