@@ -1,0 +1,359 @@
+/* Verbs of the cluster itself: its creation, tokens, nodes, the pool and its disks. */
+#include <stdio.h>
+
+#include "s2d/cluster/database_internal.h"
+
+#define EXTENT_BYTES_MIN (4 * MIB)
+#define EXTENT_BYTES_MAX (1024 * MIB)
+#define NODES_MAX 16
+
+static void set_text(char *place, size_t size, const char *text)
+{
+    snprintf(place, size, "%s", text);
+}
+#define SET_TEXT(field, text) set_text(field, sizeof(field), text)
+
+static struct node_record *add_node(struct command *command, const char *name, const char *address)
+{
+    struct database *database = command->database;
+    struct node_record *node = record_new(TABLE_NODE, database_new_id(database));
+
+    if (!node)
+        abort();
+    SET_TEXT(node->name, name);
+    SET_TEXT(node->address, address);
+    SET_TEXT(node->site, command_text_or(command, "site", "site1"));
+    SET_TEXT(node->rack, command_text_or(command, "rack", "rack1"));
+    SET_TEXT(node->chassis, command_text_or(command, "chassis", name));
+    node->state = NODE_UP;
+    node->start_counter = command_u64_or(command, "start_counter", 0);
+    node->joined_ns = command_u64_or(command, "time_ns", 0);
+    database_put(database, TABLE_NODE, node);
+    return node;
+}
+
+/* {name, uuid, key, node_name, address, time_ns}: the first command of every cluster. */
+static void cluster_create(struct command *command)
+{
+    const char *name = command_text(command, "name"), *uuid = command_text(command, "uuid");
+    const char *key = command_text(command, "key"), *node_name = command_text(command, "node_name");
+    const char *address = command_text(command, "address");
+    struct cluster_record *cluster;
+    struct node_record *node;
+
+    if (database_cluster(command->database))
+        command_refuse(command, -EEXIST, "this node belongs to the cluster '%s' already",
+                       database_cluster(command->database)->name);
+    if (!name_is_valid(name) || !name_is_valid(node_name))
+        command_refuse(command, -EINVAL,
+                       "names are 1 to 63 letters, digits, '.', '_' or '-', and begin with a "
+                       "letter, a digit or '_'");
+    if (command_refused(command))
+        return;
+    cluster = record_new(TABLE_CLUSTER, 1);
+    if (!cluster)
+        abort();
+    SET_TEXT(cluster->name, name);
+    SET_TEXT(cluster->uuid, uuid);
+    SET_TEXT(cluster->key, key);
+    cluster->created_ns = command_u64_or(command, "time_ns", 0);
+    cluster->next_id = 1;
+    cluster->vm_restart_delay_ms = command_u64_or(command, "vm_restart_delay_ms", 30000);
+    database_put(command->database, TABLE_CLUSTER, cluster);
+    node = add_node(command, node_name, address);
+    database_add_event(command, SEVERITY_INFORMATION, "cluster.created", name,
+                       "cluster created on node %s", node->name);
+    command->result->reply = json_pack("{s:I}", "node", (json_int_t)node->base.id);
+}
+
+/* {vm_restart_delay_ms} */
+static void cluster_set(struct command *command)
+{
+    struct cluster_record *cluster = database_find_mutable(command->database, TABLE_CLUSTER, 1);
+    uint64_t delay_ms = command_u64(command, "vm_restart_delay_ms");
+
+    if (delay_ms > 3600 * 1000)
+        command_refuse(command, -EINVAL, "vm_restart_delay_ms is at most an hour");
+    if (command_refused(command))
+        return;
+    cluster->vm_restart_delay_ms = delay_ms;
+    database_put(command->database, TABLE_CLUSTER, cluster);
+}
+
+/* {secret, expires_ns} */
+static void token_create(struct command *command)
+{
+    const char *secret = command_text(command, "secret");
+    uint64_t expires_ns = command_u64(command, "expires_ns");
+    struct token_record *token;
+
+    if (strlen(secret) != 64)
+        command_refuse(command, -EINVAL, "a token's secret has 64 hexadecimal digits");
+    if (command_refused(command))
+        return;
+    token = record_new(TABLE_TOKEN, database_new_id(command->database));
+    if (!token)
+        abort();
+    SET_TEXT(token->secret, secret);
+    token->expires_ns = expires_ns;
+    database_put(command->database, TABLE_TOKEN, token);
+    command->result->reply = json_pack("{s:I}", "token", (json_int_t)token->base.id);
+}
+
+/* {token, name, address, start_counter, time_ns}: the token is used up. */
+static void node_join(struct command *command)
+{
+    struct token_record *token = command_record(command, "token", TABLE_TOKEN);
+    const char *name = command_new_name(command, "name", TABLE_NODE);
+    const char *address = command_text(command, "address");
+    const struct cluster_record *cluster = database_cluster(command->database);
+    struct node_record *node;
+
+    if (token && token->expires_ns < command_u64_or(command, "time_ns", 0))
+        command_refuse(command, -EACCES,
+                       "the token has expired: make another with 's2d cluster token'");
+    if (database_count(command->database, TABLE_NODE) >= NODES_MAX)
+        command_refuse(command, -ENOSPC, "a cluster has at most %d nodes", NODES_MAX);
+    if (command_refused(command))
+        return;
+    database_remove(command->database, TABLE_TOKEN, token->base.id);
+    node = add_node(command, name, address);
+    database_add_event(command, SEVERITY_INFORMATION, "node.joined", name, "node %s joined", name);
+    command->result->reply =
+        json_pack("{s:I,s:s,s:s,s:s}", "node", (json_int_t)node->base.id, "uuid", cluster->uuid,
+                  "key", cluster->key, "name", cluster->name);
+}
+
+/* {node, start_counter, address}: its daemon started (again), and takes part. */
+static void node_started(struct command *command)
+{
+    struct node_record *node = command_record(command, "node", TABLE_NODE);
+    uint64_t start_counter = command_u64(command, "start_counter");
+    const char *address = command_text_or(command, "address", "");
+
+    if (node && start_counter < node->start_counter)
+        command_refuse(command, -ESTALE, "node %s has started again since", node->name);
+    if (command_refused(command))
+        return;
+    if (node->state == NODE_DOWN) {
+        node->state = NODE_UP;
+        database_add_event(command, SEVERITY_INFORMATION, "node.up", node->name, "node %s is up",
+                           node->name);
+    }
+    node->start_counter = start_counter;
+    if (address[0])
+        SET_TEXT(node->address, address);
+    database_put(command->database, TABLE_NODE, node);
+}
+
+static size_t disks_of_node(struct database *database, uint64_t node, uint64_t *ret_disks,
+                            size_t max)
+{
+    const struct disk_record *disk;
+    size_t count = 0;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)) && count < max; i++) {
+        if (disk->node == node)
+            ret_disks[count++] = disk->base.id;
+    }
+    return count;
+}
+
+#define NODE_DISKS_MAX 256
+
+/* {node, start_counter, reason}: one command for all vdisks with columns there (I3). Void when it
+ * has started again since. */
+static void node_down(struct command *command)
+{
+    struct node_record *node = command_record(command, "node", TABLE_NODE);
+    uint64_t start_counter = command_u64(command, "start_counter");
+    const char *reason = command_text_or(command, "reason", "it does not answer");
+    uint64_t disks[NODE_DISKS_MAX];
+    size_t count;
+
+    if (node && start_counter != node->start_counter)
+        command_refuse(command, -ESTALE, "node %s has started again since", node->name);
+    if (node && node->state == NODE_DOWN)
+        command_refuse(command, -EALREADY, "node %s is down already", node->name);
+    if (command_refused(command))
+        return;
+    node->state = NODE_DOWN;
+    database_put(command->database, TABLE_NODE, node);
+    database_add_event(command, SEVERITY_ERROR, "node.down", node->name, "node %s is down: %s",
+                       node->name, reason);
+    count = disks_of_node(command->database, node->base.id, disks, NODE_DISKS_MAX);
+    database_exclude(command, disks, count, node->base.id);
+}
+
+/* {node, state}: drain, pause, resume. */
+static void node_set_state(struct command *command)
+{
+    struct node_record *node = command_record(command, "node", TABLE_NODE);
+    unsigned state = command_word(command, "state", node_state_words);
+
+    if (node && node->state == NODE_DOWN)
+        command_refuse(command, -EAGAIN, "node %s is down: start its daemon first", node->name);
+    if (state == NODE_DOWN)
+        command_refuse(command, -EINVAL, "a node goes down by itself");
+    if (command_refused(command))
+        return;
+    node->state = state;
+    database_put(command->database, TABLE_NODE, node);
+}
+
+/* {node}: only a node without disks that hold data. */
+static void node_evict(struct command *command)
+{
+    struct node_record *node = command_record(command, "node", TABLE_NODE);
+    uint64_t disks[NODE_DISKS_MAX];
+    size_t count = 0;
+
+    if (command_refused(command))
+        return;
+    count = disks_of_node(command->database, node->base.id, disks, NODE_DISKS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        if (database_used_extents(command->database, disks[i]) > 0)
+            command_refuse(
+                command, -EBUSY,
+                "disks of node %s still hold data: retire them first ('s2d disk retire')",
+                node->name);
+    }
+    if (node->state == NODE_UP)
+        command_refuse(command, -EBUSY, "node %s is up: stop its daemon first", node->name);
+    if (command_refused(command))
+        return;
+    for (size_t i = 0; i < count; i++)
+        database_remove(command->database, TABLE_DISK, disks[i]);
+    database_add_event(command, SEVERITY_WARNING, "node.evicted", node->name, "node %s was evicted",
+                       node->name);
+    database_remove(command->database, TABLE_NODE, node->base.id);
+}
+
+/* {extent_bytes} */
+static void pool_create(struct command *command)
+{
+    struct cluster_record *cluster = database_find_mutable(command->database, TABLE_CLUSTER, 1);
+    uint64_t extent_bytes = command_u64(command, "extent_bytes");
+
+    if (cluster->extent_bytes)
+        command_refuse(command, -EEXIST, "the cluster has its pool already");
+    if (extent_bytes < EXTENT_BYTES_MIN || extent_bytes > EXTENT_BYTES_MAX ||
+        (extent_bytes & (extent_bytes - 1)))
+        command_refuse(command, -EINVAL,
+                       "the extent size is a power of two from 4 MiB to 1 GiB; 256 MiB suits most");
+    if (command_refused(command))
+        return;
+    cluster->extent_bytes = extent_bytes;
+    database_put(command->database, TABLE_CLUSTER, cluster);
+    database_add_event(command, SEVERITY_INFORMATION, "pool.created", cluster->name,
+                       "pool created, extents of %llu MiB",
+                       (unsigned long long)(extent_bytes / MIB));
+}
+
+/* {node, name, path, uuid, role, media, size_bytes}: a place in the database, before the disk is
+ * written to. Claiming the same disk (uuid) again returns the same id. */
+static void disk_claim(struct command *command)
+{
+    struct database *database = command->database;
+    struct node_record *node = command_record(command, "node", TABLE_NODE);
+    const char *name = command_text(command, "name"), *path = command_text(command, "path");
+    const char *uuid = command_text(command, "uuid");
+    unsigned role = command_word(command, "role", disk_role_words);
+    unsigned media = command_word(command, "media", disk_media_words);
+    uint64_t size_bytes = command_u64(command, "size_bytes");
+    const struct cluster_record *cluster = database_cluster(database);
+    const struct disk_record *old;
+    struct disk_record *disk;
+
+    if (!cluster->extent_bytes)
+        command_refuse(command, -ENOENT, "there is no pool yet: 's2d pool create'");
+    if (!name_is_valid(name))
+        command_refuse(command, -EINVAL, "'%s' cannot name a disk", name);
+    if (strlen(path) >= PATH_MAX_BYTES)
+        command_refuse(command, -ENAMETOOLONG, "the path of disk '%s' is too long", name);
+    if (command_refused(command))
+        return;
+    old = database_disk_of(database, node->base.id, name);
+    if (old) {
+        if (strcmp(old->uuid, uuid) == 0)
+            command->result->reply = json_pack("{s:I}", "disk", (json_int_t)old->base.id);
+        else
+            command_refuse(command, -EEXIST, "node %s has a disk called '%s' already", node->name,
+                           name);
+        return;
+    }
+    disk = record_new(TABLE_DISK, database_new_id(database));
+    if (!disk)
+        abort();
+    disk->node = node->base.id;
+    SET_TEXT(disk->name, name);
+    SET_TEXT(disk->path, path);
+    SET_TEXT(disk->uuid, uuid);
+    SET_TEXT(disk->reason, "being claimed");
+    disk->role = role;
+    disk->media = media;
+    disk->size_bytes = size_bytes;
+    disk->state = DISK_FAILED; /* until disk.ready */
+    database_put(database, TABLE_DISK, disk);
+    command->result->reply = json_pack("{s:I}", "disk", (json_int_t)disk->base.id);
+}
+
+/* {disk, extents, log_bytes}: the disk is formatted, open and can be placed on. */
+static void disk_ready(struct command *command)
+{
+    struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+    uint64_t extents = command_u64(command, "extents");
+    uint64_t log_bytes = command_u64(command, "log_bytes");
+
+    if (disk && disk->state != DISK_FAILED && disk->state != DISK_OK)
+        command_refuse(command, -EBUSY, "disk %s is being retired", disk->name);
+    if (command_refused(command))
+        return;
+    disk->state = DISK_OK;
+    disk->reason[0] = '\0';
+    disk->extents = extents;
+    disk->log_bytes = log_bytes;
+    database_put(command->database, TABLE_DISK, disk);
+}
+
+/* {disk, reason}: the medium failed, or its log is damaged: all its columns are stale (I3). */
+static void disk_failed(struct command *command)
+{
+    struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+    const char *reason = command_text(command, "reason");
+    bool keeps_serving = command_bool_or(command, "keeps_serving", false);
+    uint64_t id;
+
+    if (command_refused(command))
+        return;
+    id = disk->base.id;
+    if (!keeps_serving && disk->state == DISK_OK)
+        disk->state = DISK_FAILED;
+    SET_TEXT(disk->reason, reason);
+    database_put(command->database, TABLE_DISK, disk);
+    database_add_event(command, SEVERITY_ERROR, "disk.failed", disk->name, "disk %s: %s",
+                       disk->name, reason);
+    database_exclude(command, &id, 1, 0);
+}
+
+/* {disk, state}: retiring (its columns are moved away), retired. */
+static void disk_retire(struct command *command)
+{
+    struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+
+    if (command_refused(command))
+        return;
+    disk->state =
+        database_used_extents(command->database, disk->base.id) == 0 ? DISK_RETIRED : DISK_RETIRING;
+    database_put(command->database, TABLE_DISK, disk);
+}
+
+const struct verb cluster_verbs[] = {
+    {"cluster.create", cluster_create}, {"cluster.set", cluster_set},
+    {"token.create", token_create},     {"node.join", node_join},
+    {"node.started", node_started},     {"node.down", node_down},
+    {"node.set_state", node_set_state}, {"node.evict", node_evict},
+    {"pool.create", pool_create},       {"disk.claim", disk_claim},
+    {"disk.ready", disk_ready},         {"disk.failed", disk_failed},
+    {"disk.retire", disk_retire},       {NULL, NULL},
+};

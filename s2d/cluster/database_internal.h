@@ -1,0 +1,83 @@
+/* What the verbs of the database share. Only the database's own files include this. */
+#ifndef S2D_CLUSTER_DATABASE_INTERNAL_H
+#define S2D_CLUSTER_DATABASE_INTERNAL_H
+
+#include "s2d/cluster/database.h"
+
+struct table_rows { /* sorted by id */
+    struct record_base **rows;
+    size_t count, size;
+};
+
+struct disk_usage { /* which extents of a disk slabs name; derived from TABLE_SLAB */
+    uint64_t disk;
+    uint64_t *bits;
+    uint64_t extents;
+    uint64_t used;
+};
+
+struct database {
+    struct table_rows tables[TABLE_COUNT];
+    struct disk_usage *usage;
+    size_t usage_count;
+    struct database_change *changes;
+    size_t change_count, change_size;
+};
+
+/* One verb: reads its arguments from the command, checks all, then changes. */
+struct command {
+    struct database *database;
+    uint64_t index;
+    const json_t *json;
+    struct command_result *result;
+};
+typedef void command_fn(struct command *command);
+
+/* Refuses the command: what, why, what to do. Nothing may have been changed yet. */
+void command_refuse(struct command *command, int code, const char *format, ...) printf_like(3, 4);
+bool command_refused(const struct command *command);
+
+/* Arguments. A missing one, or one of the wrong type, refuses the command and gives 0, false or "".
+ */
+uint64_t command_u64(struct command *command, const char *name);
+uint64_t command_u64_or(struct command *command, const char *name, uint64_t otherwise);
+bool command_bool_or(struct command *command, const char *name, bool otherwise);
+const char *command_text(struct command *command, const char *name);
+const char *command_text_or(struct command *command, const char *name, const char *otherwise);
+const json_t *command_list(struct command *command,
+                           const char *name); /* never NULL unless refused */
+unsigned command_word(struct command *command, const char *name, const char *const *words);
+/* The record that argument `name` gives the id of; refuses with -ENOENT. */
+void *command_record(struct command *command, const char *name, enum table table);
+/* A new name in a table: valid and not taken. */
+const char *command_new_name(struct command *command, const char *name, enum table table);
+
+/* Changing. A record is changed in place, and then put. */
+void *database_find_mutable(struct database *database, enum table table, uint64_t id);
+void database_put(struct database *database, enum table table,
+                  void *record); /* new, or changed in place; takes over */
+void database_remove(struct database *database, enum table table, uint64_t id);
+uint64_t database_new_id(struct database *database);
+/* The same as database_put() for a slab whose columns changed: keeps the usage right. old: as it
+ * was before. */
+void database_put_slab(struct database *database, struct slab_record *slab,
+                       const struct slab_record *old);
+void database_remove_slab(struct database *database, struct slab_record *slab);
+void database_add_event(struct command *command, enum severity severity, const char *code,
+                        const char *subject, const char *format, ...) printf_like(5, 6);
+
+/* The verbs, by file. NULL-terminated. */
+struct verb {
+    const char *name;
+    command_fn *fn;
+};
+extern const struct verb cluster_verbs[]; /* database_cluster.c: cluster, token, node, pool, disk */
+extern const struct verb volume_verbs[];  /* database_volume.c: volume, slab, vdisk */
+extern const struct verb vm_verbs[];      /* database_vm.c: vm, job, event */
+
+/* A disk's or node's vdisks go on without it (database_volume.c): every column on the disks becomes
+ * stale where another in-sync one is left, one new epoch for each vdisk touched; owned vdisks of
+ * `node` (0: none) lose their owner. */
+void database_exclude(struct command *command, const uint64_t *disks, size_t count, uint64_t node);
+
+#endif

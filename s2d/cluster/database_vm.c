@@ -1,0 +1,208 @@
+/* Verbs of virtual machines, jobs and events.
+ *
+ * A VM's incarnation is raised by the command that starts it anywhere; its disks open only for the
+ * present one. The command names the incarnation it was decided on, so that two starts cannot both
+ * win. */
+#include <stdio.h>
+
+#include "s2d/cluster/database_internal.h"
+
+#define SET_TEXT(field, text) snprintf(field, sizeof(field), "%s", text)
+#define VM_MEMORY_MIN (16 * MIB)
+#define VM_MEMORY_MAX (4096 * GIB)
+#define VM_VCPUS_MAX 255
+
+static bool vm_runs(const struct vm_record *vm)
+{
+    return vm->incarnation > vm->ended;
+}
+
+/* {name, memory_bytes, vcpus, generation, disks: […], switch_name} */
+static void vm_create(struct command *command)
+{
+    struct database *database = command->database;
+    const char *name = command_new_name(command, "name", TABLE_VM);
+    uint64_t memory_bytes = command_u64(command, "memory_bytes");
+    uint64_t vcpus = command_u64(command, "vcpus");
+    uint64_t generation = command_u64_or(command, "generation", 2);
+    const json_t *disks = command_list(command, "disks");
+    struct vm_record *vm;
+
+    if (memory_bytes < VM_MEMORY_MIN || memory_bytes > VM_MEMORY_MAX || memory_bytes % MIB)
+        command_refuse(command, -EINVAL, "a VM has from 16 MiB to 4 TiB of memory, in whole MiB");
+    if (vcpus < 1 || vcpus > VM_VCPUS_MAX)
+        command_refuse(command, -EINVAL, "a VM has from 1 to %d virtual CPUs", VM_VCPUS_MAX);
+    if (generation != 1 && generation != 2)
+        command_refuse(command, -EINVAL, "the generation is 1 (BIOS) or 2 (UEFI)");
+    if (json_array_size(disks) > VM_DISKS_MAX || json_array_size(disks) == 0)
+        command_refuse(command, -EINVAL, "a VM has from 1 to %d disks", VM_DISKS_MAX);
+    if (command_refused(command))
+        return;
+    vm = record_new(TABLE_VM, 0);
+    if (!vm)
+        abort();
+    for (size_t i = 0; i < json_array_size(disks); i++) {
+        const char *disk = json_string_value(json_array_get(disks, i));
+
+        if (!disk || !strchr(disk, '/') || strlen(disk) >= PATH_MAX_BYTES)
+            command_refuse(command, -EINVAL, "a disk is named VOLUME/PATH");
+        else
+            SET_TEXT(vm->disks[i], disk);
+    }
+    if (command_refused(command)) {
+        record_free(vm);
+        return;
+    }
+    vm->base.id = database_new_id(database);
+    vm->disk_count = json_array_size(disks);
+    SET_TEXT(vm->name, name);
+    SET_TEXT(vm->switch_name, command_text_or(command, "switch_name", ""));
+    vm->memory_bytes = memory_bytes;
+    vm->vcpus = vcpus;
+    vm->generation = generation;
+    vm->wanted = VM_STOPPED;
+    database_put(database, TABLE_VM, vm);
+    command->result->reply = json_pack("{s:I}", "vm", (json_int_t)vm->base.id);
+}
+
+/* {vm} */
+static void vm_delete(struct command *command)
+{
+    struct vm_record *vm = command_record(command, "vm", TABLE_VM);
+
+    if (vm && vm_runs(vm))
+        command_refuse(command, -EBUSY, "VM %s runs: stop it first ('s2d vm stop %s')", vm->name,
+                       vm->name);
+    if (command_refused(command))
+        return;
+    database_remove(command->database, TABLE_VM, vm->base.id);
+}
+
+/* {vm, wanted}: what the administrator wants; the jobs bring it about. */
+static void vm_want(struct command *command)
+{
+    struct vm_record *vm = command_record(command, "vm", TABLE_VM);
+    unsigned wanted = command_word(command, "wanted", vm_state_words);
+
+    if (command_refused(command))
+        return;
+    vm->wanted = wanted;
+    database_put(command->database, TABLE_VM, vm);
+}
+
+/* {vm, node, incarnation (the last one), force, reason}: it may run on that node, in the next
+ * incarnation. While the last one has not ended this takes `force`: a failover, decided by the
+ * leader after the old node's lease. */
+static void vm_start(struct command *command)
+{
+    struct vm_record *vm = command_record(command, "vm", TABLE_VM);
+    struct node_record *node = command_record(command, "node", TABLE_NODE);
+    uint64_t incarnation = command_u64(command, "incarnation");
+    bool force = command_bool_or(command, "force", false);
+    const char *reason = command_text_or(command, "reason", "");
+
+    if (vm && vm->incarnation != incarnation)
+        command_refuse(command, -ESTALE, "VM %s was started elsewhere meanwhile", vm->name);
+    if (vm && vm_runs(vm) && !force)
+        command_refuse(command, -EALREADY, "VM %s runs already", vm->name);
+    if (node && node->state == NODE_DOWN)
+        command_refuse(command, -EAGAIN, "node %s is down", node->name);
+    if (command_refused(command))
+        return;
+    vm->incarnation++;
+    vm->node = node->base.id;
+    vm->wanted = VM_RUNNING;
+    SET_TEXT(vm->reason, reason);
+    database_put(command->database, TABLE_VM, vm);
+    database_add_event(command, force ? SEVERITY_WARNING : SEVERITY_INFORMATION,
+                       force ? "vm.failover" : "vm.started", vm->name,
+                       "VM %s starts on node %s%s%s", vm->name, node->name, reason[0] ? ": " : "",
+                       reason);
+    command->result->reply = json_pack("{s:I}", "incarnation", (json_int_t)vm->incarnation);
+}
+
+/* {vm, incarnation, reason}: its node says that it ended. */
+static void vm_ended(struct command *command)
+{
+    struct vm_record *vm = command_record(command, "vm", TABLE_VM);
+    uint64_t incarnation = command_u64(command, "incarnation");
+    const char *reason = command_text_or(command, "reason", "");
+
+    if (vm && (incarnation > vm->incarnation || incarnation <= vm->ended))
+        command_refuse(command, -ESTALE, "another incarnation of VM %s is the present one",
+                       vm->name);
+    if (command_refused(command))
+        return;
+    if (incarnation == vm->incarnation) {
+        vm->ended = incarnation;
+        SET_TEXT(vm->reason, reason);
+        if (command_bool_or(command, "stay_stopped", true))
+            vm->wanted = VM_STOPPED;
+        database_add_event(command, SEVERITY_INFORMATION, "vm.stopped", vm->name,
+                           "VM %s has stopped%s%s", vm->name, reason[0] ? ": " : "", reason);
+    }
+    database_put(command->database, TABLE_VM, vm);
+}
+
+/* ---- jobs and events ---- */
+
+/* {kind, target, total_bytes, time_ns} */
+static void job_create(struct command *command)
+{
+    const char *kind = command_text(command, "kind"), *target = command_text(command, "target");
+    uint64_t total_bytes = command_u64_or(command, "total_bytes", 0);
+    struct job_record *job;
+
+    if (command_refused(command))
+        return;
+    job = record_new(TABLE_JOB, database_new_id(command->database));
+    if (!job)
+        abort();
+    SET_TEXT(job->kind, kind);
+    SET_TEXT(job->target, target);
+    job->total_bytes = total_bytes;
+    job->created_ns = command_u64_or(command, "time_ns", 0);
+    database_put(command->database, TABLE_JOB, job);
+    command->result->reply = json_pack("{s:I}", "job", (json_int_t)job->base.id);
+}
+
+/* {job, state, done_bytes, total_bytes, message, time_ns} */
+static void job_update(struct command *command)
+{
+    struct job_record *job = command_record(command, "job", TABLE_JOB);
+    unsigned state = command_word(command, "state", job_state_words);
+    uint64_t done_bytes = command_u64_or(command, "done_bytes", job ? job->done_bytes : 0);
+    uint64_t total_bytes = command_u64_or(command, "total_bytes", job ? job->total_bytes : 0);
+    const char *message = command_text_or(command, "message", job ? job->message : "");
+
+    if (job && (job->state == JOB_DONE || job->state == JOB_FAILED))
+        command_refuse(command, -EALREADY, "job %llu has ended", (unsigned long long)job->base.id);
+    if (command_refused(command))
+        return;
+    job->state = state;
+    job->done_bytes = done_bytes;
+    job->total_bytes = total_bytes;
+    if (message != job->message)
+        SET_TEXT(job->message, message);
+    if (state == JOB_DONE || state == JOB_FAILED)
+        job->ended_ns = command_u64_or(command, "time_ns", 0);
+    database_put(command->database, TABLE_JOB, job);
+}
+
+/* {severity, code, subject, text, time_ns} */
+static void event_add(struct command *command)
+{
+    unsigned severity = command_word(command, "severity", severity_words);
+    const char *code = command_text(command, "code"), *subject = command_text(command, "subject");
+    const char *text = command_text(command, "text");
+
+    if (command_refused(command))
+        return;
+    database_add_event(command, severity, code, subject, "%s", text);
+}
+
+const struct verb vm_verbs[] = {
+    {"vm.create", vm_create},   {"vm.delete", vm_delete}, {"vm.want", vm_want},
+    {"vm.start", vm_start},     {"vm.ended", vm_ended},   {"job.create", job_create},
+    {"job.update", job_update}, {"event.add", event_add}, {NULL, NULL},
+};

@@ -1,0 +1,528 @@
+/* Verbs of volumes, slabs and vdisks: who owns, which columns are in-sync (I3).
+ *
+ * Every verb that changes an owner or an in-sync set names the epoch it was decided in, is void in
+ * any other (-ESTALE), and raises the epoch by one. The last in-sync column of a slab is never
+ * marked stale. New slabs change nothing that exists: their columns are born in-sync (all zeros),
+ * and raise no epoch. */
+#include <stdio.h>
+
+#include "s2d/cluster/database_internal.h"
+
+#define SLABS_PER_COMMAND 1024
+#define VOLUME_BYTES_MIN (64 * MIB)
+#define VOLUME_BYTES_MAX (UINT64_C(1) << 47)
+
+#define SET_TEXT(field, text) snprintf(field, sizeof(field), "%s", text)
+
+/* ---- volumes ---- */
+
+static void check_size(struct command *command, uint64_t size_bytes)
+{
+    if (size_bytes < VOLUME_BYTES_MIN || size_bytes > VOLUME_BYTES_MAX || size_bytes % MIB)
+        command_refuse(command, -EINVAL, "a volume has from 64 MiB to 128 TiB, in whole MiB");
+}
+
+/* {name, size_bytes, resiliency, thin, owner, time_ns}: its slabs and its file system come next;
+ * then volume.online. */
+static void volume_create(struct command *command)
+{
+    struct database *database = command->database;
+    const char *name = command_new_name(command, "name", TABLE_VOLUME);
+    uint64_t size_bytes = command_u64(command, "size_bytes");
+    unsigned resiliency = command_word(command, "resiliency", resiliency_words);
+    bool thin = command_bool_or(command, "thin", true);
+    struct node_record *owner = command_record(command, "owner", TABLE_NODE);
+    const struct cluster_record *cluster = database_cluster(database);
+    struct volume_record *volume;
+    struct vdisk_record *vdisk;
+
+    if (!cluster->extent_bytes)
+        command_refuse(command, -ENOENT, "there is no pool yet: 's2d pool create'");
+    check_size(command, size_bytes);
+    if (resiliency == RESILIENCY_PARITY2)
+        command_refuse(command, -EOPNOTSUPP, "this version has no dual parity yet: use mirror3");
+    if (command_refused(command))
+        return;
+    volume = record_new(TABLE_VOLUME, database_new_id(database));
+    vdisk = record_new(TABLE_VDISK, database_new_id(database));
+    if (!volume || !vdisk)
+        abort();
+    SET_TEXT(volume->name, name);
+    volume->vdisk = vdisk->base.id;
+    volume->size_bytes = size_bytes;
+    volume->resiliency = resiliency;
+    volume->thin = thin;
+    volume->state = VOLUME_CREATING;
+    volume->created_ns = command_u64_or(command, "time_ns", 0);
+    vdisk->volume = volume->base.id;
+    vdisk->size_bytes = ALIGN_UP(size_bytes, cluster->extent_bytes);
+    vdisk->slab_bytes = cluster->extent_bytes;
+    vdisk->resiliency = resiliency;
+    vdisk->epoch = 1;
+    vdisk->session = 1;
+    vdisk->owner = owner->base.id;
+    vdisk->preferred_owner = owner->base.id;
+    database_put(database, TABLE_VOLUME, volume);
+    database_put(database, TABLE_VDISK, vdisk);
+    command->result->reply = json_pack("{s:I,s:I}", "volume", (json_int_t)volume->base.id, "vdisk",
+                                       (json_int_t)vdisk->base.id);
+}
+
+/* {volume}: formatted by its owner. */
+static void volume_online(struct command *command)
+{
+    struct volume_record *volume = command_record(command, "volume", TABLE_VOLUME);
+
+    if (volume && volume->state == VOLUME_DELETING)
+        command_refuse(command, -ESTALE, "volume %s is being deleted", volume->name);
+    if (command_refused(command) || volume->state == VOLUME_ONLINE)
+        return;
+    volume->state = VOLUME_ONLINE;
+    database_put(command->database, TABLE_VOLUME, volume);
+    database_add_event(command, SEVERITY_INFORMATION, "volume.created", volume->name,
+                       "volume %s is online", volume->name);
+}
+
+/* {volume, size_bytes}: larger only. */
+static void volume_resize(struct command *command)
+{
+    struct volume_record *volume = command_record(command, "volume", TABLE_VOLUME);
+    uint64_t size_bytes = command_u64(command, "size_bytes");
+    struct vdisk_record *vdisk;
+
+    check_size(command, size_bytes);
+    if (volume && size_bytes < volume->size_bytes)
+        command_refuse(command, -EINVAL, "volume %s cannot shrink: it has %llu bytes", volume->name,
+                       (unsigned long long)volume->size_bytes);
+    if (command_refused(command))
+        return;
+    vdisk = database_find_mutable(command->database, TABLE_VDISK, volume->vdisk);
+    volume->size_bytes = size_bytes;
+    vdisk->size_bytes = ALIGN_UP(size_bytes, vdisk->slab_bytes);
+    database_put(command->database, TABLE_VOLUME, volume);
+    database_put(command->database, TABLE_VDISK, vdisk);
+}
+
+static bool volume_has_vms(const struct database *database, const char *name, const char **ret_vm)
+{
+    const struct vm_record *vm;
+    size_t length = strlen(name);
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        for (uint64_t disk = 0; disk < vm->disk_count; disk++) {
+            if (strncmp(vm->disks[disk], name, length) == 0 && vm->disks[disk][length] == '/') {
+                *ret_vm = vm->name;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* {volume}: gone for its users now; slabs are freed by a job (slab.remove), the last of which
+ * removes the records. */
+static void volume_delete(struct command *command)
+{
+    struct database *database = command->database;
+    struct volume_record *volume = command_record(command, "volume", TABLE_VOLUME);
+    struct vdisk_record *vdisk;
+    const char *vm;
+
+    if (volume && volume_has_vms(database, volume->name, &vm))
+        command_refuse(command, -EBUSY, "the VM %s has a disk on volume %s: delete the VM first",
+                       vm, volume->name);
+    if (command_refused(command))
+        return;
+    vdisk = database_find_mutable(database, TABLE_VDISK, volume->vdisk);
+    volume->state = VOLUME_DELETING;
+    SET_TEXT(volume->name, ""); /* the name is free again */
+    vdisk->owner = 0;
+    vdisk->epoch++;
+    database_put(database, TABLE_VOLUME, volume);
+    database_put(database, TABLE_VDISK, vdisk);
+}
+
+/* {volume}: a deleted volume whose last slab is gone. */
+static void volume_removed(struct command *command)
+{
+    struct database *database = command->database;
+    struct volume_record *volume = command_record(command, "volume", TABLE_VOLUME);
+    size_t slabs;
+
+    if (command_refused(command))
+        return;
+    database_slabs(database, volume->vdisk, &slabs);
+    if (volume->state != VOLUME_DELETING || slabs > 0) {
+        command_refuse(command, -EBUSY, "the volume still has slabs");
+        return;
+    }
+    database_remove(database, TABLE_VDISK, volume->vdisk);
+    database_remove(database, TABLE_VOLUME, volume->base.id);
+}
+
+/* ---- slabs ---- */
+
+static void check_new_column(struct command *command, const struct slab_record *slab, uint64_t i)
+{
+    const struct column_record *column = &slab->columns[i];
+    const struct disk_record *disk = database_find(command->database, TABLE_DISK, column->disk);
+
+    if (!disk || disk->state != DISK_OK || column->extent >= disk->extents)
+        command_refuse(command, -EAGAIN, "a disk of the placement is not there any more");
+    if (!database_extent_is_free(command->database, column->disk, column->extent))
+        command_refuse(command, -EAGAIN, "an extent of the placement is taken");
+    for (uint64_t other = 0; other < i; other++) {
+        if (slab->columns[other].disk == column->disk)
+            command_refuse(command, -EINVAL, "two columns of a slab on one disk");
+    }
+}
+
+/* One element of slab.add's list: {number, columns: [{disk, extent}]}. NULL: refused. */
+static struct slab_record *parse_slab(struct command *command, const struct vdisk_record *vdisk,
+                                      const json_t *json)
+{
+    uint64_t number = (uint64_t)json_integer_value(json_object_get(json, "number"));
+    struct slab_record *slab = record_new(TABLE_SLAB, slab_id(vdisk->base.id, number));
+
+    if (!slab)
+        abort();
+    if (record_from_json(TABLE_SLAB, json, slab, NULL) < 0 ||
+        number >= vdisk->size_bytes / vdisk->slab_bytes ||
+        slab->column_count != resiliency_copies(vdisk->resiliency)) {
+        command_refuse(command, -EINVAL, "slab %llu is not one of this vdisk",
+                       (unsigned long long)number);
+        record_free(slab);
+        return NULL;
+    }
+    slab->vdisk = vdisk->base.id;
+    slab->base.id = slab_id(vdisk->base.id, number);
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        check_new_column(command, slab, i);
+        slab->columns[i].generation = command->index; /* I10 */
+        slab->columns[i].state = COLUMN_IN_SYNC;
+        slab->columns[i].stale_epoch = 0;
+    }
+    return slab;
+}
+
+static bool shares_extent(const struct slab_record *a, const struct slab_record *b)
+{
+    for (uint64_t i = 0; i < a->column_count; i++) {
+        for (uint64_t j = 0; j < b->column_count; j++) {
+            if (a->columns[i].disk == b->columns[j].disk &&
+                a->columns[i].extent == b->columns[j].extent)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* {vdisk, slabs: […]}: slabs that exist already are left as they are. */
+static void slab_add(struct command *command)
+{
+    struct vdisk_record *vdisk = command_record(command, "vdisk", TABLE_VDISK);
+    const json_t *list = command_list(command, "slabs");
+    struct slab_record *slabs[SLABS_PER_COMMAND];
+    size_t count = 0;
+
+    if (list && json_array_size(list) > SLABS_PER_COMMAND)
+        command_refuse(command, -EINVAL, "at most %d slabs at once", SLABS_PER_COMMAND);
+    for (size_t i = 0; !command_refused(command) && i < json_array_size(list); i++) {
+        const json_t *json = json_array_get(list, i);
+        uint64_t number = (uint64_t)json_integer_value(json_object_get(json, "number"));
+
+        if (database_slab(command->database, vdisk->base.id, number))
+            continue;
+        slabs[count] = parse_slab(command, vdisk, json);
+        count += slabs[count] != NULL;
+    }
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < i; j++) {
+            if (shares_extent(slabs[i], slabs[j]))
+                command_refuse(command, -EINVAL, "two slabs on one extent");
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (command_refused(command))
+            record_free(slabs[i]);
+        else
+            database_put_slab(command->database, slabs[i], NULL);
+    }
+}
+
+/* {vdisk, numbers: […]}: of a deleted volume, once the stores have freed the extents (or are gone).
+ */
+static void slab_remove(struct command *command)
+{
+    struct database *database = command->database;
+    struct vdisk_record *vdisk = command_record(command, "vdisk", TABLE_VDISK);
+    const json_t *list = command_list(command, "numbers");
+    const struct volume_record *volume =
+        vdisk ? database_find(database, TABLE_VOLUME, vdisk->volume) : NULL;
+
+    if (volume && volume->state != VOLUME_DELETING)
+        command_refuse(command, -EBUSY, "the volume is in use");
+    if (command_refused(command))
+        return;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        uint64_t number = (uint64_t)json_integer_value(json_array_get(list, i));
+        struct slab_record *slab =
+            database_find_mutable(database, TABLE_SLAB, slab_id(vdisk->base.id, number));
+
+        if (slab)
+            database_remove_slab(database, slab);
+    }
+}
+
+/* ---- owner and in-sync set ---- */
+
+/* The vdisk, if the command was decided in its present epoch; else refused. */
+static struct vdisk_record *vdisk_at_epoch(struct command *command)
+{
+    struct vdisk_record *vdisk = command_record(command, "vdisk", TABLE_VDISK);
+    uint64_t epoch = command_u64(command, "epoch");
+
+    if (vdisk && !command_refused(command) && vdisk->epoch != epoch)
+        command_refuse(command, -ESTALE, "void: decided in epoch %llu, it is %llu now",
+                       (unsigned long long)epoch, (unsigned long long)vdisk->epoch);
+    return vdisk;
+}
+
+/* {vdisk, epoch, owner}: a new owner, a new session. */
+static void vdisk_own(struct command *command)
+{
+    struct vdisk_record *vdisk = vdisk_at_epoch(command);
+    struct node_record *owner = command_record(command, "owner", TABLE_NODE);
+
+    if (owner && owner->state == NODE_DOWN)
+        command_refuse(command, -EAGAIN, "node %s is down", owner->name);
+    if (command_refused(command))
+        return;
+    vdisk->epoch++;
+    vdisk->session = vdisk->epoch;
+    vdisk->owner = owner->base.id;
+    if (command_bool_or(command, "preferred", false))
+        vdisk->preferred_owner = owner->base.id;
+    database_put(command->database, TABLE_VDISK, vdisk);
+}
+
+static bool contains(const uint64_t *list, size_t count, uint64_t value)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (list[i] == value)
+            return true;
+    }
+    return false;
+}
+
+static bool has_other_in_sync(const struct slab_record *slab, const uint64_t *disks, size_t count)
+{
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        if (slab->columns[i].state == COLUMN_IN_SYNC &&
+            !contains(disks, count, slab->columns[i].disk))
+            return true;
+    }
+    return false;
+}
+
+/* Whether marking the slab's columns on these disks stale changes anything. With no in-sync column
+ * left elsewhere the slab keeps all it has: it waits, offline, for one of them. */
+static bool slab_would_change(const struct slab_record *slab, const uint64_t *disks, size_t count)
+{
+    if (!has_other_in_sync(slab, disks, count))
+        return false;
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        if (slab->columns[i].state == COLUMN_IN_SYNC &&
+            contains(disks, count, slab->columns[i].disk))
+            return true;
+    }
+    return false;
+}
+
+static void mark_slab_stale(struct database *database, struct slab_record *slab,
+                            const uint64_t *disks, size_t count, uint64_t epoch)
+{
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        struct column_record *column = &slab->columns[i];
+
+        if (column->state == COLUMN_IN_SYNC && contains(disks, count, column->disk)) {
+            column->state = COLUMN_STALE;
+            column->stale_epoch = epoch;
+        }
+    }
+    database_put(database, TABLE_SLAB, slab);
+}
+
+/* Marks the vdisk's columns on the disks stale in the epoch that comes next. Returns whether any
+ * changed. */
+static bool mark_stale(struct database *database, struct vdisk_record *vdisk, const uint64_t *disks,
+                       size_t disk_count)
+{
+    size_t count, first = database_slabs(database, vdisk->base.id, &count);
+    bool changed = false;
+
+    for (size_t i = first; i < first + count; i++) {
+        struct slab_record *slab = (struct slab_record *)database_at(database, TABLE_SLAB, i);
+
+        if (!slab_would_change(slab, disks, disk_count))
+            continue;
+        mark_slab_stale(database, slab, disks, disk_count, vdisk->epoch + 1);
+        changed = true;
+    }
+    return changed;
+}
+
+#define STALE_DISKS_MAX 64
+
+/* {vdisk, epoch, disks: […]} */
+static void vdisk_stale(struct command *command)
+{
+    struct vdisk_record *vdisk = vdisk_at_epoch(command);
+    const json_t *list = command_list(command, "disks");
+    uint64_t disks[STALE_DISKS_MAX];
+    size_t count = list ? json_array_size(list) : 0;
+
+    if (count > STALE_DISKS_MAX)
+        command_refuse(command, -EINVAL, "at most %d disks at once", STALE_DISKS_MAX);
+    if (command_refused(command))
+        return;
+    for (size_t i = 0; i < count; i++)
+        disks[i] = (uint64_t)json_integer_value(json_array_get(list, i));
+    if (!mark_stale(command->database, vdisk, disks, count)) {
+        command_refuse(command, -EALREADY,
+                       "nothing to mark: no column there is in-sync, or it is "
+                       "the last of its slab");
+        return;
+    }
+    vdisk->epoch++;
+    database_put(command->database, TABLE_VDISK, vdisk);
+}
+
+void database_exclude(struct command *command, const uint64_t *disks, size_t count, uint64_t node)
+{
+    struct database *database = command->database;
+    struct vdisk_record *vdisk;
+
+    for (size_t i = 0; (vdisk = (struct vdisk_record *)database_at(database, TABLE_VDISK, i));
+         i++) {
+        bool loses_owner = node != 0 && vdisk->owner == node;
+
+        if (loses_owner)
+            vdisk->owner = 0;
+        if (!mark_stale(database, vdisk, disks, count) && !loses_owner)
+            continue;
+        vdisk->epoch++;
+        database_put(database, TABLE_VDISK, vdisk);
+    }
+}
+
+/* {vdisk, epoch, disk}: what is stale on the disk has caught up. Proposed by the owner only. */
+static void vdisk_in_sync(struct command *command)
+{
+    struct vdisk_record *vdisk = vdisk_at_epoch(command);
+    struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+    struct database *database = command->database;
+    size_t count, first;
+
+    if (disk && disk->state == DISK_FAILED)
+        command_refuse(command, -ESTALE, "disk %s has failed", disk->name);
+    if (command_refused(command))
+        return;
+    first = database_slabs(database, vdisk->base.id, &count);
+    for (size_t i = first; i < first + count; i++) {
+        struct slab_record *slab = (struct slab_record *)database_at(database, TABLE_SLAB, i);
+
+        for (uint64_t j = 0; j < slab->column_count; j++) {
+            struct column_record *column = &slab->columns[j];
+
+            if (column->disk != disk->base.id || column->state == COLUMN_IN_SYNC)
+                continue;
+            column->state = COLUMN_IN_SYNC;
+            column->stale_epoch = 0;
+            database_put(database, TABLE_SLAB, slab);
+        }
+    }
+    vdisk->epoch++;
+    database_put(database, TABLE_VDISK, vdisk);
+}
+
+/* {vdisk, epoch, slab, disk, to_disk, to_extent}: a stale column gets a new place; it is to be
+ * copied whole. */
+static void vdisk_replace_column(struct command *command)
+{
+    struct database *database = command->database;
+    struct vdisk_record *vdisk = vdisk_at_epoch(command);
+    uint64_t number = command_u64(command, "slab"), disk = command_u64(command, "disk");
+    struct slab_record *slab =
+        vdisk ? database_find_mutable(database, TABLE_SLAB, slab_id(vdisk->base.id, number)) : NULL;
+    struct column_record *column = NULL;
+    struct slab_record old, next;
+
+    if (!slab)
+        command_refuse(command, -ENOENT, "there is no such slab");
+    for (uint64_t i = 0; slab && i < slab->column_count; i++) {
+        if (slab->columns[i].disk == disk)
+            column = &slab->columns[i];
+    }
+    if (!column || column->state == COLUMN_IN_SYNC)
+        command_refuse(command, -ESTALE, "the column is not there, or is in-sync");
+    if (command_refused(command))
+        return;
+    old = next = *slab;
+    column = &next.columns[column - slab->columns];
+    *column = (struct column_record){.disk = command_u64(command, "to_disk"),
+                                     .extent = command_u64(command, "to_extent"),
+                                     .generation = command->index,
+                                     .state = COLUMN_STALE};
+    for (uint64_t i = 0; i < next.column_count; i++) {
+        if (&next.columns[i] != column && next.columns[i].disk == column->disk)
+            command_refuse(command, -EINVAL, "two columns of a slab on one disk");
+    }
+    if (!database_extent_is_free(database, column->disk, column->extent) ||
+        !database_find(database, TABLE_DISK, column->disk))
+        command_refuse(command, -EAGAIN, "an extent of the placement is taken");
+    if (command_refused(command))
+        return;
+    *slab = next;
+    database_put_slab(database, slab, &old);
+    vdisk->epoch++;
+    database_put(database, TABLE_VDISK, vdisk);
+}
+
+void database_check(const struct database *database)
+{
+    const struct slab_record *slab;
+    const struct vdisk_record *vdisk;
+
+    for (size_t i = 0; (vdisk = database_at(database, TABLE_VDISK, i)); i++)
+        assert(vdisk->session <= vdisk->epoch);
+    for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
+        bool in_sync = false;
+
+        vdisk = database_find(database, TABLE_VDISK, slab->vdisk);
+        assert(vdisk);
+        for (uint64_t j = 0; j < slab->column_count; j++) {
+            const struct column_record *column = &slab->columns[j];
+
+            in_sync |= column->state == COLUMN_IN_SYNC;
+            assert(column->stale_epoch <= vdisk->epoch);
+            assert(!database_extent_is_free(database, column->disk, column->extent));
+        }
+        assert(in_sync); /* I3: the last one is never marked stale */
+    }
+}
+
+const struct verb volume_verbs[] = {
+    {"volume.create", volume_create},
+    {"volume.online", volume_online},
+    {"volume.resize", volume_resize},
+    {"volume.delete", volume_delete},
+    {"volume.removed", volume_removed},
+    {"slab.add", slab_add},
+    {"slab.remove", slab_remove},
+    {"vdisk.own", vdisk_own},
+    {"vdisk.stale", vdisk_stale},
+    {"vdisk.in_sync", vdisk_in_sync},
+    {"vdisk.replace_column", vdisk_replace_column},
+    {NULL, NULL},
+};

@@ -1,0 +1,204 @@
+/* schema: the records of the cluster database, and one table for each that says how a record is
+ * written. What the database stores, what the API speaks and what `s2d --json` prints is this JSON:
+ * stable names, sizes in bytes, times as nanoseconds since 1970 (the API shows RFC 3339).
+ *
+ * Pure; nothing suspends. A record read from JSON keeps fields that this version does not know and
+ * writes them back, so that an older node in a mixed cluster destroys nothing. */
+#ifndef S2D_CLUSTER_SCHEMA_H
+#define S2D_CLUSTER_SCHEMA_H
+
+#include <jansson.h>
+
+#include "s2d/base/base.h"
+
+#define NAME_MAX_BYTES 64 /* names of nodes, volumes, VMs; with the 0 */
+#define PATH_MAX_BYTES 512
+#define ADDRESS_MAX_BYTES 120
+#define MESSAGE_MAX_BYTES 256
+#define COLUMNS_MAX 16 /* of a slab */
+#define VM_DISKS_MAX 16
+
+enum node_state { NODE_DOWN, NODE_UP, NODE_DRAINING, NODE_PAUSED };
+enum disk_state { DISK_OK, DISK_FAILED, DISK_RETIRING, DISK_RETIRED };
+enum disk_role { DISK_CAPACITY, DISK_CACHE };
+enum disk_media { MEDIA_SSD, MEDIA_NVME, MEDIA_HDD };
+enum column_state { COLUMN_STALE, COLUMN_IN_SYNC };
+enum resiliency { RESILIENCY_SIMPLE, RESILIENCY_MIRROR2, RESILIENCY_MIRROR3, RESILIENCY_PARITY2 };
+enum volume_state { VOLUME_CREATING, VOLUME_ONLINE, VOLUME_DELETING };
+enum vm_state { VM_STOPPED, VM_RUNNING };
+enum job_state { JOB_RUNNING, JOB_PAUSED, JOB_DONE, JOB_FAILED };
+enum severity { SEVERITY_INFORMATION, SEVERITY_WARNING, SEVERITY_ERROR };
+
+/* One record: what is the same for all. Every record struct begins with it. */
+struct record_base {
+    uint64_t id;     /* of its table, never used again */
+    json_t *unknown; /* fields of a newer version; NULL: none */
+};
+
+struct cluster_record { /* the only one: id 1 */
+    struct record_base base;
+    char name[NAME_MAX_BYTES];
+    char uuid[40];
+    char key[72]; /* of the bus, in hexadecimal */
+    uint64_t created_ns;
+    uint64_t next_id;      /* of nodes, disks, vdisks, volumes, VMs, jobs, events */
+    uint64_t extent_bytes; /* 0: there is no pool yet */
+    uint64_t vm_restart_delay_ms;
+};
+
+struct token_record { /* lets one node join */
+    struct record_base base;
+    char secret[72]; /* hexadecimal */
+    uint64_t expires_ns;
+};
+
+struct node_record {
+    struct record_base base;
+    char name[NAME_MAX_BYTES];
+    char address[ADDRESS_MAX_BYTES]; /* of its bus */
+    char site[NAME_MAX_BYTES], rack[NAME_MAX_BYTES], chassis[NAME_MAX_BYTES];
+    unsigned state; /* enum node_state */
+    uint64_t start_counter;
+    uint64_t joined_ns;
+};
+
+struct disk_record {
+    struct record_base base;
+    uint64_t node;
+    char name[NAME_MAX_BYTES]; /* unique on its node: the last part of the path */
+    char path[PATH_MAX_BYTES];
+    char uuid[40];
+    unsigned role, media, state;
+    uint64_t size_bytes;
+    uint64_t extents; /* that can be placed */
+    uint64_t log_bytes;
+    char reason[MESSAGE_MAX_BYTES]; /* of the state */
+};
+
+struct column_record { /* part of a slab */
+    uint64_t disk;
+    uint64_t extent;
+    uint64_t generation;
+    unsigned state;       /* enum column_state */
+    uint64_t stale_epoch; /* of a stale column: what changed in or after it may be missing; 0:
+                             everything */
+};
+
+struct slab_record { /* its id is made of vdisk and number */
+    struct record_base base;
+    uint64_t vdisk;
+    uint64_t number;
+    struct column_record columns[COLUMNS_MAX];
+    uint64_t column_count;
+};
+
+struct vdisk_record {
+    struct record_base base;
+    uint64_t volume;
+    uint64_t size_bytes;
+    uint64_t slab_bytes;
+    unsigned resiliency;
+    uint64_t epoch;
+    uint64_t session; /* the epoch in which the present owner took over */
+    uint64_t owner;   /* node; 0: none yet */
+    uint64_t preferred_owner;
+};
+
+struct volume_record {
+    struct record_base base;
+    char name[NAME_MAX_BYTES];
+    uint64_t vdisk;
+    uint64_t size_bytes;
+    unsigned resiliency;
+    bool thin;
+    unsigned state;
+    uint64_t created_ns;
+};
+
+struct vm_record {
+    struct record_base base;
+    char name[NAME_MAX_BYTES];
+    uint64_t memory_bytes;
+    uint64_t vcpus;
+    uint64_t generation;                      /* 1: BIOS, 2: UEFI */
+    char disks[VM_DISKS_MAX][PATH_MAX_BYTES]; /* "volume/path" */
+    uint64_t disk_count;
+    char switch_name[NAME_MAX_BYTES];
+    unsigned wanted;      /* enum vm_state: what the administrator asked for */
+    uint64_t node;        /* where the present incarnation runs or ran; 0: never */
+    uint64_t incarnation; /* raised by each start anywhere; 0: never started */
+    uint64_t
+        ended; /* the incarnation that its node reported as ended; == incarnation: nothing runs */
+    char reason[MESSAGE_MAX_BYTES];
+};
+
+struct job_record {
+    struct record_base base;
+    char kind[NAME_MAX_BYTES];   /* "resync", "rebuild", … */
+    char target[NAME_MAX_BYTES]; /* the volume, disk or node it works on */
+    unsigned state;
+    uint64_t done_bytes, total_bytes;
+    char message[MESSAGE_MAX_BYTES];
+    uint64_t created_ns, ended_ns;
+};
+
+struct event_record {
+    struct record_base base;
+    uint64_t time_ns;
+    unsigned severity;
+    char code[NAME_MAX_BYTES];    /* "node.down", "heal", …: the table in docs/events.md */
+    char subject[NAME_MAX_BYTES]; /* what it is about */
+    char text[MESSAGE_MAX_BYTES];
+};
+
+enum table {
+    TABLE_CLUSTER,
+    TABLE_TOKEN,
+    TABLE_NODE,
+    TABLE_DISK,
+    TABLE_VDISK,
+    TABLE_SLAB,
+    TABLE_VOLUME,
+    TABLE_VM,
+    TABLE_JOB,
+    TABLE_EVENT,
+    TABLE_COUNT,
+};
+
+const char *table_name(enum table table); /* "node": the API's word too */
+int table_by_name(const char *name);      /* enum table, or -ENOENT */
+size_t table_record_bytes(enum table table);
+
+/* A record of the table, all zeros but for its id. NULL: no memory. */
+void *record_new(enum table table, uint64_t id);
+void record_free(void *record);
+/* Copies from over to (both of that table). */
+void record_assign(enum table table, void *to, const void *from);
+
+/* The record as a JSON object; NULL: no memory. */
+json_t *record_to_json(enum table table, const void *record);
+/* Fills a record from JSON. Fields that are not there stay; unknown ones are kept. Returns 0,
+ * -EINVAL (type or bounds: *ret_field names the field; may be NULL), -ENOMEM. */
+must_check int record_from_json(enum table table, const json_t *json, void *record,
+                                const char **ret_field);
+
+/* The word for an enum's value in JSON and tables: schema_word(resiliency_words,
+ * RESILIENCY_MIRROR3) is "mirror3". */
+extern const char *const node_state_words[],
+    *const disk_state_words[], *const disk_role_words[],
+                                   *const disk_media_words[],
+                                       *const column_state_words[],
+                                           *const resiliency_words[],
+                                               *const volume_state_words[],
+                                                   *const vm_state_words[],
+                                                       *const job_state_words[],
+                                                           *const severity_words[];
+int schema_value(const char *const *words, const char *word); /* or -ENOENT */
+
+/* Copies of the data a resiliency keeps: 1, 2, 3; parity2 has none (0). */
+unsigned resiliency_copies(enum resiliency resiliency);
+
+/* A name that people give: 1 to 63 of a-z A-Z 0-9 . _ -, not beginning with a dot or dash. */
+bool name_is_valid(const char *name);
+
+#endif
