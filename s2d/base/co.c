@@ -260,6 +260,11 @@ struct co *co_of_node(struct list *node)
     return list_entry(node, struct co, node);
 }
 
+struct co *co_of_alive(struct list *alive)
+{
+    return list_entry(alive, struct co, alive);
+}
+
 const char *co_alive_name(const struct list *alive)
 {
     return list_entry(alive, struct co, alive)->name;

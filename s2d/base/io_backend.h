@@ -96,6 +96,8 @@ uint64_t loop_next_deadline_ns(const struct io *io); /* UINT64_MAX: no timer */
 void co_resume(struct co *co);
 void co_pool_free(struct io *io);         /* unmaps the pooled stacks */
 struct co *co_of_node(struct list *node); /* the coroutine whose entry of io->ready this is */
+struct co *
+co_of_alive(struct list *alive); /* the coroutine whose entry of io->coroutines this is */
 const char *co_alive_name(const struct list *alive); /* the name of an entry of io->coroutines */
 
 /* For suspensions that can be cancelled: cancel(arg) is called by co_cancel() and must lead to a

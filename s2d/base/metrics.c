@@ -1,7 +1,6 @@
 #include "s2d/base/metrics.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 
 /* ---- histograms ----
@@ -45,9 +44,11 @@ void histogram_add(struct histogram *histogram, uint64_t value)
 
 uint64_t histogram_percentile(const struct histogram *histogram, double fraction)
 {
-    uint64_t rank = (uint64_t)ceil(fraction * (double)histogram->count);
+    double exact = fraction * (double)histogram->count;
+    uint64_t rank = (uint64_t)exact;
     uint64_t seen = 0;
 
+    rank += (double)rank < exact; /* the first value that at least this many do not exceed */
     rank = MAX(rank, 1u);
     for (size_t i = 0; i < HISTOGRAM_BUCKETS - 1; i++) {
         seen += histogram->buckets[i];
