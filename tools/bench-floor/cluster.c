@@ -116,18 +116,20 @@ void cluster_stop(struct cluster *cluster)
     }
 }
 
+/* All cores since boot, less idle, waiting for I/O and stolen. The busy columns of /proc/stat are
+ * sampled at ticks and miss short work; the idle ones are measured. */
 static void read_machine(struct usage *usage)
 {
-    unsigned long long user, nice, system, idle, iowait, irq, softirq, steal;
+    unsigned long long idle, iowait, steal;
     uint64_t tick_ns = SEC / (uint64_t)sysconf(_SC_CLK_TCK);
     FILE *file = fopen("/proc/stat", "re");
 
     die_unless(file != NULL, "/proc/stat");
-    if (fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle,
-               &iowait, &irq, &softirq, &steal) != 8)
+    if (fscanf(file, "cpu %*u %*u %*u %llu %llu %*u %*u %llu", &idle, &iowait, &steal) != 3)
         errx(EXIT_FAILURE, "/proc/stat: not understood");
     fclose(file);
-    usage->machine_ns = (user + nice + system + irq + softirq) * tick_ns;
+    usage->machine_ns = clock_ns(CLOCK_BOOTTIME) * (uint64_t)sysconf(_SC_NPROCESSORS_ONLN) -
+                        (idle + iowait + steal) * tick_ns;
     usage->stolen_ns = steal * tick_ns;
 }
 

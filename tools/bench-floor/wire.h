@@ -10,8 +10,7 @@
 #define REPLICAS 2u
 #define STORES (1 + REPLICAS)
 #define DEPTH_MAX 32u
-/* Twice the depth: the kernel may still report a send done after its receiver has asked for more.
- */
+/* Twice the depth: a send may be reported done after its receiver has asked for more. */
 #define SLOTS (2 * DEPTH_MAX)
 #define RECEIVE_BYTES (256 * KIB)
 
