@@ -215,26 +215,41 @@ static void render_gauge(FILE *out, const struct metric *metric)
 
 /* Whole powers of two are enough for a chart, and 16 times shorter; `le` is inclusive. Ends behind
  * the largest value. */
+static void render_buckets(FILE *out, const struct metric *metric, const char *comma)
+{
+    const struct histogram *histogram = metric->source;
+    uint64_t seen = 0;
+
+    for (size_t power = 0; seen < histogram->count; power += SUB_BUCKETS) {
+        size_t last = power + SUB_BUCKETS - 1;
+
+        if (last == HISTOGRAM_BUCKETS - 1)
+            break; /* the last bucket has no end but infinity */
+        for (size_t i = power; i <= last; i++)
+            seen += histogram->buckets[i];
+        fprintf(out, "%s_bucket{%s%sle=\"%" PRIu64 "\"} %" PRIu64 "\n", metric->name,
+                metric->labels, comma, bucket_end(last) - 1, seen);
+    }
+}
+
+static void render_sum(FILE *out, const struct metric *metric, const char *suffix, uint64_t value)
+{
+    fprintf(out, "%s_%s", metric->name, suffix);
+    if (*metric->labels)
+        fprintf(out, "{%s}", metric->labels);
+    fprintf(out, " %" PRIu64 "\n", value);
+}
+
 static void render_histogram(FILE *out, const struct metric *metric)
 {
     const struct histogram *histogram = metric->source;
     const char *comma = *metric->labels ? "," : "";
-    uint64_t seen = 0;
 
-    for (size_t i = 0; i < HISTOGRAM_BUCKETS - 1 && seen < histogram->count; i++) {
-        seen += histogram->buckets[i];
-        if (i % SUB_BUCKETS == SUB_BUCKETS - 1)
-            fprintf(out, "%s_bucket{%s%sle=\"%" PRIu64 "\"} %" PRIu64 "\n", metric->name,
-                    metric->labels, comma, bucket_end(i) - 1, seen);
-    }
+    render_buckets(out, metric, comma);
     fprintf(out, "%s_bucket{%s%sle=\"+Inf\"} %" PRIu64 "\n", metric->name, metric->labels, comma,
             histogram->count);
-    for (int i = 0; i < 2; i++) {
-        fprintf(out, "%s_%s", metric->name, i == 0 ? "sum" : "count");
-        if (*metric->labels)
-            fprintf(out, "{%s}", metric->labels);
-        fprintf(out, " %" PRIu64 "\n", i == 0 ? histogram->sum : histogram->count);
-    }
+    render_sum(out, metric, "sum", histogram->sum);
+    render_sum(out, metric, "count", histogram->count);
 }
 
 static void render(FILE *out, const struct metric *metric)
