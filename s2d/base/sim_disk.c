@@ -616,7 +616,7 @@ int sim_co_open(struct io *io, const char *path, unsigned flags, struct io_file 
     struct machine *machine = machine_of_io(io);
     const struct sim_options *options = &machine->sim->options;
     struct open_file *file;
-    struct inode *inode;
+    struct inode *inode = NULL;
     int r;
 
     r = sim_co_pause(machine, sim_rng_between(&machine->sim->disk_rng, options->offload_ns_min,
