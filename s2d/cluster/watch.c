@@ -1,0 +1,117 @@
+#include "s2d/cluster/watch.h"
+
+void watch_init(struct watch *watch)
+{
+    memset(watch, 0, sizeof(*watch));
+}
+
+static struct watch_node *find(const struct watch *watch, uint64_t id)
+{
+    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
+        if (watch->nodes[i].id == id)
+            return (struct watch_node *)&watch->nodes[i];
+    }
+    return NULL;
+}
+
+static struct watch_node *need(struct watch *watch, uint64_t id)
+{
+    struct watch_node *node = find(watch, id);
+
+    if (node)
+        return node;
+    node = find(watch, 0);
+    if (node)
+        *node = (struct watch_node){.id = id};
+    return node;
+}
+
+void watch_lead(struct watch *watch, uint64_t now_ns, uint64_t predecessor_heard_ns)
+{
+    if (watch->leading)
+        return;
+    watch->leading = true;
+    watch->predecessors_until_ns = predecessor_heard_ns + LEASE_NS;
+    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
+        watch->nodes[i].granted_until_ns = 0;
+        watch->nodes[i].heard_ns = now_ns; /* everybody gets his time to be heard by us */
+    }
+}
+
+void watch_unlead(struct watch *watch)
+{
+    watch->leading = false;
+}
+
+uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t start_counter,
+                     uint64_t quorum_round_ns)
+{
+    struct watch_node *node = need(watch, id);
+    uint64_t until_ns = quorum_round_ns + LEASE_NS;
+
+    if (!node || !watch->leading || start_counter < node->start_counter)
+        return 0;
+    node->start_counter = start_counter;
+    node->heard_ns = now_ns;
+    node->report_count = 0;
+    if (quorum_round_ns == 0 || until_ns <= now_ns)
+        return 0;
+    /* It counts from its own sending, which was before now. */
+    node->granted_until_ns = MAX(node->granted_until_ns, until_ns);
+    return MIN(until_ns - now_ns, LEASE_NS);
+}
+
+void watch_refused(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t reporter)
+{
+    struct watch_node *node = need(watch, id);
+    size_t i = 0;
+
+    if (!node)
+        return;
+    while (i < node->report_count && node->reporters[i] != reporter)
+        i++;
+    if (i == WATCH_NODES_MAX)
+        return;
+    node->reporters[i] = reporter;
+    node->reported_ns[i] = now_ns;
+    node->report_count = MAX(node->report_count, i + 1);
+}
+
+void watch_alive(struct watch *watch, uint64_t id)
+{
+    struct watch_node *node = find(watch, id);
+
+    if (node)
+        node->report_count = 0;
+}
+
+bool watch_proven_dead(const struct watch *watch, uint64_t now_ns, uint64_t id, size_t others)
+{
+    const struct watch_node *node = find(watch, id);
+    size_t fresh = 0;
+
+    for (size_t i = 0; node && i < node->report_count; i++)
+        fresh += now_ns - node->reported_ns[i] <= WATCH_PROOF_NS;
+    return fresh >= MIN(others, 2) && fresh > 0;
+}
+
+bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t id, size_t others)
+{
+    const struct watch_node *node = find(watch, id);
+    uint64_t until_ns = watch->predecessors_until_ns;
+
+    if (!watch->leading)
+        return false;
+    if (watch_proven_dead(watch, now_ns, id, others))
+        return true;
+    if (node)
+        until_ns = MAX(until_ns, MAX(node->granted_until_ns, node->heard_ns + LEASE_NS));
+    return now_ns >= until_ns + LEASE_MARGIN_NS;
+}
+
+uint64_t watch_silence_ns(const struct watch *watch, uint64_t now_ns, uint64_t id)
+{
+    const struct watch_node *node = find(watch, id);
+
+    return node && node->heard_ns ? now_ns - node->heard_ns : UINT64_MAX;
+}

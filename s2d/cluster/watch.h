@@ -1,0 +1,58 @@
+/* watch: who is alive, as the Raft leader sees it: it answers heartbeats with what is left of the
+ * lease, and says when a node may be declared down. A state machine; nothing suspends or sends.
+ * Times are this node's CLOCK_BOOTTIME in nanoseconds.
+ *
+ * A node may be declared down (I5) when no lease of its can run any more, by anybody's grant, plus
+ * LEASE_MARGIN_NS; or at once on proof that its process is dead: its port refused two peers, or all
+ * that remain, three times over 100 ms (design.md, Detection). */
+#ifndef S2D_CLUSTER_WATCH_H
+#define S2D_CLUSTER_WATCH_H
+
+#include "s2d/cluster/lease.h"
+
+#define WATCH_NODES_MAX 64
+#define WATCH_PROOF_NS SEC /* reports of refusals count together for so long */
+
+struct watch_node {
+    uint64_t id;            /* 0: free */
+    uint64_t start_counter; /* of the process that heartbeats */
+    uint64_t heard_ns;
+    uint64_t granted_until_ns;             /* no lease that we granted runs longer */
+    uint64_t reporters[WATCH_NODES_MAX];   /* who was refused, */
+    uint64_t reported_ns[WATCH_NODES_MAX]; /* and when */
+    size_t report_count;
+};
+
+struct watch {
+    struct watch_node nodes[WATCH_NODES_MAX];
+    uint64_t predecessors_until_ns; /* leases granted by earlier leaders run at most this long */
+    bool leading;
+};
+
+void watch_init(struct watch *watch);
+
+/* This node has begun to lead; predecessor_heard_ns: no voter heard an earlier leader later
+ * (raft.h). */
+void watch_lead(struct watch *watch, uint64_t now_ns, uint64_t predecessor_heard_ns);
+void watch_unlead(struct watch *watch);
+
+/* A heartbeat of `node`. quorum_round_ns: when the last heartbeat round of Raft that a quorum
+ * answered was sent. Returns what is left of the lease, at most LEASE_NS; 0: nothing can be
+ * granted. */
+uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t node, uint64_t start_counter,
+                     uint64_t quorum_round_ns);
+
+/* `reporter` was refused by the port of `node` often enough. On any node, not only the leader. */
+void watch_refused(struct watch *watch, uint64_t now_ns, uint64_t node, uint64_t reporter);
+/* It answers somebody: earlier reports are void. */
+void watch_alive(struct watch *watch, uint64_t node);
+
+/* True when the reports prove the process dead. others: nodes that are up, without `node`. */
+bool watch_proven_dead(const struct watch *watch, uint64_t now_ns, uint64_t node, size_t others);
+/* True when the leader may declare it down. */
+bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t node,
+                            size_t others);
+/* How long a leader has heard nothing of it; UINT64_MAX: never anything. */
+uint64_t watch_silence_ns(const struct watch *watch, uint64_t now_ns, uint64_t node);
+
+#endif
