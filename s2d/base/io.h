@@ -48,7 +48,7 @@ void io_set_log_sink(struct io *io, struct log_sink *sink);
 typedef void io_callback(void *arg);
 
 struct io_timer { /* the caller's memory; private */
-    uint64_t deadline_ns;
+    uint64_t deadline_ns, order;
     io_callback *fn;
     void *arg;
     size_t heap_index; /* 0: not armed */

@@ -76,6 +76,7 @@ struct io {
 
     struct io_timer **heap; /* heap[1..heap_count]: by deadline, then by order of arming */
     size_t heap_count, heap_size;
+    uint64_t timer_order; /* of the last one armed */
 
     struct list coroutines; /* every live struct co, for leak reports */
     struct list free_stacks;

@@ -17,6 +17,7 @@ void loop_init(struct io *io, const struct io_backend_ops *ops)
     io->heap = NULL;
     io->heap_count = 0;
     io->heap_size = 0;
+    io->timer_order = 0;
     io->coroutine_count = 0;
 }
 
@@ -33,6 +34,11 @@ void loop_done(struct io *io)
 
 /* ---- timers: a binary heap that starts at 1 ---- */
 
+static bool fires_before(const struct io_timer *a, const struct io_timer *b)
+{
+    return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns : a->order < b->order;
+}
+
 static void heap_place(struct io *io, size_t index, struct io_timer *timer)
 {
     io->heap[index] = timer;
@@ -41,7 +47,7 @@ static void heap_place(struct io *io, size_t index, struct io_timer *timer)
 
 static void heap_up(struct io *io, size_t index, struct io_timer *timer)
 {
-    while (index > 1 && io->heap[index / 2]->deadline_ns > timer->deadline_ns) {
+    while (index > 1 && fires_before(timer, io->heap[index / 2])) {
         heap_place(io, index, io->heap[index / 2]);
         index /= 2;
     }
@@ -55,10 +61,9 @@ static void heap_down(struct io *io, size_t index, struct io_timer *timer)
 
         if (child > io->heap_count)
             break;
-        if (child < io->heap_count &&
-            io->heap[child + 1]->deadline_ns < io->heap[child]->deadline_ns)
+        if (child < io->heap_count && fires_before(io->heap[child + 1], io->heap[child]))
             child++;
-        if (io->heap[child]->deadline_ns >= timer->deadline_ns)
+        if (fires_before(timer, io->heap[child]))
             break;
         heap_place(io, index, io->heap[child]);
         index = child;
@@ -94,6 +99,7 @@ void io_timer_arm(struct io *io, struct io_timer *timer, uint64_t deadline_ns)
     if (io->heap_count + 2 > io->heap_size)
         heap_grow(io);
     timer->deadline_ns = deadline_ns;
+    timer->order = ++io->timer_order;
     heap_up(io, ++io->heap_count, timer);
 }
 
@@ -109,7 +115,7 @@ void io_timer_disarm(struct io *io, struct io_timer *timer)
     last = io->heap[io->heap_count--];
     if (last == timer)
         return;
-    if (index > 1 && io->heap[index / 2]->deadline_ns > last->deadline_ns)
+    if (index > 1 && fires_before(last, io->heap[index / 2]))
         heap_up(io, index, last);
     else
         heap_down(io, index, last);

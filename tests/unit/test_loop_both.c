@@ -324,6 +324,39 @@ static void timers_fire_in_order(struct io *io)
     assert_false(io_timer_armed(&trace.timers[0]));
 }
 
+struct alarm {
+    struct io_timer timer;
+    unsigned number;
+    unsigned *next;
+};
+
+static void on_alarm(void *arg)
+{
+    struct alarm *alarm = arg;
+
+    assert_int_equal(alarm->number, (*alarm->next)++);
+}
+
+/* Of the same deadline: in the order of arming. */
+static void equal_timers_take_turns(struct io *io)
+{
+    struct alarm alarms[50];
+    uint64_t deadline_ns = io_now_ns(io) + 2 * MS;
+    unsigned next = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(alarms); i++) {
+        alarms[i].next = &next;
+        io_timer_init(&alarms[i].timer, on_alarm, &alarms[i]);
+        io_timer_arm(io, &alarms[i].timer, deadline_ns);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(alarms); i++) {
+        alarms[(i * 7) % ARRAY_SIZE(alarms)].number = i;
+        io_timer_arm(io, &alarms[(i * 7) % ARRAY_SIZE(alarms)].timer, deadline_ns);
+    }
+    assert_int_equal(co_sleep_ns(3 * MS), 0);
+    assert_int_equal(next, ARRAY_SIZE(alarms));
+}
+
 static void post_from_worker(void *arg)
 {
     struct trace *trace = arg;
@@ -385,6 +418,7 @@ static void program_main(struct io *io, void *arg)
     program->io = io;
     turn_has_its_order(io);
     timers_fire_in_order(io);
+    equal_timers_take_turns(io);
     worker_posts(io);
     cancelled_coroutine_unwinds(io);
     use_streams(program, "127.0.0.1:0");

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "s2d/base/co.h"
+#include "s2d/base/log.h"
 #include "s2d/base/sim.h"
 
 #define DISK "/disk"
@@ -93,8 +94,10 @@ static void chatter_client(struct io *io, void *arg)
     struct chatter *chatter = arg;
     uint8_t block[BLOCK_SIZE];
 
-    if (co_io_connect(io, "10.83.0.1:7800", SEC, &stream) == 0)
+    if (co_io_connect(io, "10.83.0.1:7800", SEC, &stream) == 0) {
+        log_info(io, "chatter", "connected", "peer=%s", io_stream_peer(stream));
         talk(io, stream);
+    }
     if (co_io_open(io, DISK, IO_OPEN_CREATE, &file) == 0) {
         fill(block, io_random(io));
         for (unsigned i = 0; i < 20; i++)
@@ -103,11 +106,12 @@ static void chatter_client(struct io *io, void *arg)
     chatter->done = true;
 }
 
-static uint64_t hash_of_run(uint64_t seed)
+static uint64_t hash_of_run(uint64_t seed, FILE *transcript)
 {
     cleanup(sim_freep) struct sim *sim = new_sim(seed);
     struct chatter chatter = {.sim = sim};
 
+    sim_set_transcript(sim, transcript);
     assert_int_equal(sim_start(sim, 1, chatter_server, &chatter), 0);
     assert_int_equal(sim_start(sim, 2, chatter_client, &chatter), 0);
     assert_true(sim_run(sim, SEC, is_set, &chatter.done));
@@ -118,13 +122,36 @@ static uint64_t hash_of_run(uint64_t seed)
 /* Without this no failing run could be looked at twice. */
 static void same_seed_same_transcript(void **state)
 {
-    uint64_t first = hash_of_run(7);
+    uint64_t first = hash_of_run(7, NULL);
     void *noise = malloc(12345); /* a different heap must not matter */
 
     (void)state;
-    assert_int_equal(hash_of_run(7), first);
-    assert_int_not_equal(hash_of_run(8), first);
+    assert_int_equal(hash_of_run(7, NULL), first);
+    assert_int_not_equal(hash_of_run(8, NULL), first);
     free(noise);
+}
+
+/* Looking at a run must not change it; and what is printed repeats to the byte. */
+static void transcript_only_looks(void **state)
+{
+    uint64_t first = hash_of_run(7, NULL);
+    char *text[2] = {NULL, NULL};
+    size_t length[2];
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        FILE *transcript = open_memstream(&text[i], &length[i]);
+
+        assert_non_null(transcript);
+        assert_int_equal(hash_of_run(7, transcript), first);
+        fclose(transcript);
+    }
+    assert_true(length[0] > 1000);
+    assert_string_equal(text[0], text[1]);
+    assert_non_null(strstr(text[0], "m2 connect to=1 port=7800\n"));
+    assert_non_null(strstr(text[0], "INFO node=m2 chatter: connected peer=10.83.0.1:7800\n"));
+    free(text[0]);
+    free(text[1]);
 }
 
 /* ---- disks ---- */
@@ -835,6 +862,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_seed_same_transcript),
+        cmocka_unit_test(transcript_only_looks),
         cmocka_unit_test(crash_loses_only_what_was_not_durable),
         cmocka_unit_test(durable_write_survives_an_older_volatile_one),
         cmocka_unit_test(crash_at_nth_write_is_in_the_middle_of_it),
