@@ -230,6 +230,57 @@ static void crash_loses_only_what_was_not_durable(void **state)
     assert_in_range(torn_some, 5, 40);
 }
 
+struct late_write {
+    struct io_file *file;
+    bool write_done, sync_done;
+};
+
+static void write_late(void *arg)
+{
+    struct late_write *late = arg;
+    uint8_t block[BLOCK_SIZE];
+
+    fill(block, 1);
+    assert_int_equal(co_io_write(late->file, block, sizeof(block), 0, 0), 0);
+    assert_false(late->sync_done);
+    late->write_done = true;
+}
+
+static void sync_meanwhile(struct io *io, void *arg)
+{
+    struct late_write *late = arg;
+
+    late->file = must_open(io, 0);
+    assert_int_equal(co_spawn(io, "write", write_late, late), 0);
+    co_yield (); /* the write is in flight */
+    assert_int_equal(co_io_sync(late->file), 0);
+    late->sync_done = true;
+    io_file_close(late->file);
+}
+
+/* A checkpoint that syncs before its writes have ended has synced nothing. */
+static void sync_covers_only_what_had_ended(void **state)
+{
+    unsigned lost = 0;
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct sim_options options = sim_default_options(seed);
+        struct late_write late = {0};
+        cleanup(sim_freep) struct sim *sim = NULL;
+
+        options.disk_sync_ns_min = options.disk_write_ns_max; /* so the write ends first */
+        assert_int_equal(sim_new(&options, &sim), 0);
+        assert_int_equal(sim_disk_create(sim, 1, DISK, DISK_BYTES), 0);
+        assert_int_equal(sim_start(sim, 1, sync_meanwhile, &late), 0);
+        assert_true(sim_run(sim, SEC, is_set, &late.sync_done));
+        assert_true(late.write_done);
+        sim_crash(sim, 1, SIM_HOST_DIES);
+        lost += stamp_of(sim, 0) != 1;
+    }
+    assert_in_range(lost, 5, 19);
+}
+
 static void overwrite(struct io *io, void *arg)
 {
     cleanup(io_file_closep) struct io_file *file = must_open(io, 0);
@@ -864,6 +915,7 @@ int main(void)
         cmocka_unit_test(same_seed_same_transcript),
         cmocka_unit_test(transcript_only_looks),
         cmocka_unit_test(crash_loses_only_what_was_not_durable),
+        cmocka_unit_test(sync_covers_only_what_had_ended),
         cmocka_unit_test(durable_write_survives_an_older_volatile_one),
         cmocka_unit_test(crash_at_nth_write_is_in_the_middle_of_it),
         cmocka_unit_test(lock_outlives_a_killed_process),
