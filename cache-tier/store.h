@@ -17,6 +17,7 @@
 #ifndef S2D_CACHE_TIER_STORE_H
 #define S2D_CACHE_TIER_STORE_H
 
+#include "cache-tier/log.h"
 #include "s2d/base/base.h"
 
 struct io;
@@ -54,8 +55,9 @@ enum record_flags {
         3), /* in memory only: sums need no check (the caller computed them on this very memory) */
 };
 
-#define RECORD_BLOCKS_MAX 256 /* of a RECORD_WRITE: 1 MiB; a RECORD_ZERO may cover a whole extent  \
-                               */
+#define RECORD_BLOCKS_MAX                                                                          \
+    256 /* of a RECORD_WRITE: 1 MiB; a RECORD_ZERO may cover a whole extent                        \
+         */
 
 struct record {
     uint64_t vdisk;
@@ -85,10 +87,9 @@ struct store_append {
      * in the order of its records, and a 0 vouches for all records before it. */
     void (*done)(struct store_append *append, int result);
     /* private */
-    struct list node;
+    struct log_item item;
     struct store *store;
-    uint64_t log_offset;
-    int result;
+    struct stream *stream;
 };
 
 /* ---- life ---- */
@@ -121,6 +122,17 @@ struct disk *store_disk(struct store *store);
 void store_set_error_handler(struct store *store, void (*fn)(void *arg, int error), void *arg);
 
 /* ---- the owner's stream ---- */
+
+struct store_stream_info {
+    uint64_t sealed_epoch; /* the highest epoch shown */
+    uint64_t session;
+    uint64_t accepted_seq; /* of the session: the next record names it as prev_seq */
+    struct log_position watermark;
+    uint64_t pending_records; /* above the watermark */
+};
+/* What the store knows of a vdisk, for whoever was refused. False: nothing. */
+bool store_stream_info(const struct store *store, uint64_t vdisk,
+                       struct store_stream_info *ret_info);
 
 /* Queues a record; never suspends, never refuses for lack of room (a full log makes done() wait:
  * the caller's credit bounds what can queue). done() is never called from inside. */

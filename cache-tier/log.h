@@ -1,0 +1,127 @@
+/* log: a ring of batches with one durable write in flight: what comes while it is under way is
+ * gathered into the next one; when it is idle a batch leaves at the end of the turn. log_format.h
+ * has the bytes, log_replay.h reads them after a start. Space before the tail is free; who moves
+ * the tail (the checkpoint) says that nothing before it is needed.
+ *
+ * Nothing here refuses for lack of room: an item waits until the tail moves. An eighth of the ring
+ * is kept for LOG_RESERVED items, which is what moves the tail or fences a writer.
+ *
+ * One reactor, nothing suspends but where said. */
+#ifndef S2D_CACHE_TIER_LOG_H
+#define S2D_CACHE_TIER_LOG_H
+
+#include "cache-tier/log_format.h"
+#include "s2d/base/base.h"
+
+struct disk;
+struct log;
+
+enum log_class {
+    LOG_NORMAL,
+    LOG_RESERVED, /* may use the eighth that is kept; passes waiting LOG_NORMAL items */
+};
+
+struct log_item;
+struct log_item_ops {
+    /* Writes the record (item->header_bytes of zeroed memory) when it takes its place in the order
+     * of the log. Returns false to withdraw it: done() comes all the same, with -ECANCELED. */
+    bool (*encode)(struct log_item *item, void *record);
+    /* 0: durable, and every item before it; else the write failed, or what log_reject() said.
+     * Called in the order of the log. May queue items again, this one too. */
+    void (*done)(struct log_item *item, int result);
+};
+
+/* One record on its way: the caller's memory, with its data, from log_append() to done(). */
+struct log_item {
+    const struct log_item_ops *ops;
+    const void *data;
+    uint32_t data_blocks;
+    uint32_t header_bytes; /* multiple of 8 */
+    /* for done(): where it is */
+    uint64_t batch_position;
+    uint64_t data_position;
+    uint32_t header_offset; /* of the record, from the batch's start */
+    /* private */
+    int result;
+    struct list node;
+};
+
+#define LOG_ITEM_HEADER_BYTES_MAX                                                                  \
+    (LOG_HEADER_BLOCKS_MAX * BLOCK_SIZE - sizeof(struct log_batch_header))
+
+void log_append(struct log *log, struct log_item *item, enum log_class class);
+/* Completes item with result, which is not 0, in the order of the log. */
+void log_reject(struct log *log, struct log_item *item, int result);
+/* Rejects every waiting LOG_NORMAL item that match() names. */
+void log_reject_waiting(struct log *log, bool (*match)(void *arg, const struct log_item *item),
+                        void *arg, int result);
+
+/* ---- life ---- */
+
+/* Where a log goes on: what log_replay.h found. */
+struct log_start {
+    uint64_t tail_position, tail_sequence;
+    uint64_t head_position, head_sequence; /* of the next batch */
+    uint64_t images_done;
+    uint64_t anchor_generation;
+    uint32_t incarnation; /* of this open; the anchors say so already */
+};
+/* start: copied. Batch lengths between tail and head are then given by log_note_batch(). */
+must_check int log_new(struct disk *disk, const struct log_start *start, struct log **ret_log);
+void log_free(struct log *log); /* idle; NULL is fine */
+DEFINE_CLEANUP(struct log, log_free)
+
+void log_set_error_handler(struct log *log, void (*fn)(void *arg, int error), void *arg);
+/* Called after each batch that became durable, before the next one leaves. */
+void log_set_progress_handler(struct log *log, void (*fn)(void *arg), void *arg);
+
+/* From here on every item fails with error (negative); what is in flight is waited for by its
+ * done(). */
+void log_fail(struct log *log, int error);
+int log_error(const struct log *log); /* 0: sound */
+bool log_idle(const struct log *log); /* nothing in flight, gathered or waiting */
+/* Suspends until idle. */
+void co_log_drain(struct log *log);
+/* Writes an empty batch: it vouches for the one before it. 0 or the log's error. */
+must_check int co_log_close_batch(struct log *log);
+
+/* ---- room ---- */
+
+uint64_t log_ring_blocks(const struct log *log);
+uint64_t log_tail(const struct log *log);          /* position */
+uint64_t log_head(const struct log *log);          /* position behind the last durable batch */
+uint64_t log_used_blocks(const struct log *log);   /* tail to head, what is in flight included */
+bool log_has_waiting(const struct log *log);       /* LOG_NORMAL items that wait for room */
+uint64_t log_last_sequence(const struct log *log); /* of the newest durable batch */
+static inline uint32_t log_block_of(const struct log *log, uint64_t position)
+{
+    return position % log_ring_blocks(log);
+}
+/* Offset on the disk of a ring block. */
+uint64_t log_block_offset(const struct log *log, uint32_t block);
+
+/* Walking whole batches from the tail: the length of the durable batch at a position (a boundary).
+ */
+uint32_t log_batch_blocks(const struct log *log, uint64_t position);
+void log_note_batch(struct log *log, uint64_t position, uint32_t blocks);
+
+/* Moves the tail to a batch boundary, `batches` batches on; images up to sequence images_done are
+ * in place. Durable when it returns 0; room is free from then on. Returns 0, -EIO, -ECANCELED. */
+must_check int co_log_move_tail(struct log *log, uint64_t position, uint64_t batches,
+                                uint64_t images_done);
+
+/* ---- figures ---- */
+
+struct log_figures {
+    uint64_t batches, items, blocks;
+};
+struct log_figures log_figures(const struct log *log);
+
+/* Anchors, for log_replay.h too. */
+void log_anchor_finish(struct log_anchor *anchor);
+must_check int log_anchor_check(const struct log_anchor *anchor, const uint8_t log_uuid[16],
+                                unsigned copy); /* 0, -EBADMSG */
+must_check int co_log_write_anchors(struct disk *disk, const struct log_start *start);
+uint32_t log_header_crc(const struct log_batch_header *header); /* header_bytes must be sane */
+
+#endif
