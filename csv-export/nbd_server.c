@@ -8,6 +8,7 @@
 #define BUFFER_BYTES (64 * MIB)
 #define BUFFER_BYTES_MIN (8 * MIB)
 #define CONNECTIONS_MAX 64
+#define PREDECESSOR_NS (10 * SEC)
 
 static void connection_free(struct nbd_connection *connection)
 {
@@ -158,8 +159,21 @@ static void server_free(struct nbd_server *server)
 }
 DEFINE_CLEANUP(struct nbd_server, server_free)
 
-int nbd_server_new(struct io *io, struct nbd_backend *backend,
-                   const struct nbd_server_options *options, struct nbd_server **ret_server)
+static int co_listen(struct io *io, const char *address, struct io_listener **ret_listener)
+{
+    uint64_t deadline_ns = io_now_ns(io) + PREDECESSOR_NS;
+    int r;
+
+    do {
+        r = io_listen(io, address, ret_listener);
+        if (r != -EADDRINUSE)
+            return r;
+    } while (io_now_ns(io) < deadline_ns && co_sleep_ns(20 * MS) == 0);
+    return r;
+}
+
+int co_nbd_server_open(struct io *io, struct nbd_backend *backend,
+                       const struct nbd_server_options *options, struct nbd_server **ret_server)
 {
     uint64_t buffer_bytes = options->buffer_bytes ? options->buffer_bytes : BUFFER_BYTES;
     cleanup(server_freep) struct nbd_server *server = NULL;
@@ -183,7 +197,7 @@ int nbd_server_new(struct io *io, struct nbd_backend *backend,
     r = add_metrics(server);
     if (r < 0)
         return r;
-    r = io_listen(io, options->address, &server->listener);
+    r = co_listen(io, options->address, &server->listener);
     if (r < 0)
         return r;
     r = co_group_spawn(&server->coroutines, io, "nbd accept", accept_main, server);

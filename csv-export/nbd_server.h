@@ -75,11 +75,12 @@ struct nbd_server_options {
     struct metrics *metrics;  /* may be NULL; outlives the server */
 };
 
-/* Listens. backend: borrowed, outlives the server. Returns 0, -EINVAL, -ENOMEM, or as io_listen().
- */
-must_check int nbd_server_new(struct io *io, struct nbd_backend *backend,
-                              const struct nbd_server_options *options,
-                              struct nbd_server **ret_server);
+/* Listens. backend: borrowed, outlives the server. Waits up to 10 s for an address that a dying
+ * predecessor still holds (the kernel lets go of it a while after the process is gone).
+ * Returns 0, -EINVAL, -ENOMEM, or as io_listen(). */
+must_check int co_nbd_server_open(struct io *io, struct nbd_backend *backend,
+                                  const struct nbd_server_options *options,
+                                  struct nbd_server **ret_server);
 
 /* First half of closing: no new connections, and all there are end now. Requests that the backend
  * still has go on unseen. Does not suspend; any number of times. */

@@ -13,6 +13,7 @@ struct program {
     struct io *io;
     struct nbd_ram ram;
     const char *address;
+    sigset_t signals;
     int status;
 };
 
@@ -21,18 +22,12 @@ static double seconds(struct timeval time)
     return time.tv_sec + time.tv_usec / 1e6;
 }
 
-static void wait_for_signal(struct io *io)
+static void co_wait_for_signal(struct io *io, const sigset_t *signals)
 {
     struct io_poll *poll;
-    sigset_t signals;
-    int fd, r;
+    int fd = signalfd(-1, signals, SFD_CLOEXEC);
+    int r = io_poll_new(io, fd, &poll);
 
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigprocmask(SIG_BLOCK, &signals, NULL);
-    fd = signalfd(-1, &signals, SFD_CLOEXEC);
-    r = io_poll_new(io, fd, &poll);
     assert(r == 0);
     r = co_io_poll(poll, 1 /* POLLIN */);
     assert(r >= 0);
@@ -48,12 +43,12 @@ static void co_main(void *arg)
     struct rusage usage;
     int r;
 
-    r = nbd_server_new(program->io, &program->ram.backend, &options, &server);
+    r = co_nbd_server_open(program->io, &program->ram.backend, &options, &server);
     if (r < 0) {
         fprintf(stderr, "nbd_ram_server: %s: %s\n", program->address, strerror(-r));
         program->status = 1;
     } else {
-        wait_for_signal(program->io);
+        co_wait_for_signal(program->io, &program->signals);
         co_nbd_server_close(server);
         getrusage(RUSAGE_SELF, &usage);
         printf("requests %llu cpu %.3f user %.3f system %.3f us/request %.2f\n",
@@ -69,6 +64,7 @@ static void co_main(void *arg)
 int main(int argc, char **argv)
 {
     struct program program = {0};
+    struct nbd_ram_disk *disk;
     uint64_t size_bytes;
 
     if (argc != 3) {
@@ -77,8 +73,14 @@ int main(int argc, char **argv)
     }
     program.address = argv[1];
     size_bytes = strtoull(argv[2], NULL, 10) * MIB;
+    /* Before the loop starts its threads, or one of them takes the signal. */
+    sigemptyset(&program.signals);
+    sigaddset(&program.signals, SIGTERM);
+    sigaddset(&program.signals, SIGINT);
+    sigprocmask(SIG_BLOCK, &program.signals, NULL);
     nbd_ram_init(&program.ram);
-    nbd_ram_add(&program.ram, "ram/disk", size_bytes);
+    disk = nbd_ram_add(&program.ram, "ram/disk", size_bytes);
+    memset(disk->bytes, 0, size_bytes); /* page faults are not what we measure */
     nbd_ram_add(&program.ram, "ram/read-only", 4 * MIB)->read_only = true;
     nbd_ram_add(&program.ram, "ram/odd-size", 1000001);
     if (io_uring_new(NULL, &program.io) < 0 ||

@@ -67,10 +67,11 @@ static int co_pass(struct ram_file *file)
     ram->requests++;
     while (ram->hold) {
         ram->waiting++;
+        co_cond_broadcast(&ram->held);
         co_cond_wait(&ram->released);
         ram->waiting--;
     }
-    return ram->fail;
+    return ram->requests >= ram->fail_from ? ram->fail : 0;
 }
 
 static int co_ram_read(struct nbd_file *file, void *buffer, uint64_t offset, uint32_t length)
@@ -163,6 +164,7 @@ void nbd_ram_init(struct nbd_ram *ram)
     memset(ram, 0, sizeof(*ram));
     ram->backend.ops = &ram_ops;
     co_cond_init(&ram->released);
+    co_cond_init(&ram->held);
 }
 
 struct nbd_ram_disk *nbd_ram_add(struct nbd_ram *ram, const char *name, uint64_t size_bytes)

@@ -21,10 +21,12 @@ struct nbd_ram {
     struct nbd_backend backend;
     struct nbd_ram_disk disks[NBD_RAM_DISKS_MAX];
     unsigned disk_count;
-    int fail;  /* what every read and change answers; 0: it works */
+    int fail; /* what requests answer, from number fail_from on; 0: they work */
+    uint64_t fail_from;
     bool hold; /* requests wait until nbd_ram_release() */
     struct co_cond released;
-    unsigned waiting; /* requests held */
+    unsigned waiting;    /* requests held */
+    struct co_cond held; /* signalled when there is one more */
     uint64_t requests;
 };
 
