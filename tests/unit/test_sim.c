@@ -310,6 +310,44 @@ static void durable_write_survives_an_older_volatile_one(void **state)
     }
 }
 
+static void overwrite_durable(struct io *io, void *arg)
+{
+    cleanup(io_file_closep) struct io_file *file = must_open(io, 0);
+    bool *done = arg;
+    uint8_t block[BLOCK_SIZE];
+
+    fill(block, 1);
+    assert_int_equal(co_io_write(file, block, sizeof(block), 0, IO_WRITE_DSYNC), 0);
+    fill(block, 2);
+    assert_int_equal(co_io_write(file, block, sizeof(block), 0, 0), 0);
+    *done = true;
+}
+
+/* Each sector holds the durable version or the one after it. */
+static void lost_overwrite_leaves_the_durable_version(void **state)
+{
+    unsigned seen[3] = {0};
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        cleanup(sim_freep) struct sim *sim = new_sim(seed);
+        uint64_t stamps[BLOCK_SIZE / 8];
+        bool done = false;
+
+        assert_int_equal(sim_disk_create(sim, 1, DISK, DISK_BYTES), 0);
+        assert_int_equal(sim_start(sim, 1, overwrite_durable, &done), 0);
+        assert_true(sim_run(sim, SEC, is_set, &done));
+        sim_crash(sim, 1, SIM_HOST_DIES);
+        assert_int_equal(sim_disk_peek(sim, 1, DISK, 0, stamps, sizeof(stamps)), 0);
+        for (size_t i = 0; i < ARRAY_SIZE(stamps); i++) {
+            assert_in_range(stamps[i], 1, 2);
+            seen[stamps[i]]++;
+        }
+    }
+    assert_true(seen[1] > 0);
+    assert_true(seen[2] > 0);
+}
+
 /* The tool of every "power cut at every nth write" test: earlier writes are there, later ones are
  * not. */
 static void crash_at_nth_write_is_in_the_middle_of_it(void **state)
@@ -917,6 +955,7 @@ int main(void)
         cmocka_unit_test(crash_loses_only_what_was_not_durable),
         cmocka_unit_test(sync_covers_only_what_had_ended),
         cmocka_unit_test(durable_write_survives_an_older_volatile_one),
+        cmocka_unit_test(lost_overwrite_leaves_the_durable_version),
         cmocka_unit_test(crash_at_nth_write_is_in_the_middle_of_it),
         cmocka_unit_test(lock_outlives_a_killed_process),
         cmocka_unit_test(faults_and_misuse_are_errors),
