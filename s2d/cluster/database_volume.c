@@ -199,7 +199,7 @@ static struct slab_record *parse_slab(struct command *command, const struct vdis
     for (uint64_t i = 0; i < slab->column_count; i++) {
         check_new_column(command, slab, i);
         slab->columns[i].generation = command->index; /* I10 */
-        slab->columns[i].state = COLUMN_IN_SYNC;
+        slab->columns[i].state = COLUMN_RECORD_IN_SYNC;
         slab->columns[i].stale_epoch = 0;
     }
     return slab;
@@ -318,7 +318,7 @@ static bool contains(const uint64_t *list, size_t count, uint64_t value)
 static bool has_other_in_sync(const struct slab_record *slab, const uint64_t *disks, size_t count)
 {
     for (uint64_t i = 0; i < slab->column_count; i++) {
-        if (slab->columns[i].state == COLUMN_IN_SYNC &&
+        if (slab->columns[i].state == COLUMN_RECORD_IN_SYNC &&
             !contains(disks, count, slab->columns[i].disk))
             return true;
     }
@@ -332,7 +332,7 @@ static bool slab_would_change(const struct slab_record *slab, const uint64_t *di
     if (!has_other_in_sync(slab, disks, count))
         return false;
     for (uint64_t i = 0; i < slab->column_count; i++) {
-        if (slab->columns[i].state == COLUMN_IN_SYNC &&
+        if (slab->columns[i].state == COLUMN_RECORD_IN_SYNC &&
             contains(disks, count, slab->columns[i].disk))
             return true;
     }
@@ -345,8 +345,8 @@ static void mark_slab_stale(struct database *database, struct slab_record *slab,
     for (uint64_t i = 0; i < slab->column_count; i++) {
         struct column_record *column = &slab->columns[i];
 
-        if (column->state == COLUMN_IN_SYNC && contains(disks, count, column->disk)) {
-            column->state = COLUMN_STALE;
+        if (column->state == COLUMN_RECORD_IN_SYNC && contains(disks, count, column->disk)) {
+            column->state = COLUMN_RECORD_STALE;
             column->stale_epoch = epoch;
         }
     }
@@ -435,9 +435,9 @@ static void vdisk_in_sync(struct command *command)
         for (uint64_t j = 0; j < slab->column_count; j++) {
             struct column_record *column = &slab->columns[j];
 
-            if (column->disk != disk->base.id || column->state == COLUMN_IN_SYNC)
+            if (column->disk != disk->base.id || column->state == COLUMN_RECORD_IN_SYNC)
                 continue;
-            column->state = COLUMN_IN_SYNC;
+            column->state = COLUMN_RECORD_IN_SYNC;
             column->stale_epoch = 0;
             database_put(database, TABLE_SLAB, slab);
         }
@@ -464,7 +464,7 @@ static void vdisk_replace_column(struct command *command)
         if (slab->columns[i].disk == disk)
             column = &slab->columns[i];
     }
-    if (!column || column->state == COLUMN_IN_SYNC)
+    if (!column || column->state == COLUMN_RECORD_IN_SYNC)
         command_refuse(command, -ESTALE, "the column is not there, or is in-sync");
     if (command_refused(command))
         return;
@@ -473,7 +473,7 @@ static void vdisk_replace_column(struct command *command)
     *column = (struct column_record){.disk = command_u64(command, "to_disk"),
                                      .extent = command_u64(command, "to_extent"),
                                      .generation = command->index,
-                                     .state = COLUMN_STALE};
+                                     .state = COLUMN_RECORD_STALE};
     for (uint64_t i = 0; i < next.column_count; i++) {
         if (&next.columns[i] != column && next.columns[i].disk == column->disk)
             command_refuse(command, -EINVAL, "two columns of a slab on one disk");
@@ -504,7 +504,7 @@ void database_check(const struct database *database)
         for (uint64_t j = 0; j < slab->column_count; j++) {
             const struct column_record *column = &slab->columns[j];
 
-            in_sync |= column->state == COLUMN_IN_SYNC;
+            in_sync |= column->state == COLUMN_RECORD_IN_SYNC;
             assert(column->stale_epoch <= vdisk->epoch);
             assert(!database_extent_is_free(database, column->disk, column->extent));
         }

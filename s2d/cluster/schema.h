@@ -22,7 +22,7 @@ enum node_state { NODE_DOWN, NODE_UP, NODE_DRAINING, NODE_PAUSED };
 enum disk_state { DISK_OK, DISK_FAILED, DISK_RETIRING, DISK_RETIRED };
 enum disk_role_word { DISK_ROLE_CAPACITY, DISK_ROLE_CACHE };
 enum disk_media_word { DISK_MEDIA_SSD, DISK_MEDIA_NVME, DISK_MEDIA_HDD };
-enum column_state { COLUMN_STALE, COLUMN_IN_SYNC };
+enum column_record_state { COLUMN_RECORD_STALE, COLUMN_RECORD_IN_SYNC };
 enum resiliency { RESILIENCY_SIMPLE, RESILIENCY_MIRROR2, RESILIENCY_MIRROR3, RESILIENCY_PARITY2 };
 enum volume_state { VOLUME_CREATING, VOLUME_ONLINE, VOLUME_DELETING };
 enum vm_state { VM_STOPPED, VM_RUNNING };
@@ -79,7 +79,7 @@ struct column_record { /* part of a slab */
     uint64_t disk;
     uint64_t extent;
     uint64_t generation;
-    unsigned state;       /* enum column_state */
+    unsigned state;       /* enum column_record_state */
     uint64_t stale_epoch; /* of a stale column: what changed in or after it may be missing; 0:
                              everything */
 };
