@@ -325,7 +325,7 @@ static int answer_stale(struct raft *raft, const struct raft_message *message)
 
 static int on_timeout_now(struct raft *raft)
 {
-    if (raft_votes(raft))
+    if (raft_may_stand(raft))
         raft_stand(raft, true);
     return 0;
 }
@@ -413,7 +413,7 @@ void raft_tick(struct raft *raft, uint64_t now_ns)
     touch(raft, now_ns);
     if (raft_leads(raft))
         raft_leader_tick(raft);
-    else if (!raft_votes(raft) || raft->now_ns < raft->election_deadline_ns)
+    else if (!raft_may_stand(raft) || raft->now_ns < raft->election_deadline_ns)
         return;
     else if (voting)
         raft_restart_election_timer(raft); /* our own disk is slow: nobody was asked yet */
@@ -426,7 +426,7 @@ uint64_t raft_next_tick_ns(const struct raft *raft)
 {
     if (raft_leads(raft))
         return raft->heartbeat_due_ns;
-    return raft_votes(raft) ? raft->election_deadline_ns : UINT64_MAX;
+    return raft_may_stand(raft) ? raft->election_deadline_ns : UINT64_MAX;
 }
 
 void raft_persisted(struct raft *raft, uint64_t now_ns, uint64_t batch)

@@ -3,6 +3,21 @@
  * long the voter has not heard a leader. */
 #include "s2d/cluster/raft_internal.h"
 
+/* A voter; or one whose removal is not known to be committed: the change may have reached nobody
+ * else, and then only this node can win and finish it (Ongaro's thesis, 4.2.2). It counts only the
+ * votes of others. */
+bool raft_may_stand(const struct raft *raft)
+{
+    struct raft_configuration before;
+
+    if (raft_votes(raft))
+        return true;
+    if (raft->configuration_index <= raft->commit)
+        return false;
+    raft_log_configuration(&raft->log, raft->configuration_index - 1, &before);
+    return raft_configuration_role(&before, raft->options.id) == RAFT_VOTER;
+}
+
 bool raft_protects_leader(const struct raft *raft)
 {
     if (raft_leads(raft))
@@ -105,10 +120,10 @@ static void campaign(struct raft *raft)
 void raft_stand(struct raft *raft, bool forced)
 {
     assert(!raft_leads(raft));
-    assert(raft_votes(raft));
+    assert(raft_may_stand(raft));
     raft->leader = 0;
     raft->forced = forced;
-    if (forced || raft_quorum(raft) == 1) {
+    if (forced || (raft_votes(raft) && raft_quorum(raft) == 1)) {
         campaign(raft);
         return;
     }
@@ -131,7 +146,7 @@ static uint32_t votes_granted(const struct raft *raft)
 static void count_votes(struct raft *raft)
 {
     bool own_durable = raft->hard_durable.term == raft->hard.term;
-    uint32_t votes = votes_granted(raft) + 1;
+    uint32_t votes = votes_granted(raft) + raft_votes(raft);
 
     if (raft->state == RAFT_PRE_CANDIDATE && votes >= raft_quorum(raft))
         campaign(raft);

@@ -49,7 +49,6 @@ struct peer {
     uint64_t level_ns; /* when it last made progress or had nothing to catch up */
     bool down;         /* its process is known to be gone, since it was heard */
     bool away;         /* raft_witness.c */
-    uint64_t asked;    /* witness: the highest index it was asked to vouch for */
     bool lost;
 
     uint64_t snapshot_index; /* PEER_SNAPSHOT: the one under way; 0: none chosen */
@@ -128,6 +127,7 @@ struct raft {
     uint64_t round_ns[RAFT_ROUNDS_MAX];
     uint64_t quorum_round;
     uint64_t quorum_round_ns;
+    uint64_t asked; /* the highest index that the witness was asked to vouch for in this term */
     uint64_t uncommitted_bytes;
     uint64_t transfer_target;
     bool transfer_sent;
@@ -234,6 +234,7 @@ void raft_election_persisted(struct raft *raft);
 int raft_on_pre_vote(struct raft *raft, const struct raft_message *message);
 int raft_on_vote(struct raft *raft, const struct raft_message *message);
 int raft_on_vote_answer(struct raft *raft, const struct raft_message *message);
+bool raft_may_stand(const struct raft *raft);
 bool raft_protects_leader(const struct raft *raft);
 void raft_transfer_advance(struct raft *raft); /* sends TIMEOUT_NOW when the target is level */
 void raft_hand_over(struct raft *raft);        /* asks the best successor to stand; no waiting */

@@ -22,6 +22,7 @@ void raft_configuration_changed(struct raft *raft)
         count++;
         if (known) {
             *peer = *known;
+            peer->away |= known->role != member->role; /* until it has shown that it is level */
             peer->role = member->role;
         } else {
             peer->id = member->id;

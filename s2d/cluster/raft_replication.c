@@ -44,6 +44,7 @@ void raft_lead(struct raft *raft)
     raft->round = raft->quorum_round = 0;
     raft->quorum_round_ns = 0;
     raft->round_wanted = true;
+    raft->asked = 0;
     raft->transfer_target = 0;
     raft->read_count = 0;
     raft->lost_count = 0;

@@ -67,15 +67,13 @@ static bool absent(const struct raft *raft, const struct peer *peer)
 
 void raft_witness_presence(struct raft *raft, struct peer *peer)
 {
-    const struct peer *witness = find_witness(raft);
-
     if (peer->role != RAFT_VOTER)
         return;
     if (peer->match >= raft->durable)
         peer->level_ns = raft->now_ns;
     if (absent(raft, peer))
         peer->away = true;
-    else if (peer->match >= raft->term_start && (!witness || peer->match >= witness->asked))
+    else if (peer->match >= raft->term_start && peer->match >= raft->asked)
         peer->away = false; /* W5 */
 }
 
@@ -99,14 +97,14 @@ void raft_witness_ask(struct raft *raft)
         return;
     if (raft->durable < raft->term_start || raft->durable <= raft->commit) /* W4 */
         return;
-    waiting = witness->match < witness->asked;
+    waiting = witness->match < raft->asked;
     if (waiting && raft->now_ns - witness->sent_ns < raft->options.heartbeat_ns)
         return;
-    if (!waiting && raft->durable <= witness->asked)
+    if (!waiting && raft->durable <= raft->asked)
         return;
-    witness->asked = raft->durable;
+    raft->asked = raft->durable;
     witness->sent_ns = raft->now_ns;
-    message.vouch.index = witness->asked;
+    message.vouch.index = raft->asked;
     raft_send(raft, witness->id, &message, 0);
 }
 
@@ -114,7 +112,7 @@ int raft_on_vouch_answer(struct raft *raft, struct peer *peer, const struct raft
 {
     if (message->vouch_answer.request_term != raft->hard.term)
         return 0;
-    if (peer->role != RAFT_WITNESS || message->vouch_answer.index > peer->asked)
+    if (peer->role != RAFT_WITNESS || message->vouch_answer.index > raft->asked)
         return -EPROTO;
     peer->heard_ns = raft->now_ns;
     if (message->vouch_answer.index > peer->match) {

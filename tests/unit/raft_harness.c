@@ -327,7 +327,9 @@ static void check_witness(struct harness *harness, const struct node *leader)
     const struct raft_hard_state *hard = &harness->nodes[harness->options.witness].disk.hard;
 
     if (harness->options.witness == 0 || !raft_leads(leader->raft) ||
-        leader->raft->configuration.count != 3 || raft_quorum(leader->raft) != 2)
+        raft_quorum(leader->raft) != 2 ||
+        raft_configuration_role(&leader->raft->configuration, harness->options.witness) !=
+            RAFT_WITNESS)
         return;
     for (uint32_t i = 0; i < leader->raft->peer_count; i++) {
         const struct peer *peer = &leader->raft->peers[i];
