@@ -1,0 +1,115 @@
+/* node: one node of a cluster, from the bus to the volumes: the only place that knows every layer.
+ * It runs the same in a daemon and in the simulator: what is given to it (the loop, the key-value
+ * store) decides. Processes around it (API, FUSE, VMs) are wired in daemon.c.
+ *
+ * A node is first nobody: it answers only the API. `create` makes it the first node of a new
+ * cluster, `join` a further one of an existing one; from then on it starts as that node. Everything
+ * else follows from the cluster database: node_reconcile() looks at what it says after each change
+ * and brings disks, vdisks and volumes into line; so every step may be interrupted and repeated.
+ *
+ * One reactor. co_ calls suspend. */
+#ifndef S2D_NODE_NODE_H
+#define S2D_NODE_NODE_H
+
+#include "s2d/base/io.h"
+#include "s2d/cluster/database.h"
+
+struct consensus;
+struct csv;
+struct kv;
+struct liveness;
+struct metrics;
+struct node;
+
+struct node_options {
+    const char *name;             /* of this node; copied */
+    const char *listen;           /* "10.83.0.1:7800" */
+    const char *folder;           /* for working files; disks are named by paths of their own */
+    struct kv *kv;                /* borrowed: identity, Raft, database */
+    uint64_t cold_start_grace_ns; /* nobody is marked stale for being late so long after a start; 0:
+                                     30 s */
+    /* The node cannot go on (its store failed): stop the process. On the loop. */
+    void (*on_fatal)(void *arg, const char *reason);
+    /* Something in the database changed; the lease was renewed until then (0: lost). On the loop;
+     * may be NULL. */
+    void (*on_change)(void *arg, const struct database_change *changes, size_t count);
+    void (*on_lease)(void *arg, uint64_t expires_ns);
+    void *arg;
+};
+
+/* Starts: as nobody, or as the node that the key-value store says. Returns 0, -EADDRINUSE, -EBADMSG
+ * (the store is damaged), -EIO, … */
+must_check int co_node_start(struct io *io, const struct node_options *options,
+                             struct node **ret_node);
+/* A clean stop: hands ownership and lease over (bounded by a few seconds), closes the volumes and
+ * the disks, leaves. handover false: just unwinds, as after a crash in the simulator. */
+void co_node_stop(struct node *node, bool handover);
+
+bool node_is_member(const struct node *node);
+uint64_t node_id(const struct node *node); /* 0: not a member */
+const char *node_name(const struct node *node);
+const struct node_options *node_options(const struct node *node);
+
+/* For those who stand on the node. NULL while it is not a member. */
+struct io *node_io(struct node *node);
+struct metrics *node_metrics(struct node *node);
+struct consensus *node_consensus(struct node *node);
+struct database *node_database(struct node *node);
+struct liveness *node_liveness(struct node *node);
+struct csv *node_csv(struct node *node);
+
+/* Proposes a command and waits until it was applied here; adds "time_ns". command: stolen.
+ * ret_result: for command_result_done(). Returns ret_result->code. */
+int co_node_propose(struct node *node, json_t *command, struct command_result *ret_result);
+
+/* ---- what administrators do. On a refusal ret_message says what, why, what to do ---- */
+
+struct node_message {
+    char text[512];
+};
+
+/* s2d cluster create. vm_restart_delay_ms 0: the default. */
+int co_node_create_cluster(struct node *node, const char *name, struct node_message *ret_message);
+/* s2d cluster token: ret_token is handed to the new node's administrator; good once, for an hour.
+ */
+#define TOKEN_TEXT_MAX 128
+int co_node_make_token(struct node *node, char ret_token[TOKEN_TEXT_MAX],
+                       struct node_message *ret_message);
+/* s2d cluster join. */
+int co_node_join(struct node *node, const char *address, const char *token,
+                 struct node_message *ret_message);
+/* s2d disk claim, on this node. role: NULL: capacity. ret_disk: its id. */
+int co_node_claim_disk(struct node *node, const char *path, const char *role, uint64_t *ret_disk,
+                       struct node_message *ret_message);
+/* s2d volume create: returns when it is online. owner 0: this node. */
+int co_node_create_volume(struct node *node, const char *name, uint64_t size_bytes,
+                          const char *resiliency, bool thin, uint64_t owner,
+                          struct node_message *ret_message);
+/* s2d volume move. */
+int co_node_move_volume(struct node *node, uint64_t volume, uint64_t to,
+                        struct node_message *ret_message);
+
+/* ---- what is going on, for the API ---- */
+
+struct node_volume_status {
+    bool owned;          /* by this node, in this process */
+    bool serving;        /* mounted */
+    const char *waiting; /* what it waits for, in words; NULL: nothing */
+    uint32_t slabs_waiting, stale_disks, catching_disks;
+    uint64_t compare_blocks, copied_blocks, healed_blocks, lost_blocks;
+    uint64_t reads, writes, read_bytes, written_bytes;
+    uint64_t free_bytes, total_bytes; /* of the file system; 0 when it is not mounted here */
+};
+/* Returns 0, -ENOENT. */
+int co_node_volume_status(struct node *node, uint64_t volume,
+                          struct node_volume_status *ret_status);
+
+struct node_disk_status {
+    bool open;
+    char reason[256]; /* why not */
+    uint64_t log_bytes, log_used_bytes, dirty_blocks, verify_errors, healed_blocks;
+};
+/* Of a disk of this node. Returns 0, -ENOENT. */
+int node_disk_status(struct node *node, uint64_t disk, struct node_disk_status *ret_status);
+
+#endif
