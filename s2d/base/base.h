@@ -58,6 +58,12 @@ static inline void freep(void *pointer)
 #define BLOCK_SIZE 4096u
 #define BLOCK_SHIFT 12
 
+/* A deadline that far from now; "for ever" (UINT64_MAX) stays so. */
+static inline uint64_t deadline_after(uint64_t now_ns, uint64_t duration_ns)
+{
+    return duration_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + duration_ns;
+}
+
 /* A doubly linked list through a member of its elements; an empty head points to itself. */
 struct list {
     struct list *next, *prev;

@@ -135,7 +135,7 @@ int co_sleep_ns(uint64_t duration_ns)
     int r;
 
     co_cond_init(&never);
-    r = co_cond_wait_until(&never, io_now_ns(co_io(co_self())) + duration_ns);
+    r = co_cond_wait_until(&never, deadline_after(io_now_ns(co_io(co_self())), duration_ns));
     return r == -ETIMEDOUT ? 0 : r;
 }
 

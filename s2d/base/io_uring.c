@@ -918,7 +918,7 @@ static int co_connect_fd(struct io *io, int fd, const union socket_address *addr
     if (r < 0)
         return r;
     io_timer_init(&timer, connect_expired, &timeout);
-    io_timer_arm(io, &timer, io_now_ns(io) + timeout_ns);
+    io_timer_arm(io, &timer, deadline_after(io_now_ns(io), timeout_ns));
     sqe = next_sqe(uring_of(io));
     io_uring_prep_connect(sqe, fd, &address->any, length);
     io_uring_sqe_set_data(sqe, &timeout.waiting.op);
