@@ -78,7 +78,8 @@ struct bus_options {
                                      under way; 0: 64 MiB */
     struct metrics *metrics;      /* may be NULL; outlives the bus */
 
-    /* The key of a guest (a node that joins): writes it and returns 0, or -ENOENT. NULL: none. */
+    /* The key of a guest (a node that joins): writes it and returns 0, or -ENOENT. Must not
+     * suspend. NULL: none. */
     int (*find_key)(void *arg, const uint8_t key_id[BUS_KEY_ID_BYTES],
                     uint8_t ret_key[BUS_KEY_BYTES]);
 
@@ -134,7 +135,8 @@ enum bus_flags {
  * sent from its place, and must stay until sent(arg) (called exactly once, on the loop, never from
  * inside bus_send(), also when the connection breaks; NULL with copied data is fine). Returns 0, or
  * (sent() is not called) -ENOTCONN, -EMSGSIZE, -ENOBUFS (more than 16 MiB queued for a peer that
- * does not read), -ENOMEM, -EAGAIN (BUS_DATA: no credit was taken on this connection). */
+ * does not read), -ENOMEM, -EAGAIN (BUS_DATA: no credit was taken on this connection). Credit is
+ * spent by success only. */
 struct bus_send {
     uint64_t to;
     enum bus_channel channel;
