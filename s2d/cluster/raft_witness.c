@@ -12,6 +12,9 @@
  *      entry of this term and everything that the witness was asked for: or that voter could not
  * win, and the death of one node would stop the cluster.
  *
+ *  W6  It asks only for what a full voter of the present configuration holds: itself, unless it is
+ * being removed.
+ *
  * A witness on a share, which cannot run a process, is this same code run by whoever can reach the
  * share: load the four numbers, feed one message, and send the answer only if a compare-and-set of
  * the four succeeds. */
@@ -86,23 +89,39 @@ static bool needed(const struct raft *raft)
     return present < raft_quorum(raft);
 }
 
+/* W6: up to where a full voter of the present configuration holds the log durably: this node,
+ * unless it is being removed. The witness must never vouch for what only a node without a vote has:
+ * nobody could win any more. */
+static uint64_t held_by_a_voter(const struct raft *raft)
+{
+    uint64_t held = 0;
+
+    if (raft_votes(raft))
+        return raft->durable;
+    for (uint32_t i = 0; i < raft->peer_count; i++)
+        if (raft->peers[i].role == RAFT_VOTER && !raft->peers[i].lost)
+            held = MAX(held, raft->peers[i].match);
+    return MIN(held, raft->durable);
+}
+
 /* One request at a time; the next one takes all that became durable meanwhile. */
 void raft_witness_ask(struct raft *raft)
 {
     struct peer *witness = find_witness(raft);
     struct raft_message message = {.type = RAFT_VOUCH};
+    uint64_t held = held_by_a_voter(raft);
     bool waiting;
 
     if (!witness || !needed(raft))
         return;
-    if (raft->durable < raft->term_start || raft->durable <= raft->commit) /* W4 */
+    if (held < raft->term_start || held <= raft->commit) /* W4 */
         return;
     waiting = witness->match < raft->asked;
     if (waiting && raft->now_ns - witness->sent_ns < raft->options.heartbeat_ns)
         return;
-    if (!waiting && raft->durable <= raft->asked)
+    if (!waiting && held <= raft->asked)
         return;
-    raft->asked = raft->durable;
+    raft->asked = MAX(raft->asked, held);
     witness->sent_ns = raft->now_ns;
     message.vouch.index = raft->asked;
     raft_send(raft, witness->id, &message, 0);

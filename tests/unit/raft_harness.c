@@ -326,8 +326,9 @@ static void check_witness(struct harness *harness, const struct node *leader)
 {
     const struct raft_hard_state *hard = &harness->nodes[harness->options.witness].disk.hard;
 
-    if (harness->options.witness == 0 || !raft_leads(leader->raft) ||
-        raft_quorum(leader->raft) != 2 ||
+    if (harness->options.witness == 0 || !raft_leads(leader->raft) || !raft_votes(leader->raft))
+        return;
+    if (raft_configuration_votes(&leader->raft->configuration) != 3 ||
         raft_configuration_role(&leader->raft->configuration, harness->options.witness) !=
             RAFT_WITNESS)
         return;
@@ -619,6 +620,31 @@ static void pump(struct harness *harness, struct node *node)
 
 /* ---- Events ---- */
 
+static void trace_message(const struct harness *harness, const struct raft_message *message)
+{
+    uint64_t a = 0, b = 0, c = 0;
+
+    if (message->type == RAFT_APPEND) {
+        a = message->append.prev_index;
+        b = message->append.entry_count;
+        c = message->append.commit;
+    } else if (message->type == RAFT_APPEND_ANSWER) {
+        a = message->append_answer.accepted;
+        b = message->append_answer.index;
+        c = message->append_answer.hint_index;
+    } else if (message->type == RAFT_VOTE || message->type == RAFT_PRE_VOTE) {
+        a = message->vote.last_term;
+        b = message->vote.last_index;
+    } else if (message->type == RAFT_VOTE_ANSWER || message->type == RAFT_PRE_VOTE_ANSWER) {
+        a = message->vote_answer.granted;
+    } else if (message->type == RAFT_VOUCH || message->type == RAFT_VOUCH_ANSWER) {
+        a = message->type == RAFT_VOUCH ? message->vouch.index : message->vouch_answer.index;
+    }
+    trace(harness,
+          "%" PRIu64 " → %" PRIu64 " %s, term %" PRIu64 ": %" PRIu64 " %" PRIu64 " %" PRIu64,
+          message->from, message->to, raft_message_name(message->type), message->term, a, b, c);
+}
+
 static void deliver(struct harness *harness, unsigned at)
 {
     struct flight packet = harness->packets[at];
@@ -633,8 +659,7 @@ static void deliver(struct harness *harness, unsigned at)
         return;
     r = raft_message_decode(bytes, packet.size, entries, &message);
     if (r == 0) {
-        trace(harness, "%" PRIu64 " → %" PRIu64 " %s, term %" PRIu64, packet.from, packet.to,
-              raft_message_name(message.type), message.term);
+        trace_message(harness, &message);
         harness->messages[message.type]++;
         r = raft_receive(node->raft, node_clock(harness, node), &message);
     }
