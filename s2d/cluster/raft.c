@@ -50,7 +50,11 @@ static int options_complete(struct raft_options *options)
     default_to(&options->log_bytes_max, LOG_BYTES_MAX);
     default_to(&options->applied, options->base.index);
 
+    if (options->message_entries == 0)
+        options->message_entries = RAFT_MESSAGE_ENTRIES_MAX;
     if (options->id == 0 || !options->random)
+        return -EINVAL;
+    if (options->message_entries > RAFT_MESSAGE_ENTRIES_MAX)
         return -EINVAL;
     if (options->election_timeout_max_ns < options->election_timeout_min_ns)
         return -EINVAL;

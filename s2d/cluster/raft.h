@@ -64,6 +64,8 @@ struct raft_options {
     uint64_t
         log_bytes_max; /* [256 MiB] payloads in the log; above, proposals get -EAGAIN: compact */
 
+    uint32_t message_entries; /* [RAFT_MESSAGE_ENTRIES_MAX] entries in one append message, at most */
+
     uint64_t (*random)(void *arg); /* spreads election time-outs; required */
     void *random_arg;
 

@@ -57,7 +57,7 @@ static uint32_t gather(const struct raft *raft, const struct peer *peer,
     uint64_t bytes = 0;
     uint32_t count = 0;
 
-    while (count < RAFT_MESSAGE_ENTRIES_MAX && peer->next + count <= raft_last(raft)) {
+    while (count < raft->options.message_entries && peer->next + count <= raft_last(raft)) {
         const struct raft_entry *entry = raft_log_entry(&raft->log, peer->next + count);
 
         bytes += entry->size;
@@ -82,6 +82,9 @@ static bool send_append(struct raft *raft, struct peer *peer)
         return false;
     }
     count = gather(raft, peer, entries);
+    if (peer->mode == PEER_PROBE &&
+        (planted(raft, RAFT_ACK_LAST_STORED) || planted(raft, RAFT_COMMIT_LAST_STORED)))
+        count = 0; /* as libraft probes: ours bring the entry that cuts a leftover suffix off */
     message.append.request = peer->request = ++raft->request;
     message.append.prev_index = prev;
     message.append.prev_term = raft_log_term(&raft->log, prev);

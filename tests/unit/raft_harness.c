@@ -790,10 +790,13 @@ static bool leads(struct harness *harness, uint64_t id)
 bool harness_elect(struct harness *harness, uint64_t id)
 {
     harness_run(harness, 1);
-    for (unsigned i = 1; i <= harness->options.nodes; i++)
-        if (harness->nodes[i].raft)
-            harness->nodes[i].raft->election_deadline_ns +=
-                i == id ? 0 : 5 * SEC; /* who else is up for it waits */
+    for (unsigned i = 1; i <= harness->options.nodes; i++) {
+        const struct node *node = &harness->nodes[i];
+
+        if (node->raft && !raft_leads(node->raft))
+            node->raft->election_deadline_ns =
+                node_clock(harness, node) + (i == id ? 700 * MS : 5 * SEC);
+    }
     return harness_run_until(harness, 4 * SEC, leads, id);
 }
 
@@ -806,6 +809,7 @@ static void start(struct harness *harness, struct node *node)
         .witness = node->id == harness->options.witness,
         .trailing_entries =
             harness->options.trailing_entries ? harness->options.trailing_entries : 5,
+        .message_entries = harness->options.message_entries,
         .random = random_next,
         .random_arg = harness,
         .hard_state = node->disk.hard,

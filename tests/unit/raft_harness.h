@@ -42,6 +42,7 @@ struct harness_options {
     uint64_t witness;
     struct raft_configuration configuration;
     unsigned mutation;
+    uint32_t message_entries;  /* 0: the usual */
     uint64_t trailing_entries; /* 0: 5 */
     uint64_t compact_every;    /* applied entries; 0: never */
     bool trace;                /* print each event */

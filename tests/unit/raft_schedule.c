@@ -18,6 +18,7 @@ static const struct kind {
     {"three voters, changes", 3, 0, 6, 0, true},
     {"two voters and a witness, changes", 2, 0, 5, 5, true},
     {"one voter, changes", 1, 0, 4, 0, true},
+    {"four voters, changes", 4, 0, 5, 0, true},
     {"four voters and a witness", 4, 0, 5, 5, false},
     {"three voters and a learner", 3, 1, 4, 0, false},
 };
@@ -200,6 +201,7 @@ static struct harness *make_harness(uint64_t seed, const struct kind *kind, unsi
         .witness = kind->witness,
         .mutation = mutation,
         .compact_every = seed / ARRAY_SIZE(kinds) % 2 == 0 ? 12 : 0,
+        .message_entries = seed / ARRAY_SIZE(kinds) % 3, /* 0: many */
         .trace = trace,
     };
     int r = 0;

@@ -1,7 +1,7 @@
 /* The Raft core: each promise of raft.h by itself. Two ways to ask: `solo` is one node under a
  * microscope, its peers' messages written by hand; the harness is a whole cluster whose every step
  * is checked (raft_harness.h). */
-#include "tests/unit/raft_harness.h"
+#include "tests/unit/raft_scenario.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -228,48 +228,34 @@ static void solo_lead(struct solo *solo)
 
 /* ---- Safety, one rule each ---- */
 
-/* What libraft 0.15 got wrong (lore/probes/raftbug.c): a follower with a leftover suffix
- * acknowledged its last index, and the leader counted entries that the follower did not have. */
 static void raftbug(void **state)
 {
-    struct harness_options options = {.seed = 1, .nodes = 3, .configuration = voters(3)};
-    cleanup(harness_freep) struct harness *harness = harness_new(&options);
-    uint64_t index = 0, commit;
+    struct scenario_result result;
 
     (void)state;
-    assert_true(harness_elect(harness, 1));
-    harness_run(harness, SEC);
-    harness_isolate(harness, 1, true);
-    for (uint64_t value = 100; value < 110; value++) /* never leave node 1 */
-        assert_int_equal(harness_propose(harness, 1, value, &index), 0);
-    assert_true(harness_elect(harness, 2)); /* with the vote of 3 */
-    harness_run(harness, SEC);
-
-    harness_isolate(harness, 1, false); /* 1 can be reached again, 3 cannot; 1's disk hangs */
-    harness_cut_both(harness, 2, 3, true);
-    harness_cut_both(harness, 1, 3, true);
-    harness_disk(harness, 1, 900 * MS);
-    commit = harness_raft(harness, 2)->commit;
-    for (uint64_t value = 200; value < 203; value++)
-        assert_int_equal(harness_propose(harness, 2, value, &index), 0);
-    harness_run(harness, 700 * MS);
-    assert_int_equal(harness_raft(harness, 2)->commit, commit); /* nobody else holds them yet */
-
-    harness_crash(harness, 2, false);
-    harness_crash(harness, 1, false); /* what it was writing is gone too */
-    harness_heal(harness);
-    harness_disk(harness, 1, 0);
-    harness_restart(harness, 1);
-    harness_run(harness, 4 * SEC);
-    harness_restart(harness, 2);
-    harness_run(harness, 4 * SEC);
-    assert_int_equal(harness_propose(harness, harness_leader(harness), 300, &index), 0);
-    harness_run(harness, SEC);
-    assert_null(harness_violation(harness));
-    assert_true(harness_applied_everywhere(harness, index));
+    scenario_raftbug(RAFT_RIGHT, &result);
+    assert_string_equal(result.violation, "");
 }
 
-/* The same by hand: an acknowledgement covers prev + n of its own request, whatever else lies in
+static void figure_8(void **state)
+{
+    struct scenario_result result;
+
+    (void)state;
+    scenario_figure_8(RAFT_RIGHT, &result);
+    assert_string_equal(result.violation, "");
+}
+
+static void two_leaders_do_not_both_change_the_membership(void **state)
+{
+    struct scenario_result result;
+
+    (void)state;
+    scenario_two_changes(RAFT_RIGHT, &result);
+    assert_string_equal(result.violation, "");
+}
+
+/* Raftbug by hand: an acknowledgement covers prev + n of its own request, whatever else lies in
  * the log. */
 static void follower_acknowledges_only_what_was_compared(void **state)
 {
@@ -1239,6 +1225,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(raftbug),
+        cmocka_unit_test(figure_8),
+        cmocka_unit_test(two_leaders_do_not_both_change_the_membership),
         cmocka_unit_test(follower_acknowledges_only_what_was_compared),
         cmocka_unit_test(follower_truncates_what_contradicts),
         cmocka_unit_test(truncation_overtakes_a_write),
