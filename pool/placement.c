@@ -66,6 +66,8 @@ static bool is_better(const struct placement_disk *a, const struct placement_dis
     unsigned __int128 a_share = (unsigned __int128)a->used * b->extents;
     unsigned __int128 b_share = (unsigned __int128)b->used * a->extents;
 
+    if (a->away != b->away)
+        return b->away;
     if (a_near != b_near)
         return a_near;
     if (a_share != b_share)

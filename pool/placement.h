@@ -23,6 +23,7 @@ struct placement_disk {
     struct fault_path path;
     uint64_t extents; /* that can hold data */
     uint64_t used;    /* of these; extents named by earlier answers included */
+    bool away;        /* its node is down: better than no column at all, worse than any other */
 };
 
 struct placement_request {

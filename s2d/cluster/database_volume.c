@@ -2,8 +2,8 @@
  *
  * Every verb that changes an owner or an in-sync set names the epoch it was decided in, is void in
  * any other (-ESTALE), and raises the epoch by one. The last in-sync column of a slab is never
- * marked stale. New slabs change nothing that exists: their columns are born in-sync (all zeros),
- * and raise no epoch. */
+ * marked stale. New slabs change nothing that exists and raise no epoch: their columns are born
+ * in-sync (all zeros), or stale where the node is down. */
 #include <stdio.h>
 
 #include "s2d/cluster/database_internal.h"
@@ -177,12 +177,21 @@ static void check_new_column(struct command *command, const struct slab_record *
     }
 }
 
+static bool node_of_disk_is_down(const struct database *database, uint64_t id)
+{
+    const struct disk_record *disk = database_find(database, TABLE_DISK, id);
+    const struct node_record *node = disk ? database_find(database, TABLE_NODE, disk->node) : NULL;
+
+    return !node || node->state == NODE_DOWN;
+}
+
 /* One element of slab.add's list: {number, columns: [{disk, extent}]}. NULL: refused. */
 static struct slab_record *parse_slab(struct command *command, const struct vdisk_record *vdisk,
                                       const json_t *json)
 {
     uint64_t number = (uint64_t)json_integer_value(json_object_get(json, "number"));
     struct slab_record *slab = record_new(TABLE_SLAB, slab_id(vdisk->base.id, number));
+    bool in_sync = false;
 
     if (!slab)
         abort();
@@ -199,9 +208,14 @@ static struct slab_record *parse_slab(struct command *command, const struct vdis
     for (uint64_t i = 0; i < slab->column_count; i++) {
         check_new_column(command, slab, i);
         slab->columns[i].generation = command->index; /* I10 */
-        slab->columns[i].state = COLUMN_RECORD_IN_SYNC;
-        slab->columns[i].stale_epoch = 0;
+        slab->columns[i].state = node_of_disk_is_down(command->database, slab->columns[i].disk)
+                                     ? COLUMN_RECORD_STALE
+                                     : COLUMN_RECORD_IN_SYNC;
+        slab->columns[i].stale_epoch = 0; /* a stale one is new: all of it is to be copied */
+        in_sync |= slab->columns[i].state == COLUMN_RECORD_IN_SYNC;
     }
+    if (!in_sync)
+        command_refuse(command, -EAGAIN, "every node of the placement is down");
     return slab;
 }
 

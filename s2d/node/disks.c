@@ -1,0 +1,432 @@
+/* This node's disks, from claim to store, and the column stores of everybody's disks: local ones by
+ * direct call, others over the bus. */
+#include <stdio.h>
+
+#include "cache-tier/store.h"
+#include "pool/disk.h"
+#include "resiliency/column_local.h"
+#include "resiliency/store_client.h"
+#include "resiliency/store_server.h"
+#include "s2d/node/node_internal.h"
+
+struct node_disk { /* of this node */
+    struct list node;
+    struct node *owner_node;
+    uint64_t id;
+    char name[NAME_MAX_BYTES];
+    char reason[256]; /* why it is not open; "" when it is */
+    struct disk *disk;
+    struct store *store;
+    struct column_store *column;
+    bool failed; /* the medium failed: it is told to the cluster, and not opened again in this life
+                  */
+    bool told;   /* of the failure */
+    bool damaged_log; /* found at the start: all its columns are stale before anybody may use it */
+};
+
+struct peer_disk { /* of another node */
+    struct list node;
+    uint64_t id;
+    struct column_store *column;
+};
+
+static struct node_disk *find_disk(struct node *node, uint64_t id)
+{
+    list_for_each (entry, &node->disks) {
+        struct node_disk *disk = list_entry(entry, struct node_disk, node);
+
+        if (disk->id == id)
+            return disk;
+    }
+    return NULL;
+}
+
+/* ---- column stores for the mirrors ---- */
+
+static struct column_store *peer_column(struct node *node, uint64_t on_node, uint64_t id)
+{
+    struct peer_disk *disk;
+
+    list_for_each (entry, &node->peer_disks) {
+        disk = list_entry(entry, struct peer_disk, node);
+        if (disk->id == id)
+            return disk->column;
+    }
+    disk = calloc(1, sizeof(*disk));
+    if (!disk || store_client_new(node->io, node->bus, on_node, id, &disk->column) < 0) {
+        free(disk);
+        return NULL;
+    }
+    disk->id = id;
+    list_push_back(&node->peer_disks, &disk->node);
+    return disk->column;
+}
+
+struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t id)
+{
+    struct node_disk *disk;
+
+    if (on_node == 0)
+        return NULL;
+    if (on_node != node->identity.node)
+        return peer_column(node, on_node, id);
+    disk = find_disk(node, id);
+    return disk && !disk->failed ? disk->column : NULL;
+}
+
+/* ---- failures ---- */
+
+/* On the loop: an event, never an abort. The cluster is told by the next reconciling pass. */
+static void disk_error(void *arg, int error)
+{
+    struct node_disk *disk = arg;
+
+    if (disk->failed || error == -ECANCELED)
+        return;
+    disk->failed = true;
+    snprintf(disk->reason, sizeof(disk->reason), "the medium failed: %s", strerror(-error));
+    log_error(disk->owner_node->io, "disks", "a disk failed; its columns are given up",
+              "disk=%s error=%s", disk->name, strerror(-error));
+    node_reconcile_soon(disk->owner_node);
+}
+
+static void co_tell_failed(struct node *node, struct node_disk *disk, bool keeps_serving)
+{
+    struct command_result result;
+
+    if (co_node_propose(node,
+                        json_pack("{s:s,s:I,s:s,s:b}", "verb", "disk.failed", "disk",
+                                  (json_int_t)disk->id, "reason", disk->reason, "keeps_serving",
+                                  keeps_serving),
+                        &result) == 0)
+        disk->told = true;
+    command_result_done(&result);
+}
+
+/* ---- opening ---- */
+
+static int co_open_store(struct node *node, struct node_disk *disk, const char *path)
+{
+    struct store_options options = {.metrics = node->metrics, .name = disk->name};
+    struct disk_message message = {{0}};
+    struct disk_uuid cluster;
+    int r;
+
+    memcpy(cluster.bytes, node->identity.cluster, sizeof(cluster.bytes));
+    r = co_disk_open(node->io, path, &cluster, &message, &disk->disk);
+    if (r < 0) {
+        snprintf(disk->reason, sizeof(disk->reason), "%.255s",
+                 message.text[0] ? message.text : strerror(-r));
+        return r;
+    }
+    if (disk_identity(disk->disk)->disk_id != disk->id) {
+        snprintf(disk->reason, sizeof(disk->reason), "another disk of this cluster is at %.200s",
+                 path);
+        return -ENODEV;
+    }
+    r = co_store_open(node->io, disk->disk, &options, &disk->store);
+    if (r == 0)
+        r = column_local_new(node->io, disk->store, node->identity.node, disk->id, &disk->column);
+    if (r < 0)
+        snprintf(disk->reason, sizeof(disk->reason), "its store cannot be opened: %s",
+                 strerror(-r));
+    return r;
+}
+
+static void co_close_disk(struct node *node, struct node_disk *disk)
+{
+    if (disk->store)
+        co_store_server_remove(node->store_server, disk->id);
+    co_column_local_free(take_ptr(disk->column));
+    if (disk->store)
+        co_store_close(take_ptr(disk->store));
+    disk_close(take_ptr(disk->disk));
+}
+
+/* A damaged log means that writes that were acknowledged may be gone from here: nobody may read
+ * this disk as a source before its columns are stale in the database (I9). */
+static int co_serve_disk(struct node *node, struct node_disk *disk)
+{
+    if (store_health(disk->store)->log_damaged && !disk->told) {
+        snprintf(disk->reason, sizeof(disk->reason),
+                 "its log was damaged; what it holds is checked against the other copies");
+        co_tell_failed(node, disk, true);
+        if (!disk->told)
+            return -EAGAIN;
+    }
+    disk->reason[0] = '\0';
+    store_set_error_handler(disk->store, disk_error, disk);
+    return store_server_add(node->store_server, disk->id, disk->store);
+}
+
+static struct node_disk *co_open_disk(struct node *node, const struct disk_record *record)
+{
+    struct node_disk *disk = calloc(1, sizeof(*disk));
+    char path[PATH_MAX_BYTES];
+    int r;
+
+    if (!disk)
+        return NULL;
+    disk->owner_node = node;
+    disk->id = record->base.id;
+    snprintf(disk->name, sizeof(disk->name), "%s", record->name);
+    snprintf(path, sizeof(path), "%s", record->path); /* the record may change while we suspend */
+    r = co_open_store(node, disk, path);
+    if (r < 0) {
+        co_close_disk(node, disk);
+        log_error(node->io, "disks", "a disk cannot be opened", "disk=%s path=%s reason=\"%s\"",
+                  disk->name, path, disk->reason);
+        disk->failed = r != -ECANCELED;
+    }
+    list_push_back(&node->disks, &disk->node);
+    return disk;
+}
+
+static bool is_to_be_open(const struct node *node, const struct disk_record *disk)
+{
+    return disk->node == node->identity.node && disk->extents > 0 && disk->state != DISK_RETIRED;
+}
+
+int co_node_disks_start(struct node *node)
+{
+    const struct disk_record *record;
+
+    for (size_t i = 0; (record = database_at(consensus_database(node->consensus), TABLE_DISK, i));
+         i++) {
+        struct node_disk *disk;
+
+        if (!is_to_be_open(node, record) || find_disk(node, record->base.id))
+            continue;
+        disk = co_open_disk(node, record);
+        if (disk && disk->store && !store_health(disk->store)->log_damaged &&
+            co_serve_disk(node, disk) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+void co_node_reconcile_disks(struct node *node)
+{
+    const struct disk_record *record;
+
+    for (size_t i = 0; (record = database_at(consensus_database(node->consensus), TABLE_DISK, i));
+         i++) {
+        struct node_disk *disk = find_disk(node, record->base.id);
+
+        if (node->stopping)
+            return;
+        if (!is_to_be_open(node, record))
+            continue;
+        if (!disk)
+            disk = co_open_disk(node, record);
+        if (!disk)
+            return;
+        if (disk->failed && !disk->told)
+            co_tell_failed(node, disk, false);
+        else if (disk->store && !disk->failed && !store_server_has(node->store_server, disk->id) &&
+                 co_serve_disk(node, disk) < 0)
+            log_warn(node->io, "disks", "a disk is not served yet", "disk=%s", disk->name);
+    }
+}
+
+void co_node_disks_stop(struct node *node)
+{
+    struct list *entry;
+
+    while ((entry = list_pop_front(&node->disks))) {
+        struct node_disk *disk = list_entry(entry, struct node_disk, node);
+
+        co_close_disk(node, disk);
+        free(disk);
+    }
+    while ((entry = list_pop_front(&node->peer_disks))) {
+        struct peer_disk *disk = list_entry(entry, struct peer_disk, node);
+
+        co_store_client_free(disk->column);
+        free(disk);
+    }
+}
+
+/* ---- claiming ---- */
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
+/* What kind of disk is at path. */
+static int co_look(struct node *node, const char *path, uint64_t *ret_size,
+                   enum disk_media *ret_media)
+{
+    struct io_file *file;
+    const struct io_file_info *info;
+    int r;
+
+    r = co_io_open(node->io, path, IO_OPEN_READ_ONLY, &file);
+    if (r < 0)
+        return r;
+    info = io_file_info(file);
+    *ret_size = info->size_bytes;
+    *ret_media = info->is_rotational ? DISK_HDD : DISK_SSD;
+    /* files of a development cluster tell by their names what they stand for */
+    if (!info->is_block_device && strncmp(base_name(path), "hdd", 3) == 0)
+        *ret_media = DISK_HDD;
+    if (strncmp(base_name(path), "nvme", 4) == 0)
+        *ret_media = DISK_NVME;
+    io_file_close(file);
+    return 0;
+}
+
+static void random_uuid(struct io *io, char text[DISK_UUID_TEXT])
+{
+    struct disk_uuid uuid;
+
+    for (size_t i = 0; i < sizeof(uuid.bytes); i++)
+        uuid.bytes[i] = io_random(io);
+    uuid.bytes[6] = (uuid.bytes[6] & 0x0f) | 0x40;
+    uuid.bytes[8] = (uuid.bytes[8] & 0x3f) | 0x80;
+    disk_uuid_format(uuid, text);
+}
+
+/* A place in the database for it: an id, or that of a claim that was interrupted. */
+static int co_reserve(struct node *node, const char *path, const char *role, uint64_t size_bytes,
+                      enum disk_media media, uint64_t *ret_id, struct node_message *message)
+{
+    const struct disk_record *old =
+        database_disk_of(consensus_database(node->consensus), node->identity.node, base_name(path));
+    struct command_result result;
+    char uuid[DISK_UUID_TEXT];
+    int r;
+
+    if (old && old->extents > 0) {
+        node_say(message, "disk %s of this node is in the pool already", old->name);
+        return -EALREADY;
+    }
+    random_uuid(node->io, uuid);
+    r = co_node_propose(node,
+                        json_pack("{s:s,s:I,s:s,s:s,s:s,s:s,s:s,s:I}", "verb", "disk.claim", "node",
+                                  (json_int_t)node->identity.node, "name", base_name(path), "path",
+                                  path, "uuid", old ? old->uuid : uuid, "role", role, "media",
+                                  disk_media_name(media), "size_bytes", (json_int_t)size_bytes),
+                        &result);
+    *ret_id = (uint64_t)json_integer_value(json_object_get(result.reply, "disk"));
+    node_explain(&result, message);
+    command_result_done(&result);
+    return r;
+}
+
+/* Whether the disk at path is the one that an interrupted claim of ours has formatted. */
+static bool co_is_ours(struct node *node, const char *path, const struct disk_uuid *cluster,
+                       uint64_t id)
+{
+    struct disk *disk;
+    bool same;
+
+    if (co_disk_open(node->io, path, cluster, NULL, &disk) < 0)
+        return false;
+    same = disk_identity(disk)->disk_id == id;
+    disk_close(disk);
+    return same;
+}
+
+static int co_ready(struct node *node, uint64_t id, const char *path, struct node_message *message)
+{
+    struct disk_message disk_message = {{0}};
+    struct disk_uuid cluster;
+    struct command_result result;
+    struct disk *disk;
+    int r;
+
+    memcpy(cluster.bytes, node->identity.cluster, sizeof(cluster.bytes));
+    r = co_disk_open(node->io, path, &cluster, &disk_message, &disk);
+    if (r < 0) {
+        node_say(message, "%s", disk_message.text);
+        return r;
+    }
+    r = co_node_propose(node,
+                        json_pack("{s:s,s:I,s:I,s:I}", "verb", "disk.ready", "disk", (json_int_t)id,
+                                  "extents", (json_int_t)disk_geometry(disk)->extent_count,
+                                  "log_bytes", (json_int_t)disk_geometry(disk)->log_bytes),
+                        &result);
+    disk_close(disk); /* the reconciling pass opens it for good */
+    node_explain(&result, message);
+    command_result_done(&result);
+    return r;
+}
+
+int co_node_claim_disk(struct node *node, const char *path, const char *role, uint64_t *ret_disk,
+                       struct node_message *ret_message)
+{
+    const struct cluster_record *cluster =
+        node->member ? database_cluster(node_database(node)) : NULL;
+    struct disk_message disk_message = {{0}};
+    struct disk_claim claim = {.role = DISK_CAPACITY};
+    uint64_t size_bytes, deadline_ns;
+    struct node_disk *disk;
+    int r;
+
+    if (!cluster || !cluster->extent_bytes) {
+        node_say(ret_message, "there is no pool yet: 's2d pool create' makes it");
+        return -ENOENT;
+    }
+    if (role && strcmp(role, "capacity") != 0) {
+        node_say(ret_message,
+                 "this version has no separate cache disks yet: claim it for capacity");
+        return -EOPNOTSUPP;
+    }
+    r = co_look(node, path, &size_bytes, &claim.media);
+    if (r < 0) {
+        node_say(ret_message, "%s cannot be opened: %s", path, strerror(-r));
+        return r;
+    }
+    r = co_reserve(node, path, "capacity", size_bytes, claim.media, &claim.disk_id, ret_message);
+    if (r < 0)
+        return r;
+    memcpy(claim.cluster.bytes, node->identity.cluster, sizeof(claim.cluster.bytes));
+    claim.extent_bytes = cluster->extent_bytes;
+    r = co_disk_claim(node->io, path, &claim, &disk_message);
+    if (r == -EALREADY && co_is_ours(node, path, &claim.cluster, claim.disk_id))
+        r = 0;
+    if (r < 0) {
+        node_say(ret_message, "%s", disk_message.text[0] ? disk_message.text : strerror(-r));
+        return r;
+    }
+    r = co_ready(node, claim.disk_id, path, ret_message);
+    deadline_ns = io_now_ns(node->io) + 30 * SEC;
+    while (r == 0) {
+        disk = find_disk(node, claim.disk_id);
+        if (disk && store_server_has(node->store_server, claim.disk_id))
+            break;
+        if (disk && disk->failed) {
+            node_say(ret_message, "%s", disk->reason);
+            return -EIO;
+        }
+        node_reconcile_soon(node);
+        r = co_cond_wait_until(&node->changed, deadline_ns);
+    }
+    *ret_disk = claim.disk_id;
+    return r;
+}
+
+int node_disk_status(struct node *node, uint64_t id, struct node_disk_status *ret_status)
+{
+    struct node_disk *disk = find_disk(node, id);
+    struct store_stats stats;
+
+    *ret_status = (struct node_disk_status){0};
+    if (!disk)
+        return -ENOENT;
+    ret_status->open = disk->store != NULL && !disk->failed;
+    snprintf(ret_status->reason, sizeof(ret_status->reason), "%s", disk->reason);
+    if (disk->store) {
+        stats = store_stats(disk->store);
+        ret_status->log_bytes = stats.log_bytes;
+        ret_status->log_used_bytes = stats.log_used_bytes;
+        ret_status->dirty_blocks = stats.dirty_blocks;
+        ret_status->verify_errors = stats.verify_errors;
+        ret_status->healed_blocks = stats.healed_blocks;
+    }
+    return 0;
+}

@@ -1,0 +1,113 @@
+/* What the parts of the node share. Only s2d/node's own files include this.
+ *
+ *   node.c        life: identity, start, stop, what the layers call back, the reconciling coroutine
+ *   membership.c  create, token, join; peers and Raft's members
+ *   disks.c       this node's disks and stores; the column stores of everybody's disks
+ *   volumes.c     which vdisks this node owns: mirror, file system, exports; slabs on demand
+ *   failover.c    what only the leader does: nodes down, new owners, members of Raft, deleted
+ * volumes */
+#ifndef S2D_NODE_NODE_INTERNAL_H
+#define S2D_NODE_NODE_INTERNAL_H
+
+#include "s2d/base/buffer.h"
+#include "s2d/base/co.h"
+#include "s2d/base/log.h"
+#include "s2d/base/metrics.h"
+#include "s2d/bus/bus.h"
+#include "s2d/bus/message_types.h"
+#include "s2d/cluster/consensus.h"
+#include "s2d/cluster/liveness.h"
+#include "s2d/node/node.h"
+
+#define PROPOSE_NS (10 * SEC)
+#define RECONCILE_NS SEC /* looked at again so often even if nothing was heard */
+#define KEY_BYTES 32
+
+struct node_identity { /* kept in the key-value store */
+    uint64_t node;     /* 0: nobody */
+    uint64_t start_counter;
+    uint8_t cluster[16];
+    uint8_t key[KEY_BYTES];
+    json_t *peers; /* [{id, address}]: whom to ask before the database has come; may be NULL */
+};
+
+struct node_disk;
+struct node_volume;
+struct peer_disk;
+struct store_server;
+
+struct node {
+    struct io *io;
+    struct node_options options;
+    char name[NAME_MAX_BYTES];
+    char listen[ADDRESS_MAX_BYTES];
+    char folder[PATH_MAX_BYTES];
+    struct node_identity identity;
+    struct metrics *metrics;
+
+    /* as a member */
+    bool member;
+    struct bus *bus;
+    struct consensus *consensus;
+    struct liveness *liveness;
+    struct buffer_pool *owner_buffers;
+    struct store_server *store_server;
+    struct csv *csv;
+
+    bool booted;      /* held a lease once: what the database says then is the state we found */
+    bool leader_cold; /* we lead a cluster that was down: give the others time to come */
+    uint64_t led_ns;  /* since when we lead; 0: we do not */
+    bool stopping;
+    struct co_group group;    /* every coroutine of the node */
+    struct co_cond reconcile; /* something changed */
+    bool reconcile_again;
+    struct co_cond
+        changed; /* broadcast after each reconciling pass, for those who wait for an effect */
+
+    struct list disks;      /* struct node_disk: of this node */
+    struct list peer_disks; /* struct peer_disk: of the others */
+    struct list volumes;    /* struct node_volume: one for each vdisk */
+
+    uint64_t downs_under_way[WATCH_NODES_MAX]; /* node.down proposed and not answered; 0: free */
+};
+
+void node_reconcile_soon(struct node *node);
+/* Spawns fn(arg) in the node's group. A failure (no memory) is logged; the next pass tries again.
+ */
+bool node_spawn(struct node *node, const char *name, co_fn *fn, void *arg);
+void node_fatal(struct node *node, const char *reason);
+bool node_lease_held(struct node *node);
+const struct node_record *node_record_of(const struct node *node, uint64_t id);
+void node_say(struct node_message *message, const char *format, ...) printf_like(2, 3);
+/* Fills message from a refused command; returns its code. */
+int node_explain(const struct command_result *result, struct node_message *message);
+
+/* node.c */
+must_check int co_node_save_identity(struct node *node);
+must_check int co_node_start_member(struct node *node);
+
+/* membership.c */
+void node_reconcile_peers(struct node *node);
+int node_find_key(void *arg, const uint8_t key_id[BUS_KEY_ID_BYTES],
+                  uint8_t ret_key[BUS_KEY_BYTES]);
+void node_membership_start(struct node *node); /* takes the messages of those who join */
+int hex_to_bytes(const char *hex, uint8_t *ret_bytes, size_t count);
+void bytes_to_hex(const uint8_t *bytes, size_t count, char *ret_hex);
+
+/* disks.c */
+must_check int co_node_disks_start(struct node *node);
+void co_node_reconcile_disks(struct node *node);
+void co_node_disks_stop(struct node *node);
+struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t disk);
+
+/* volumes.c */
+void node_volumes_applied(struct node *node, const struct database_change *changes, size_t count);
+void node_reconcile_volumes(struct node *node);
+void node_volumes_boot(struct node *node); /* the first lease */
+void co_node_volumes_stop(struct node *node, bool handover);
+
+/* failover.c */
+void node_lead_pass(struct node *node);
+void node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason);
+
+#endif
