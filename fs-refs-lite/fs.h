@@ -33,8 +33,9 @@ struct fs_inode; /* a reference to a file, directory, … in RAM */
 #define FS_FILE_SIZE_MAX ((uint64_t)1 << 60) /* beyond: -EFBIG */
 #define FS_LINK_MAX 1000000                  /* names of one file: -EMLINK */
 #define FS_SLOTS_PER_SESSION 64              /* a request's slot is below; beyond: -EINVAL */
-#define FS_SESSIONS_MAX 256 /* remembered; the one unused for longest is forgotten for a new one   \
-                             */
+#define FS_SESSIONS_MAX                                                                            \
+    256 /* remembered; the one unused for longest is forgotten for a new one                       \
+         */
 #define FS_VOLUME_BYTES_MIN (16 * MIB)
 
 /* What makes a repeated metadata request the same request (design.md, client sessions). A client
@@ -66,7 +67,7 @@ must_check int co_fs_format(struct io *io, struct vdisk *vdisk,
                             const struct fs_format_options *options);
 
 struct fs_mount_options {
-    uint64_t cache_bytes;  /* RAM for tree nodes and allocation maps; 0: 32 MiB; at least 4 MiB */
+    uint64_t cache_bytes;  /* RAM for tree nodes and allocation maps; 0: 32 MiB; at least 16 MiB */
     uint64_t bounce_bytes; /* RAM for requests that are not block-aligned; 0: 8 MiB */
     bool salvage; /* mount although the journal is damaged in the middle: later operations are lost
                    */

@@ -1,0 +1,82 @@
+/* fs_internal: the mounted file system, as its own modules see it. */
+#ifndef S2D_FS_FS_INTERNAL_H
+#define S2D_FS_FS_INTERNAL_H
+
+#include "fs-refs-lite/alloc.h"
+#include "fs-refs-lite/fs.h"
+#include "fs-refs-lite/fs_format.h"
+#include "fs-refs-lite/inode.h"
+#include "fs-refs-lite/journal.h"
+#include "fs-refs-lite/node.h"
+#include "fs-refs-lite/session.h"
+#include "fs-refs-lite/txn.h"
+#include "s2d/base/buffer.h"
+#include "s2d/base/co.h"
+#include "s2d/base/io.h"
+
+/* A checkpoint between its snapshot and its end. It survives an error of the vdisk: the next call
+ * goes on. */
+struct checkpoint {
+    struct co_mutex mutex;     /* one at a time */
+    bool frozen;               /* snapshot taken, root not yet durable */
+    bool trimming;             /* root durable, freed blocks not yet usable */
+    bool scheduled;            /* a coroutine of our own will do it */
+    struct fs_root root;       /* the image to write */
+    struct fs_bitmap *bitmaps; /* images, as many as bitmap_count */
+    uint64_t *bitmap_blocks;
+    size_t bitmap_count;
+    size_t bitmaps_written;
+    struct run_list trims;
+    struct journal_mark mark; /* where the journal stood */
+};
+
+struct fs {
+    struct io *io;
+    struct vdisk *vdisk;
+    struct fs_mount_options options;
+    struct fs_super super;
+    struct fs_root root; /* as last written; `trees` and counters below are newer */
+    int error;           /* what every call returns now */
+
+    uint64_t generation; /* of the root that the next checkpoint writes */
+    struct fs_tree_root trees[FS_TREES];
+    uint64_t inode_count;
+    uint64_t orphan_count;
+    uint64_t next_ino;
+    uint64_t next_lsn;
+
+    struct node_cache nodes;
+    struct alloc alloc;
+    struct journal journal;
+    struct txn txn; /* the one being built: that never suspends */
+    struct inode_table inodes;
+    struct session_table sessions;
+    struct checkpoint checkpoint;
+    unsigned gate_closed; /* > 0: no mutation starts */
+    struct co_cond gate;
+    struct co_group background;
+    struct buffer_pool *bounce;
+    struct fs_counters counters;
+};
+
+/* Records what makes the fs unusable, once, and wakes whoever waits. Returns error. */
+int fs_fail_with(struct fs *fs, int error);
+
+static inline void fs_note_damage(struct fs *fs)
+{
+    fs->counters.damage++;
+}
+
+/* Runs a statement that may miss nodes until it has all it needs: r = CO_RETRY(fs, tree_get(…)). */
+#define CO_RETRY(fs, call)                                                                         \
+    ({                                                                                             \
+        int retry_r_;                                                                              \
+        while ((retry_r_ = (call)) == -EAGAIN) {                                                   \
+            retry_r_ = co_node_load(fs);                                                           \
+            if (retry_r_ < 0)                                                                      \
+                break;                                                                             \
+        }                                                                                          \
+        retry_r_;                                                                                  \
+    })
+
+#endif

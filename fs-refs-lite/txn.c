@@ -1,0 +1,326 @@
+#include "fs-refs-lite/txn.h"
+#include "fs-refs-lite/btree.h"
+#include "fs-refs-lite/checkpoint.h"
+#include "fs-refs-lite/fs_internal.h"
+
+#define POOL_MIN 192 /* more than any operation's new and copied nodes */
+#define POOL_REFILL 320
+#define FREES_MAX 2048 /* runs that one operation may free, nodes included */
+
+/* ---- the list ---- */
+
+static void *txn_end(struct txn *txn)
+{
+    return (char *)txn->record + txn->record->length;
+}
+
+size_t txn_room(const struct txn *txn)
+{
+    return FS_JOURNAL_RECORD_MAX - txn->record->length;
+}
+
+static void txn_add(struct txn *txn, const struct fs_journal_entry *entry, const void *value)
+{
+    size_t room = ALIGN_UP(entry->value_size, 8u);
+    char *at = txn_end(txn);
+
+    assert(sizeof(*entry) + room <= txn_room(txn));
+    memcpy(at, entry, sizeof(*entry));
+    memset(at + sizeof(*entry), 0, room);
+    if (entry->value_size)
+        memcpy(at + sizeof(*entry), value, entry->value_size);
+    txn->record->length += sizeof(*entry) + room;
+    txn->record->entries++;
+}
+
+void txn_put(struct txn *txn, enum fs_tree_id tree, const struct fs_key *key, const void *value,
+             size_t size)
+{
+    assert(size <= FS_VALUE_MAX);
+    txn_add(txn,
+            &(struct fs_journal_entry){.action = FS_JOURNAL_PUT,
+                                       .tree = tree,
+                                       .object = key->object,
+                                       .offset = key->offset,
+                                       .kind = key->kind,
+                                       .value_size = size},
+            value);
+}
+
+void txn_delete(struct txn *txn, enum fs_tree_id tree, const struct fs_key *key)
+{
+    txn_add(txn,
+            &(struct fs_journal_entry){.action = FS_JOURNAL_DELETE,
+                                       .tree = tree,
+                                       .object = key->object,
+                                       .offset = key->offset,
+                                       .kind = key->kind},
+            NULL);
+}
+
+void txn_allocate(struct txn *txn, uint64_t address, uint64_t blocks)
+{
+    txn_add(txn,
+            &(struct fs_journal_entry){
+                .action = FS_JOURNAL_ALLOCATE, .object = address, .offset = blocks},
+            NULL);
+}
+
+void txn_free(struct txn *txn, uint64_t address, uint64_t blocks)
+{
+    txn_add(
+        txn,
+        &(struct fs_journal_entry){.action = FS_JOURNAL_FREE, .object = address, .offset = blocks},
+        NULL);
+}
+
+/* ---- applying ---- */
+
+static bool entry_changes_tree(const struct fs_journal_entry *entry)
+{
+    return entry->action == FS_JOURNAL_PUT || entry->action == FS_JOURNAL_DELETE;
+}
+
+/* Is all in RAM that the record's changes need? */
+static int record_prepare(struct fs *fs, const struct fs_journal_record *record)
+{
+    const struct fs_journal_entry *entry = journal_entry_first(record);
+
+    for (uint32_t i = 0; i < record->entries; i++, entry = journal_entry_next(entry)) {
+        struct fs_key key = journal_entry_key(entry);
+        int r = entry_changes_tree(entry) ? tree_prepare(fs, entry->tree, &key) : 0;
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static void count_change(struct fs *fs, const struct fs_journal_entry *entry)
+{
+    struct fs_key key = journal_entry_key(entry);
+    bool is_put = entry->action == FS_JOURNAL_PUT;
+    uint64_t *count = entry->kind == FS_KIND_INODE ? &fs->inode_count : &fs->orphan_count;
+    struct tree_item item;
+    bool was_there = tree_get(fs, entry->tree, &key, &item) == 0;
+
+    if (is_put && !was_there)
+        ++*count;
+    if (!is_put && was_there && *count > 0)
+        --*count;
+}
+
+static void entry_apply(struct fs *fs, const struct fs_journal_entry *entry, uint64_t lsn)
+{
+    struct fs_key key = journal_entry_key(entry);
+    const void *value = journal_entry_value(entry);
+
+    if (entry->action == FS_JOURNAL_FREE)
+        alloc_free(fs, entry->object, entry->offset);
+    if (!entry_changes_tree(entry))
+        return;
+    if (entry->kind == FS_KIND_INODE || entry->kind == FS_KIND_ORPHAN)
+        count_change(fs, entry);
+    if (entry->action == FS_JOURNAL_PUT)
+        tree_put(fs, entry->tree, &key, value, entry->value_size);
+    else
+        tree_delete(fs, entry->tree, &key);
+    if (entry->kind == FS_KIND_INODE)
+        inode_changed(fs, entry->object, entry->action == FS_JOURNAL_PUT ? value : NULL, lsn);
+    if (entry->kind == FS_KIND_EXTENT && inode_find(fs, entry->object))
+        inode_forget_extent(inode_find(fs, entry->object));
+    if (entry->kind == FS_KIND_SLOT)
+        session_changed(fs, entry->object, entry->offset,
+                        entry->action == FS_JOURNAL_PUT ? value : NULL);
+}
+
+/* After record_prepare() returned 0, with no suspension between: cannot fail. */
+static void record_apply(struct fs *fs, const struct fs_journal_record *record)
+{
+    const struct fs_journal_entry *entry = journal_entry_first(record);
+
+    for (uint32_t i = 0; i < record->entries; i++, entry = journal_entry_next(entry)) {
+        /* Deleting may merge and so drop nodes, but never those on another key's path: it merges
+         * into them. */
+        entry_apply(fs, entry, record->lsn);
+    }
+}
+
+/* ---- room ---- */
+
+static bool txn_must_checkpoint(const struct fs *fs)
+{
+    return !journal_has_room(&fs->journal) || fs->nodes.dirty_count >= checkpoint_dirty_max(fs) ||
+           fs->alloc.dirty_count >= fs->alloc.loaded_max ||
+           fs->alloc.freed.count >= CHECKPOINT_FREED_MAX;
+}
+
+/* Space that only waits for a checkpoint? Then -ENOSPC is not yet true. */
+static bool space_is_coming(const struct fs *fs)
+{
+    return fs->alloc.freed.blocks > 0 || fs->alloc.trimming.blocks > 0;
+}
+
+static bool txn_lacks_space(const struct fs *fs, enum txn_need need)
+{
+    uint64_t half = fs->alloc.reserve_blocks / 2;
+
+    return need == TXN_GROWS && fs->alloc.free_blocks + fs->alloc.pool_count < half;
+}
+
+static int co_txn_space(struct fs *fs, enum txn_need need)
+{
+    if (fs->alloc.pool_count < POOL_MIN) {
+        int r = co_alloc_refill(fs, POOL_REFILL);
+
+        if (r == -ENOSPC && space_is_coming(fs))
+            r = co_fs_checkpoint(fs);
+        return r < 0 ? r : -EAGAIN;
+    }
+    if (txn_lacks_space(fs, need)) {
+        if (!space_is_coming(fs))
+            return -ENOSPC;
+        int r = co_fs_checkpoint(fs);
+
+        return r < 0 ? r : -EAGAIN;
+    }
+    return 0;
+}
+
+int co_txn_room(struct fs *fs, enum txn_need need)
+{
+    int r;
+
+    for (;;) {
+        if (fs->error)
+            return fs->error;
+        if (fs->gate_closed)
+            r = co_cond_wait(&fs->gate);
+        else if (!journal_can_gather(&fs->journal))
+            r = co_journal_wait(fs, fs->journal.appended_lsn);
+        else if (txn_must_checkpoint(fs))
+            r = co_fs_checkpoint(fs);
+        else {
+            r = co_txn_space(fs, need);
+            if (r == 0)
+                return alloc_reserve_frees(&fs->alloc, FREES_MAX);
+            if (r == -EAGAIN)
+                r = 0;
+        }
+        if (r < 0)
+            return r;
+    }
+}
+
+/* ---- running ---- */
+
+static int txn_plan_once(struct fs *fs, struct fs_request request, txn_plan *plan, void *arg)
+{
+    struct txn *txn = &fs->txn;
+    int r;
+
+    *txn->record = (struct fs_journal_record){.lsn = fs->next_lsn, .length = sizeof(*txn->record)};
+    txn->lsn = fs->next_lsn;
+    txn->now_ns = io_wall_ns(fs->io);
+    txn->hold = NULL;
+    txn->ino = 0;
+    txn->is_nothing = false;
+    r = plan(fs, txn, arg);
+    if (r < 0)
+        return r;
+    if (request.session)
+        session_record(fs, txn, request);
+    return record_prepare(fs, txn->record);
+}
+
+static void txn_commit(struct fs *fs)
+{
+    struct txn *txn = &fs->txn;
+
+    journal_append(fs, txn->record);
+    fs->next_lsn++;
+    record_apply(fs, txn->record);
+    if (txn->hold)
+        alloc_take(fs, txn->hold);
+    checkpoint_maybe_schedule(fs);
+}
+
+int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request, txn_plan *plan,
+               void *arg, struct txn_result *ret_result)
+{
+    struct txn_result result = {0};
+    int r;
+
+    for (;;) {
+        r = co_txn_room(fs, need);
+        if (r < 0)
+            return r;
+        r = session_look_up(fs, request, &result);
+        if (r < 0)
+            return r;
+        if (result.is_repeat)
+            break;
+        r = txn_plan_once(fs, request, plan, arg);
+        if (r == 0)
+            break;
+        if (r != -EAGAIN)
+            return r;
+        r = co_node_load(fs);
+        if (r < 0)
+            return r;
+    }
+    if (!result.is_repeat && !fs->txn.is_nothing) {
+        result.lsn = fs->txn.lsn;
+        result.ino = fs->txn.ino;
+        txn_commit(fs);
+    }
+    if (ret_result)
+        *ret_result = result;
+    return co_journal_wait(fs, result.lsn);
+}
+
+/* ---- replay ---- */
+
+int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
+{
+    const struct fs_journal_entry *entry = journal_entry_first(record);
+
+    for (uint32_t i = 0; i < record->entries; i++, entry = journal_entry_next(entry)) {
+        int r = 0;
+
+        if (entry->action == FS_JOURNAL_ALLOCATE)
+            r = co_alloc_retake(fs, entry->object, entry->offset);
+        if (r == -EBADMSG) {
+            fs_note_damage(fs); /* nothing is allocated from a damaged map: these blocks are safe */
+            r = 0;
+        }
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
+{
+    int r;
+
+    if (fs->alloc.pool_count < POOL_MIN) {
+        r = co_alloc_refill(fs, POOL_REFILL);
+        if (r < 0)
+            return r;
+    }
+    r = alloc_reserve_frees(&fs->alloc, FREES_MAX);
+    if (r == 0)
+        r = CO_RETRY(fs, record_prepare(fs, record));
+    if (r == -EBADMSG) {
+        fs_note_damage(
+            fs); /* what hangs on the damaged node is lost, this change with it; the rest goes on */
+        return 0;
+    }
+    if (r < 0)
+        return r;
+    record_apply(fs, record);
+    fs->next_lsn = MAX(fs->next_lsn, record->lsn + 1);
+    fs->counters.replayed_records++;
+    return 0;
+}
