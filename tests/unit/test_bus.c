@@ -1146,7 +1146,8 @@ static void soak_main(void *arg)
         uint64_t random = io_random(io);
         unsigned to = 1 + random % 3;
         enum bus_channel channel = random >> 8 & 1;
-        uint32_t size = random >> 16 & 1 ? all_sizes(random >> 20 & 15) : random >> 20 & 0x3fff;
+        uint32_t size =
+            (random >> 16 & 7) == 0 ? all_sizes(random >> 20 & 15) : random >> 20 & 0x1fff;
 
         if (to == soak->node->id)
             to = to % 3 + 1;
@@ -1154,7 +1155,7 @@ static void soak_main(void *arg)
             soak_send(soak, to, channel, size);
         else
             soak_call(soak, to, channel, size);
-        if (co_sleep_ns(random >> 44 & 0xfffff) < 0)
+        if (co_sleep_ns(random >> 40 & 0xffffff) < 0)
             break;
     }
 }
