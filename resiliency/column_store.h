@@ -21,26 +21,33 @@
 
 struct column_store;
 
+/* One record on its way to a disk: the caller's memory until store.done(). */
+struct column_append {
+    struct store_append store; /* record, sums, data and done() as store_append() takes them */
+    /* private to the implementation */
+    struct column_stream *stream;
+    struct list node;
+    bool sending; /* the bus reads its data */
+    bool ended;   /* result is known */
+    int result;
+};
+
 /* One vdisk's records on their way to one disk. The owner's memory. */
 struct column_stream {
     struct column_store *store;
     uint64_t vdisk;
     /* private to the implementation */
     bool attached;
-    bool breaking;         /* completes what was in flight; takes nothing */
-    struct list in_flight; /* struct store_append, in order */
-    struct list waiting;   /* not yet sent: for credit */
+    struct list in_flight; /* struct column_append, in order */
     struct list node;
-    uint32_t slot;   /* names the stream in acknowledgements */
-    uint64_t handle; /* names the attachment at the peer */
-    uint64_t session;
-    uint64_t acknowledged; /* seq */
+    uint64_t cookie; /* names the stream in what the peer's server says */
+    uint64_t handle; /* names the attachment to the peer's server */
 };
 
 struct column_store_ops {
     int (*co_seal)(struct column_stream *stream, uint64_t epoch, uint64_t session,
                    struct store_seal *ret_seal);
-    void (*append)(struct column_stream *stream, struct store_append *append);
+    void (*append)(struct column_stream *stream, struct column_append *append);
     void (*detach)(struct column_stream *stream);
     int (*co_mark)(struct column_store *store, uint64_t vdisk, uint64_t epoch,
                    struct log_position watermark, bool durable);
@@ -62,8 +69,7 @@ struct column_store {
     const struct column_store_ops *ops;
     uint64_t node, disk;
     bool is_local;
-    bool reachable;         /* as far as this side knows; a call may still fail */
-    struct co_cond changed; /* broadcast when `reachable` turns true: worth another seal now */
+    bool reachable; /* as far as this side knows; a call may still fail */
 };
 
 static inline void column_stream_init(struct column_stream *stream, struct column_store *store,
@@ -71,7 +77,6 @@ static inline void column_stream_init(struct column_stream *stream, struct colum
 {
     *stream = (struct column_stream){.store = store, .vdisk = vdisk};
     list_init(&stream->in_flight);
-    list_init(&stream->waiting);
     list_init(&stream->node);
 }
 
@@ -84,17 +89,16 @@ must_check static inline int co_column_seal(struct column_stream *stream, uint64
     return stream->store->ops->co_seal(stream, epoch, session, ret_seal);
 }
 
-/* Only on an attached stream. append->done() is never called from inside, but for an implementation
- * that finds the stream broken it may run before this turn ends. With a result < 0 the stream is
- * broken. The memory of append, sums and data stays until done(). */
-static inline void column_append(struct column_stream *stream, struct store_append *append)
+/* Only on an attached stream, or one that broke and was not detached yet. append->store.done() is
+ * never called from inside. With a result < 0 the stream is broken. */
+static inline void column_append(struct column_stream *stream, struct column_append *append)
 {
     stream->store->ops->append(stream, append);
 }
 
 /* Breaks the stream from this side: what is in flight completes with -ECANCELED as soon as nobody
- * reads its memory any more (a local device must answer first). Idempotent. Afterwards the
- * stream may be sealed again, or freed, once it is idle. */
+ * reads its memory any more (a local device must answer first); never from inside. Idempotent.
+ * Once it is idle the stream may be sealed again, or freed. */
 static inline void column_detach(struct column_stream *stream)
 {
     stream->store->ops->detach(stream);
@@ -102,7 +106,7 @@ static inline void column_detach(struct column_stream *stream)
 
 static inline bool column_stream_idle(const struct column_stream *stream)
 {
-    return list_empty(&stream->in_flight) && list_empty(&stream->waiting);
+    return list_empty(&stream->in_flight);
 }
 
 must_check static inline int co_column_mark(struct column_store *store, uint64_t vdisk,

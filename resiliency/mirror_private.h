@@ -1,0 +1,194 @@
+/* What the files of the mirror share: mirror.c (life, configurations), mirror_write.c,
+ * mirror_read.c, takeover.c, resync.c, evict.c, feed.c. One reactor: between two suspensions
+ * everything here is consistent. */
+#ifndef S2D_RESILIENCY_MIRROR_PRIVATE_H
+#define S2D_RESILIENCY_MIRROR_PRIVATE_H
+
+#include "resiliency/feed.h"
+#include "resiliency/mirror.h"
+#include "s2d/base/buffer.h"
+#include "s2d/base/checksum.h"
+#include "s2d/base/co.h"
+#include "s2d/base/io.h"
+#include "s2d/base/log.h"
+#include "s2d/base/metrics.h"
+
+#define MIRROR_COPIES_MAX 3
+#define PIECE_BLOCKS 64 /* of a resync, repair or takeover copy: 256 KiB */
+
+/* One record of the vdisk and its way to the columns; pooled. */
+struct mirror_write {
+    struct list node; /* in mirror->in_flight (by seq) or mirror->free_writes */
+    struct mirror *mirror;
+    uint32_t slab;
+    uint32_t width;
+    uint64_t seq;
+    bool committed;
+    uint32_t pending; /* parts that somebody still holds */
+    struct co *waiter;
+    struct range_lock_hold hold;
+    struct feed_part parts[MIRROR_COPIES_MAX]; /* by column */
+    uint64_t disks[MIRROR_COPIES_MAX];         /* where each part goes */
+    uint64_t sums[RECORD_BLOCKS_MAX];
+};
+
+struct mirror_slab {
+    bool ready;      /* taken over: may be read and written */
+    bool wanted;     /* a request waits for it */
+    bool requesting; /* space is being asked for */
+};
+
+struct mirror {
+    struct vdisk vdisk; /* first: what stands above holds a pointer to it */
+    struct io *io;
+    struct mirror_options options;
+    struct mirror_limits limits;
+    struct vdisk_config *config;
+    uint64_t epoch, session;
+    bool started; /* the feeds' coroutines exist */
+    bool stopped;
+    bool draining;
+    bool resync_paused;
+
+    struct list feeds; /* struct feed */
+    struct mirror_slab *slabs;
+    struct feed **slab_feeds; /* slab_count × width */
+    uint32_t slab_count;
+    uint32_t slabs_waiting; /* allocated and not ready */
+
+    uint64_t seq;           /* the last one given */
+    struct list in_flight;  /* struct mirror_write: given a seq and not committed, by seq */
+    struct range_lock lock; /* blocks of the vdisk */
+
+    struct mirror_write *writes; /* the pool */
+    struct list free_writes;
+    struct co_sem write_slots;
+
+    struct co_cond changed;  /* configuration, feeds, slabs, life */
+    struct co_cond progress; /* in_flight shrank */
+    struct co_group calls;   /* of clients */
+    struct co_group coroutines;
+    uint32_t writes_entered; /* client writes past the door */
+
+    struct io_timer idle_timer;
+    struct io_timer watch_timer;
+
+    struct counter reads, writes_done, read_bytes, written_bytes;
+    struct counter copied_blocks, rewritten_blocks, healed_blocks, lost_blocks, evictions;
+    struct histogram write_latency;
+    struct counter *metric[9]; /* those registered */
+};
+
+/* ---- shared helpers (mirror.c) ---- */
+
+struct write_extent { /* a run of blocks inside one slab */
+    uint32_t slab, block, count;
+};
+
+static inline const struct column_config *mirror_columns(const struct mirror *mirror, uint32_t slab)
+{
+    return vdisk_config_slab(mirror->config, slab);
+}
+
+static inline struct feed *mirror_feed(const struct mirror *mirror, uint32_t slab, uint32_t column)
+{
+    return mirror->slab_feeds[(size_t)slab * mirror->config->width + column];
+}
+
+/* Every record with a lower or equal seq of this session is committed. Copies and repairs are
+ * committed data from the start, so their seqs never hold it up. */
+static inline struct log_position mirror_watermark(const struct mirror *mirror)
+{
+    uint64_t seq = mirror->seq;
+
+    if (!list_empty(&mirror->in_flight))
+        seq = list_first(&mirror->in_flight, struct mirror_write, node)->seq - 1;
+    return (struct log_position){.session = mirror->session, .seq = seq};
+}
+
+static inline uint64_t slab_address(const struct mirror *mirror, uint32_t slab, uint32_t block)
+{
+    return (uint64_t)slab * mirror->config->slab_blocks + block;
+}
+
+/* A client's range: 0, -EINVAL, -ESTALE (stopped). */
+must_check int mirror_check_range(const struct mirror *mirror, uint64_t offset, uint64_t length);
+/* The part of [address, address + blocks) that lies in one slab, limit blocks at most. */
+struct write_extent mirror_next_extent(const struct mirror *mirror, uint64_t address,
+                                       uint64_t blocks, uint32_t limit);
+
+/* Starts a coroutine that co_mirror_free() waits for. Returns 0 or -ENOMEM. */
+must_check int mirror_spawn(struct mirror *mirror, const char *name, co_fn *fn, void *arg);
+
+/* Suspends until something changes, or deadline_ns. Returns 0, -ETIMEDOUT, -ESTALE (stopped),
+ * -ECANCELED. */
+must_check int co_mirror_wait(struct mirror *mirror, uint64_t deadline_ns);
+
+/* The way in for a client's request to a slab: waits until it is taken over; makes space if
+ * `allocate`. Returns 1 (go on), 0 (not allocated: it reads as zeros), -ESTALE, -ENOSPC,
+ * -ECANCELED. */
+must_check int co_mirror_enter(struct mirror *mirror, uint32_t slab, bool allocate);
+
+/* ---- configurations (mirror_config.c) ---- */
+
+/* Returns 0 or -EINVAL: not for us, older than what we have, or senseless. */
+must_check int mirror_check_config(const struct mirror *mirror, const struct vdisk_config *config);
+/* Takes a checked one. Returns 0, -ENOMEM, -EPROTO; then half of it is applied. */
+must_check int mirror_apply_config(struct mirror *mirror, struct vdisk_config *config);
+
+/* ---- writing (mirror_write.c) ---- */
+
+struct mirror_write *co_write_get(struct mirror *mirror); /* from the pool; suspends for one */
+void write_put(struct mirror_write *write);
+
+/* One ordinary write under the caller's exclusive range lock. data NULL: zeros. Waits until it is
+ * committed and nobody reads data any more. Returns 0 or -ESTALE (stopped). */
+must_check int co_write_commit(struct mirror_write *write, struct write_extent extent,
+                               const void *data, uint32_t flags, struct client_request request);
+
+/* Looks again whether a write is committed: what must be has changed. */
+void write_look_again(struct mirror_write *write);
+/* True while `part` must reach its column. */
+bool write_part_wanted(const struct feed_part *part);
+
+/* Brings committed data, with fresh seqs, to one disk only, under the caller's exclusive range
+ * lock. sums: what an in-sync column says of the blocks; those of 0 become unwritten again. Returns
+ * 0, or a negative errno (the feed broke). */
+must_check int co_copy_blocks(struct feed *feed, uint32_t column, struct write_extent extent,
+                              const void *data, const uint64_t *sums, uint32_t flags);
+
+int co_mirror_write(struct vdisk *vdisk, const void *buffer, uint64_t offset, uint64_t length,
+                    struct client_request request);
+int co_mirror_trim(struct vdisk *vdisk, uint64_t offset, uint64_t length,
+                   struct client_request request);
+
+/* ---- reading (mirror_read.c) ---- */
+
+int co_mirror_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length);
+
+/* Reads committed contents from any in-sync column but `except` (NULL: any), under the caller's
+ * range lock, which keeps writes away. sums (may be NULL): the checksums, 0 = unwritten. Returns 0,
+ * -EIO (some block is right on none of them), -EHOSTUNREACH (none that may have it answers now). */
+must_check int co_read_any(struct mirror *mirror, struct write_extent extent, void *buffer,
+                           uint64_t *sums, const struct feed *except);
+
+/* Reads from one column; a mismatch is looked at twice. Returns 0, -EBADMSG, -EIO, -ENOTCONN, … */
+must_check int co_read_column_at(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                                 char *buffer, uint64_t *sums);
+
+/* ---- takeover (takeover.c), resync (resync.c), eviction (evict.c) ---- */
+
+void co_takeover_run(void *mirror);
+
+/* Brings the stale columns of an open feed up to in-sync. Returns 0 when a configuration shows
+ * them so, or the error that ended the attempt. */
+must_check int co_resync_run(struct feed *feed);
+/* A proposal "in-sync" is out: makes it again until a configuration answers. */
+void co_resync_await_answer(struct feed *feed);
+/* The stale columns of the feed: fills refs (room for feed->stale_columns). */
+size_t resync_list_columns(const struct feed *feed, struct extent_ref *refs);
+
+void evict_watch(struct mirror *mirror); /* something may be late: looks now, and again later */
+void evict_timer(void *mirror);
+
+#endif

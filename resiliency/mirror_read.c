@@ -1,0 +1,364 @@
+/* The read path. A shared range lock makes a read wait for writes in flight to its blocks (I7);
+ * under it every in-sync column shows the same committed contents, so any of them will do: the
+ * local one if there is one, else the peers in turn.
+ *
+ * Stores verify what they return, and what came over the network is verified here again. A block
+ * that does not match is read once more (a destage may have passed) before it is called rotten;
+ * then another column answers, and the rotten copy is repaired: under an exclusive lock, by a
+ * committed record for that column alone. */
+#include "resiliency/mirror_private.h"
+
+#define READ_RETRY_NS (100 * MS) /* when no column that may have the block can be asked */
+#define ROTTEN_RUNS_MAX 8        /* repaired by one read; what is beyond waits for the next read */
+
+struct rotten_run {
+    struct feed *feed;
+    uint32_t column;
+    struct write_extent extent;
+};
+
+struct read_request {
+    struct mirror *mirror;
+    struct write_extent extent;
+    char *buffer;
+    struct rotten_run rotten[ROTTEN_RUNS_MAX];
+    uint32_t rotten_count;
+};
+
+/* ---- one column ---- */
+
+static bool set_has(const struct block_set *set, uint32_t i)
+{
+    return set->bits[i / 64] >> (i % 64) & 1;
+}
+
+static void set_add(struct block_set *set, uint32_t i)
+{
+    set->bits[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+/* What came over the network: the peer verified it before it left. */
+static int verify_received(const struct mirror *mirror, struct write_extent extent,
+                           const char *buffer, const uint64_t *sums, struct block_set *bad)
+{
+    uint64_t address = slab_address(mirror, extent.slab, extent.block);
+    uint32_t done = 0;
+    int r = 0;
+
+    while (done < extent.count) {
+        done += (uint32_t)checksum_verify(buffer + (size_t)done * BLOCK_SIZE, extent.count - done,
+                                          mirror->vdisk.id, address + done, sums + done);
+        if (done == extent.count)
+            break;
+        set_add(bad, done++);
+        r = -EBADMSG;
+    }
+    return r;
+}
+
+/* Returns 0, -EBADMSG (*bad says which blocks), or another error of the column. */
+static int co_read_column(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                          char *buffer, uint64_t *sums, struct block_set *bad)
+{
+    struct column_config config = mirror_columns(mirror, extent.slab)[column];
+    struct column_store *store = mirror_feed(mirror, extent.slab, column)->store;
+    uint64_t address = slab_address(mirror, extent.slab, extent.block);
+    uint64_t own_sums[RECORD_BLOCKS_MAX];
+    int r;
+
+    if (!store || !store->reachable)
+        return -ENOTCONN;
+    if (!sums && !store->is_local)
+        sums = own_sums;
+    *bad = (struct block_set){0};
+    r = co_column_read(store, mirror->vdisk.id, config.where, extent.block, extent.count, address,
+                       buffer, sums, bad);
+    if (r == 0 && !store->is_local)
+        r = verify_received(mirror, extent, buffer, sums, bad);
+    return r;
+}
+
+/* The same; a mismatch is looked at twice. */
+static int co_read_column_surely(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                                 char *buffer, uint64_t *sums, struct block_set *bad)
+{
+    int r = co_read_column(mirror, column, extent, buffer, sums, bad);
+
+    if (r == -EBADMSG)
+        r = co_read_column(mirror, column, extent, buffer, sums, bad);
+    return r;
+}
+
+int co_read_column_at(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                      char *buffer, uint64_t *sums)
+{
+    struct block_set bad;
+
+    return co_read_column_surely(mirror, column, extent, buffer, sums, &bad);
+}
+
+/* ---- any column ---- */
+
+/* The column to ask as the nth: the local one first, then the others, beginning with one that
+ * depends on the address, so that peers share the work. */
+static uint32_t nth_column(const struct mirror *mirror, struct write_extent extent, uint32_t nth)
+{
+    uint32_t width = mirror->config->width, local = width, start;
+
+    for (uint32_t i = 0; i < width; i++) {
+        const struct feed *feed = mirror_feed(mirror, extent.slab, i);
+
+        if (feed->store && feed->store->is_local)
+            local = i;
+    }
+    start = local < width ? local : (extent.slab + extent.block / RECORD_BLOCKS_MAX) % width;
+    return (start + nth) % width;
+}
+
+static bool readable(const struct mirror *mirror, uint32_t slab, uint32_t column,
+                     const struct feed *except)
+{
+    return mirror_columns(mirror, slab)[column].state == COLUMN_IN_SYNC &&
+           mirror_feed(mirror, slab, column) != except;
+}
+
+static int co_read_any_run(struct mirror *mirror, struct write_extent extent, char *buffer,
+                           uint64_t *sums, const struct feed *except)
+{
+    bool all_rotten = true;
+
+    for (uint32_t nth = 0; nth < mirror->config->width; nth++) {
+        uint32_t column = nth_column(mirror, extent, nth);
+        struct block_set bad;
+        int r;
+
+        if (!readable(mirror, extent.slab, column, except))
+            continue;
+        r = co_read_column_surely(mirror, column, extent, buffer, sums, &bad);
+        if (r == 0)
+            return 0;
+        if (mirror->stopped)
+            return -ESTALE;
+        all_rotten = all_rotten && (r == -EBADMSG || r == -EIO);
+    }
+    return all_rotten ? -EIO : -EHOSTUNREACH;
+}
+
+int co_read_any(struct mirror *mirror, struct write_extent extent, void *buffer, uint64_t *sums,
+                const struct feed *except)
+{
+    int r = co_read_any_run(mirror, extent, buffer, sums, except);
+
+    if (r != -EIO || extent.count == 1)
+        return r;
+    /* Rot on every copy, but perhaps not of the same block. */
+    for (uint32_t i = 0; i < extent.count; i++) {
+        struct write_extent one = {extent.slab, extent.block + i, 1};
+
+        r = co_read_any_run(mirror, one, (char *)buffer + (size_t)i * BLOCK_SIZE,
+                            sums ? sums + i : NULL, except);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* ---- repair ---- */
+
+/* Is the copy still rotten, now that nothing can change it? Reads it into buffer. */
+static bool co_still_rotten(struct mirror *mirror, const struct rotten_run *run, char *buffer)
+{
+    struct block_set bad;
+    int r;
+
+    if (mirror->stopped || !run->feed->up)
+        return false;
+    if (mirror_feed(mirror, run->extent.slab, run->column) != run->feed)
+        return false;
+    if (!readable(mirror, run->extent.slab, run->column, NULL))
+        return false; /* stale by now: resync compares it */
+    r = co_read_column_surely(mirror, run->column, run->extent, buffer, NULL, &bad);
+    return r == -EBADMSG || r == -EIO;
+}
+
+static int co_repair_locked(struct mirror *mirror, const struct rotten_run *run, char *buffer)
+{
+    uint64_t sums[PIECE_BLOCKS];
+    int r;
+
+    if (!co_still_rotten(mirror, run, buffer))
+        return 0;
+    r = co_read_any(mirror, run->extent, buffer, sums, run->feed);
+    if (r == 0)
+        r = co_copy_blocks(run->feed, run->column, run->extent, buffer, sums, RECORD_REPAIR);
+    return r < 0 ? r : 1;
+}
+
+static void report_heal(struct mirror *mirror, const struct rotten_run *run)
+{
+    struct mirror_heal heal = {
+        .vdisk = mirror->vdisk.id,
+        .disk = run->feed->disk,
+        .slab = run->extent.slab,
+        .block = run->extent.block,
+        .count = run->extent.count,
+        .where = mirror_columns(mirror, run->extent.slab)[run->column].where,
+    };
+
+    counter_add(&mirror->healed_blocks, run->extent.count);
+    if (mirror->options.on_heal)
+        mirror->options.on_heal(mirror->options.arg, &heal);
+}
+
+static void co_repair(struct mirror *mirror, const struct rotten_run *run)
+{
+    size_t bytes = (size_t)run->extent.count * BLOCK_SIZE;
+    struct range_lock_hold hold;
+    void *buffer;
+    int r;
+
+    buffer = co_buffer_get(mirror->options.buffers, bytes); /* always before a lock */
+    co_range_lock(&mirror->lock, &hold, slab_address(mirror, run->extent.slab, run->extent.block),
+                  run->extent.count, true);
+    r = co_repair_locked(mirror, run, buffer);
+    range_unlock(&mirror->lock, &hold);
+    buffer_put(mirror->options.buffers, buffer, bytes);
+    if (r > 0)
+        report_heal(mirror, run);
+    else if (r < 0)
+        log_warn(mirror->io, "mirror", "a rotten copy could not be repaired",
+                 "vdisk=%llu slab=%u block=%u disk=%llu error=%d",
+                 (unsigned long long)mirror->vdisk.id, run->extent.slab, run->extent.block,
+                 (unsigned long long)run->feed->disk, r);
+}
+
+/* ---- a client's read ---- */
+
+/* The blocks in bad come from other columns; *request remembers what to repair. */
+static int co_fill_bad(struct read_request *request, uint32_t column, const struct block_set *bad)
+{
+    struct mirror *mirror = request->mirror;
+    struct feed *feed = mirror_feed(mirror, request->extent.slab, column);
+    uint32_t i = 0;
+
+    while (i < request->extent.count) {
+        struct write_extent run = {request->extent.slab, request->extent.block + i, 0};
+        int r;
+
+        while (i < request->extent.count && run.count < PIECE_BLOCKS && set_has(bad, i)) {
+            run.count++;
+            i++;
+        }
+        if (run.count == 0) {
+            i++;
+            continue;
+        }
+        r = co_read_any(mirror, run,
+                        request->buffer + (size_t)(run.block - request->extent.block) * BLOCK_SIZE,
+                        NULL, feed);
+        if (r < 0)
+            return r;
+        if (request->rotten_count < ROTTEN_RUNS_MAX)
+            request->rotten[request->rotten_count++] = (struct rotten_run){feed, column, run};
+    }
+    return 0;
+}
+
+/* Returns 0, -EIO (a block is right on no in-sync column), -EHOSTUNREACH (none to ask), -ESTALE. */
+static int co_read_locked(struct read_request *request)
+{
+    struct mirror *mirror = request->mirror;
+    struct write_extent extent = request->extent;
+    bool all_failed = true;
+
+    for (uint32_t nth = 0; nth < mirror->config->width; nth++) {
+        uint32_t column = nth_column(mirror, extent, nth);
+        struct block_set bad;
+        int r;
+
+        if (!readable(mirror, extent.slab, column, NULL))
+            continue;
+        r = co_read_column_surely(mirror, column, extent, request->buffer, NULL, &bad);
+        if (mirror->stopped)
+            return -ESTALE;
+        if (r == 0)
+            return 0;
+        if (r == -EIO) { /* the medium: nothing of it is known to be right */
+            memset(&bad, 0xff, sizeof(bad));
+            r = -EBADMSG;
+        }
+        if (r == -EBADMSG)
+            return co_fill_bad(request, column, &bad);
+        all_failed = false; /* this one may have it, but does not answer */
+    }
+    return all_failed ? -EIO : -EHOSTUNREACH;
+}
+
+static int co_read_once(struct read_request *request)
+{
+    struct mirror *mirror = request->mirror;
+    struct range_lock_hold hold;
+    int r;
+
+    request->rotten_count = 0;
+    co_range_lock(&mirror->lock, &hold,
+                  slab_address(mirror, request->extent.slab, request->extent.block),
+                  request->extent.count, false);
+    r = mirror->stopped ? -ESTALE : co_read_locked(request);
+    range_unlock(&mirror->lock, &hold);
+    for (uint32_t i = 0; i < request->rotten_count; i++)
+        co_repair(mirror, &request->rotten[i]);
+    return r;
+}
+
+static int co_read_piece(struct mirror *mirror, struct write_extent extent, char *buffer)
+{
+    struct read_request request = {.mirror = mirror, .extent = extent, .buffer = buffer};
+    int r;
+
+    r = co_mirror_enter(mirror, extent.slab, false);
+    if (r == 0)
+        memset(buffer, 0, (size_t)extent.count * BLOCK_SIZE);
+    if (r <= 0)
+        return r;
+    while ((r = co_read_once(&request)) == -EHOSTUNREACH) {
+        r = co_mirror_wait(mirror, io_now_ns(mirror->io) + READ_RETRY_NS);
+        if (r < 0 && r != -ETIMEDOUT)
+            return r;
+    }
+    if (r == -EIO) {
+        counter_add(&mirror->lost_blocks, 1);
+        log_error(mirror->io, "mirror", "no in-sync copy of a block can be read",
+                  "vdisk=%llu slab=%u block=%u count=%u", (unsigned long long)mirror->vdisk.id,
+                  extent.slab, extent.block, extent.count);
+    }
+    return r;
+}
+
+int co_mirror_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length)
+{
+    struct mirror *mirror = container_of(vdisk, struct mirror, vdisk);
+    uint64_t address = offset / BLOCK_SIZE, blocks = length / BLOCK_SIZE;
+    char *to = buffer;
+    int r;
+
+    r = mirror_check_range(mirror, offset, length);
+    if (r < 0)
+        return r;
+    assert((uintptr_t)buffer % BLOCK_SIZE == 0);
+    co_group_add(&mirror->calls, 1);
+    while (r == 0 && blocks > 0) {
+        struct write_extent extent = mirror_next_extent(mirror, address, blocks, RECORD_BLOCKS_MAX);
+
+        r = co_read_piece(mirror, extent, to);
+        address += extent.count;
+        blocks -= extent.count;
+        to += (size_t)extent.count * BLOCK_SIZE;
+    }
+    if (r == 0 && !mirror->options.lease_held(mirror->options.arg))
+        r = -ESTALE;
+    counter_add(&mirror->reads, 1);
+    counter_add(&mirror->read_bytes, length);
+    co_group_done(&mirror->calls);
+    return r;
+}

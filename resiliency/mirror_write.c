@@ -1,0 +1,341 @@
+/* The write path: range lock → seq → one record to every in-sync column, and to those that are
+ * being brought up → every in-sync column has confirmed → committed → the caller goes on.
+ *
+ * Commitment is a question asked of the present configuration, again whenever an answer or a new
+ * configuration arrives: "is every column that counts now durable?" (I1). So an eviction commits
+ * what waited only for the evicted, and a column that was proposed in-sync is waited for at once.
+ * Answers that were given in an earlier epoch of this session stand.
+ *
+ * The caller's data is not copied: a call returns when the write is committed and no column reads
+ * the data any more. A column that is being brought up is therefore waited for as well, but only
+ * for as long as it keeps up (evict.c breaks its feed). */
+#include "resiliency/mirror_private.h"
+
+/* ---- the pool ---- */
+
+struct mirror_write *co_write_get(struct mirror *mirror)
+{
+    while (co_sem_take(&mirror->write_slots, 1) < 0) {
+        /* Cancelled. Whoever holds a slot gives it back without us, so look again in a while. */
+        if (mirror->stopped || co_cancelled())
+            return NULL;
+    }
+    return list_entry(list_pop_front(&mirror->free_writes), struct mirror_write, node);
+}
+
+void write_put(struct mirror_write *write)
+{
+    assert(write->pending == 0);
+    assert(list_empty(&write->node));
+    list_push_front(&write->mirror->free_writes, &write->node);
+    co_sem_give(&write->mirror->write_slots, 1);
+}
+
+/* ---- commitment ---- */
+
+static bool column_counts(const struct mirror *mirror, uint32_t slab, uint32_t column)
+{
+    return mirror_columns(mirror, slab)[column].state == COLUMN_IN_SYNC ||
+           mirror_feed(mirror, slab, column)->counted;
+}
+
+static bool write_is_durable(const struct mirror_write *write)
+{
+    const struct mirror *mirror = write->mirror;
+    const struct column_config *columns = mirror_columns(mirror, write->slab);
+
+    for (uint32_t i = 0; i < write->width; i++) {
+        if (!column_counts(mirror, write->slab, i))
+            continue;
+        /* A column counts only after every write that began without it has ended (resync.c). */
+        assert(write->disks[i] == columns[i].disk);
+        if (write->parts[i].state != PART_DURABLE)
+            return false;
+    }
+    return true;
+}
+
+static void write_commit(struct mirror_write *write)
+{
+    struct mirror *mirror = write->mirror;
+
+    write->committed = true;
+    list_remove(&write->node);
+    if (co_cond_has_waiters(&mirror->progress))
+        co_cond_broadcast(&mirror->progress);
+    if (!io_timer_armed(&mirror->idle_timer) && !mirror->stopped)
+        io_timer_arm(mirror->io, &mirror->idle_timer,
+                     io_now_ns(mirror->io) + mirror->limits.idle_mark_ns);
+}
+
+void write_look_again(struct mirror_write *write)
+{
+    if (!write->committed && !write->mirror->stopped && write_is_durable(write))
+        write_commit(write);
+    if (write->waiter && write->pending == 0 && (write->committed || write->mirror->stopped))
+        co_wake(take_ptr(write->waiter));
+}
+
+bool write_part_wanted(const struct feed_part *part)
+{
+    const struct mirror_write *write = part->owner;
+    const struct mirror *mirror = write->mirror;
+    uint32_t column = part->append.store.record.column;
+
+    if (mirror_columns(mirror, write->slab)[column].disk != write->disks[column])
+        return false; /* the slab has another column in its place */
+    return column_counts(mirror, write->slab, column) || part->feed->catching;
+}
+
+static void write_part_done(struct feed_part *part, int result)
+{
+    struct mirror_write *write = part->owner;
+
+    (void)result;
+    assert(write->pending > 0);
+    write->pending--;
+    write_look_again(write);
+}
+
+/* ---- one write ---- */
+
+static void write_fill_part(struct mirror_write *write, uint32_t column,
+                            const struct record *record, const void *data)
+{
+    const struct column_config *config = &mirror_columns(write->mirror, write->slab)[column];
+    struct feed_part *part = &write->parts[column];
+
+    write->disks[column] = config->disk;
+    part->state = PART_IDLE;
+    part->once = false;
+    part->done = write_part_done;
+    part->owner = write;
+    part->append.store.record = *record;
+    part->append.store.record.where = config->where;
+    part->append.store.record.column = (uint16_t)column;
+    part->append.store.sums = data ? write->sums : NULL;
+    part->append.store.data = data;
+}
+
+static void write_send_parts(struct mirror_write *write, bool local)
+{
+    const struct mirror *mirror = write->mirror;
+
+    for (uint32_t i = 0; i < write->width; i++) {
+        struct feed *feed = mirror_feed(mirror, write->slab, i);
+
+        if ((feed->store && feed->store->is_local) != local)
+            continue;
+        if (!column_counts(mirror, write->slab, i) && !feed->catching)
+            continue;
+        write->pending++;
+        feed_send(feed, &write->parts[i]);
+    }
+}
+
+/* From here to the last feed_send() nothing suspends: the order of seqs is the order in every
+ * feed. */
+static void write_start(struct mirror_write *write, struct write_extent extent, const void *data,
+                        uint32_t flags, struct client_request request)
+{
+    struct mirror *mirror = write->mirror;
+    struct record record = {
+        .vdisk = mirror->vdisk.id,
+        .slab = extent.slab,
+        .kind = data ? RECORD_WRITE : RECORD_ZERO,
+        .flags = flags | RECORD_VERIFIED,
+        .block = extent.block,
+        .count = extent.count,
+        .address = slab_address(mirror, extent.slab, extent.block),
+        .position = {.session = mirror->session, .seq = ++mirror->seq},
+        .client_session = request.session,
+        .client_number = request.number,
+    };
+
+    write->slab = extent.slab;
+    write->width = mirror->config->width;
+    write->seq = record.position.seq;
+    write->committed = false;
+    write->pending = 0;
+    list_push_back(&mirror->in_flight, &write->node);
+    for (uint32_t i = 0; i < write->width; i++)
+        write_fill_part(write, i, &record, data);
+    write_send_parts(write, false); /* peers first: the local disk works while they do */
+    write_send_parts(write, true);
+    evict_watch(mirror);
+}
+
+int co_write_commit(struct mirror_write *write, struct write_extent extent, const void *data,
+                    uint32_t flags, struct client_request request)
+{
+    struct mirror *mirror = write->mirror;
+
+    if (mirror->stopped)
+        return -ESTALE;
+    assert(extent.count > 0);
+    assert(extent.block + extent.count <= mirror->config->slab_blocks);
+    write_start(write, extent, data, flags, request);
+    assert(write->pending > 0); /* at least the last in-sync column */
+    write->waiter = co_self();
+    co_wait();
+
+    assert(write->pending == 0);
+    if (write->committed)
+        return 0;
+    list_remove(&write->node);
+    return -ESTALE;
+}
+
+/* ---- committed data for one column ---- */
+
+struct copy_wait {
+    struct co *co;
+    int result;
+};
+
+static void copy_done(struct feed_part *part, int result)
+{
+    struct copy_wait *wait = part->owner;
+
+    wait->result = result;
+    co_wake(wait->co);
+}
+
+/* data NULL: zeros. */
+static int co_copy_record(struct feed *feed, uint32_t column, struct write_extent extent,
+                          const void *data, const uint64_t *sums, uint32_t flags)
+{
+    struct mirror *mirror = feed->mirror;
+    const struct column_config *config = &mirror_columns(mirror, extent.slab)[column];
+    struct copy_wait wait = {.co = co_self()};
+    struct feed_part part = {.once = true, .done = copy_done, .owner = &wait};
+
+    if (mirror->stopped)
+        return -ESTALE;
+    if (!feed->up || config->disk != feed->disk)
+        return -ENOTCONN;
+    part.append.store.record = (struct record){
+        .vdisk = mirror->vdisk.id,
+        .where = config->where,
+        .slab = extent.slab,
+        .column = (uint16_t)column,
+        .kind = data ? RECORD_WRITE : RECORD_ZERO,
+        .flags = flags | RECORD_COPY | RECORD_VERIFIED,
+        .block = extent.block,
+        .count = extent.count,
+        .address = slab_address(mirror, extent.slab, extent.block),
+        .position = {.session = mirror->session, .seq = ++mirror->seq},
+    };
+    part.append.store.sums = data ? sums : NULL;
+    part.append.store.data = data;
+    feed_send(feed, &part);
+    evict_watch(mirror);
+    co_wait();
+    return wait.result;
+}
+
+int co_copy_blocks(struct feed *feed, uint32_t column, struct write_extent extent, const void *data,
+                   const uint64_t *sums, uint32_t flags)
+{
+    uint32_t done = 0;
+
+    while (done < extent.count) {
+        struct write_extent run = {extent.slab, extent.block + done, 0};
+        bool zeros = sums[done] == 0;
+        int r;
+
+        while (done + run.count < extent.count && (sums[done + run.count] == 0) == zeros)
+            run.count++;
+        r = co_copy_record(feed, column, run,
+                           zeros ? NULL : (const char *)data + (size_t)done * BLOCK_SIZE,
+                           sums + done, flags);
+        if (r < 0)
+            return r;
+        done += run.count;
+    }
+    return 0;
+}
+
+/* ---- what stands above ---- */
+
+/* data NULL: zeros. */
+static int co_write_piece(struct mirror *mirror, struct write_extent extent, const void *data,
+                          struct client_request request)
+{
+    uint64_t address = slab_address(mirror, extent.slab, extent.block);
+    struct mirror_write *write;
+    int r;
+
+    r = co_mirror_enter(mirror, extent.slab, data != NULL);
+    if (r <= 0)
+        return r; /* 0: zeros where nothing was ever allocated */
+    mirror->writes_entered++;
+    write = co_write_get(mirror);
+    r = write ? 0 : -ECANCELED;
+    if (write) {
+        if (data)
+            checksum_blocks(data, extent.count, mirror->vdisk.id, address, write->sums);
+        co_range_lock(&mirror->lock, &write->hold, address, extent.count, true);
+        r = co_write_commit(write, extent, data, 0, request);
+        range_unlock(&mirror->lock, &write->hold);
+        write_put(write);
+    }
+    if (--mirror->writes_entered == 0 && mirror->draining)
+        co_cond_broadcast(&mirror->progress);
+    return r;
+}
+
+static int co_write_pieces(struct mirror *mirror, const char *data, uint64_t offset,
+                           uint64_t length, struct client_request request)
+{
+    uint64_t address = offset / BLOCK_SIZE, blocks = length / BLOCK_SIZE;
+
+    while (blocks > 0) {
+        struct write_extent extent =
+            mirror_next_extent(mirror, address, blocks, data ? RECORD_BLOCKS_MAX : UINT32_MAX);
+        int r = co_write_piece(mirror, extent, data, request);
+
+        if (r < 0)
+            return r;
+        address += extent.count;
+        blocks -= extent.count;
+        if (data)
+            data += (uint64_t)extent.count * BLOCK_SIZE;
+    }
+    return 0;
+}
+
+static int co_change(struct vdisk *vdisk, const void *data, uint64_t offset, uint64_t length,
+                     struct client_request request)
+{
+    struct mirror *mirror = container_of(vdisk, struct mirror, vdisk);
+    uint64_t start_ns = io_now_ns(mirror->io);
+    int r;
+
+    r = mirror_check_range(mirror, offset, length);
+    if (r < 0)
+        return r;
+    co_group_add(&mirror->calls, 1);
+    r = co_write_pieces(mirror, data, offset, length, request);
+    if (r == 0 && !mirror->options.lease_held(mirror->options.arg))
+        r = -ESTALE;
+    counter_add(&mirror->writes_done, 1);
+    counter_add(&mirror->written_bytes, length);
+    histogram_add(&mirror->write_latency, io_now_ns(mirror->io) - start_ns);
+    co_group_done(&mirror->calls);
+    return r;
+}
+
+int co_mirror_write(struct vdisk *vdisk, const void *buffer, uint64_t offset, uint64_t length,
+                    struct client_request request)
+{
+    assert(buffer != NULL);
+    assert((uintptr_t)buffer % BLOCK_SIZE == 0);
+    return co_change(vdisk, buffer, offset, length, request);
+}
+
+int co_mirror_trim(struct vdisk *vdisk, uint64_t offset, uint64_t length,
+                   struct client_request request)
+{
+    return co_change(vdisk, NULL, offset, length, request);
+}

@@ -1,0 +1,468 @@
+/* Resync: how a stale column becomes in-sync again (I8).
+ *
+ * The feed is open and `catching`: every write that begins now goes to the stale columns too. So
+ * once the writes that began before have ended, two copies of a block can differ only where they
+ * differed then, and what is found equal stays equal. Compared, by checksum, are the blocks that an
+ * in-sync column changed since the stale epoch, those in its log, and the target's own list (what
+ * it dropped, what is in its log); of a new column, all. A block that differs is copied under its
+ * range lock with a fresh seq.
+ *
+ * Then the columns are *counted*: each write waits for them like for in-sync ones. When what was
+ * sent before has arrived too, the watermark is made durable there, and "in-sync" is proposed,
+ * until a configuration answers (I1). If the feed breaks before the proposal all of this begins
+ * anew, from the durable state of the columns; nothing of it lives in the owner's memory. */
+#include "resiliency/mirror_private.h"
+
+#define CHUNK_BLOCKS 2048 /* whose checksums are asked for at once */
+#define BARRIER_POLL_NS                                                                            \
+    (5 * MS) /* a feed that breaks does not wake those who wait for writes                         \
+              */
+#define YIELD_NS_MAX (50 * MS)
+
+struct resync {
+    struct feed *feed;
+    struct mirror *mirror;
+    uint32_t slab, column;
+    int error; /* the first */
+    struct co_sem slots;
+    struct co_group copies;
+    uint64_t *todo; /* a bit to each block of the slab */
+    uint64_t source_sums[CHUNK_BLOCKS], target_sums[CHUNK_BLOCKS];
+    uint64_t unknown[CHUNK_BLOCKS / 64];
+};
+
+size_t resync_list_columns(const struct feed *feed, struct extent_ref *refs)
+{
+    const struct mirror *mirror = feed->mirror;
+    size_t count = 0;
+
+    for (uint32_t slab = 0; slab < mirror->slab_count; slab++) {
+        const struct column_config *columns = mirror_columns(mirror, slab);
+
+        for (uint32_t i = 0; i < mirror->config->width; i++) {
+            if (columns[i].disk == feed->disk && columns[i].state == COLUMN_STALE)
+                refs[count++] = columns[i].where;
+        }
+    }
+    assert(count == feed->stale_columns);
+    return count;
+}
+
+/* Waits until every write that began so far is committed. */
+static int co_wait_for_writes(struct feed *feed)
+{
+    struct mirror *mirror = feed->mirror;
+    uint64_t seq = mirror->seq;
+
+    while (feed->up && !list_empty(&mirror->in_flight) &&
+           list_first(&mirror->in_flight, struct mirror_write, node)->seq <= seq) {
+        int r = co_cond_wait_until(&mirror->progress, io_now_ns(mirror->io) + BARRIER_POLL_NS);
+
+        if (r == -ECANCELED)
+            return r;
+    }
+    return feed->up ? 0 : -ENOTCONN;
+}
+
+/* Waits until the store holds everything that was sent to it so far. */
+static int co_wait_for_feed(struct feed *feed)
+{
+    struct mirror *mirror = feed->mirror;
+    uint64_t seq = mirror->seq;
+
+    while (feed->up && !list_empty(&feed->parts) &&
+           list_first(&feed->parts, struct feed_part, node)->append.store.record.position.seq <=
+               seq) {
+        int r = co_cond_wait_until(&mirror->progress, io_now_ns(mirror->io) + BARRIER_POLL_NS);
+
+        if (r == -ECANCELED)
+            return r;
+    }
+    return feed->up ? 0 : -ENOTCONN;
+}
+
+static int co_wait_while_paused(struct feed *feed)
+{
+    struct mirror *mirror = feed->mirror;
+
+    while (mirror->resync_paused && feed->up) {
+        int r = co_mirror_wait(mirror, UINT64_MAX);
+
+        if (r < 0)
+            return r;
+    }
+    return feed->up ? 0 : -ENOTCONN;
+}
+
+/* ---- copying ---- */
+
+struct resync_copy {
+    struct resync *resync;
+    struct write_extent extent;
+};
+
+static int co_copy_locked(struct resync *resync, struct write_extent extent, char *buffer)
+{
+    uint64_t sums[PIECE_BLOCKS];
+    int r;
+
+    if (!resync->feed->up)
+        return -ENOTCONN;
+    r = co_read_any(resync->mirror, extent, buffer, sums, resync->feed);
+    if (r < 0)
+        return r;
+    return co_copy_blocks(resync->feed, resync->column, extent, buffer, sums, 0);
+}
+
+/* Foreground first, but never to a standstill: while clients write or read, a copy rests for as
+ * long as it took. */
+static void co_yield_to_clients(struct mirror *mirror, uint64_t took_ns, uint64_t before)
+{
+    uint64_t now = mirror->reads.value + mirror->writes_done.value;
+
+    if (now != before)
+        (void)co_sleep_ns(MIN(took_ns, YIELD_NS_MAX));
+}
+
+static void copy_run(void *arg)
+{
+    struct resync_copy copy = *(struct resync_copy *)arg;
+    struct resync *resync = copy.resync;
+    struct mirror *mirror = resync->mirror;
+    size_t bytes = (size_t)copy.extent.count * BLOCK_SIZE;
+    uint64_t start_ns = io_now_ns(mirror->io);
+    uint64_t requests = mirror->reads.value + mirror->writes_done.value;
+    struct range_lock_hold hold;
+    void *buffer;
+    int r;
+
+    free(arg);
+    buffer = co_buffer_get(mirror->options.buffers, bytes); /* always before a lock */
+    co_range_lock(&mirror->lock, &hold, slab_address(mirror, copy.extent.slab, copy.extent.block),
+                  copy.extent.count, true);
+    r = co_copy_locked(resync, copy.extent, buffer);
+    range_unlock(&mirror->lock, &hold);
+    buffer_put(mirror->options.buffers, buffer, bytes);
+    if (r == 0)
+        counter_add(&mirror->copied_blocks, copy.extent.count);
+    else if (resync->error == 0)
+        resync->error = r;
+    co_yield_to_clients(mirror, io_now_ns(mirror->io) - start_ns, requests);
+    co_sem_give(&resync->slots, 1);
+}
+
+static int co_copy_start(struct resync *resync, struct write_extent extent)
+{
+    struct resync_copy *copy;
+    int r;
+
+    r = co_wait_while_paused(resync->feed);
+    if (r < 0)
+        return r;
+    r = co_sem_take(&resync->slots, 1);
+    if (r < 0)
+        return r;
+    copy = malloc(sizeof(*copy)); /* background work; the data path has pools */
+    r = -ENOMEM;
+    if (copy) {
+        *copy = (struct resync_copy){resync, extent};
+        r = co_group_spawn(&resync->copies, resync->mirror->io, "copy", copy_run, copy);
+    }
+    if (r < 0) {
+        free(copy);
+        co_sem_give(&resync->slots, 1);
+    }
+    return r;
+}
+
+/* ---- comparing ---- */
+
+static bool bit_get(const uint64_t *bits, uint32_t i)
+{
+    return bits[i / 64] >> (i % 64) & 1;
+}
+
+/* The feed of the in-sync column to compare with; NULL: none answers now. */
+static struct feed *find_source(const struct resync *resync, struct extent_ref *ret_where)
+{
+    const struct mirror *mirror = resync->mirror;
+    const struct column_config *columns = mirror_columns(mirror, resync->slab);
+    struct feed *source = NULL;
+
+    for (uint32_t i = 0; i < mirror->config->width; i++) {
+        struct feed *feed = mirror_feed(mirror, resync->slab, i);
+
+        if (columns[i].state != COLUMN_IN_SYNC || !feed->up)
+            continue;
+        if (source && !feed->store->is_local)
+            continue;
+        source = feed;
+        *ret_where = columns[i].where;
+    }
+    return source;
+}
+
+/* Checksums of [block, block + count); what a store cannot tell gets a sum of its own, unlike
+ * any other side's. */
+static int co_sums(struct resync *resync, struct feed *feed, struct extent_ref where,
+                   uint32_t block, uint32_t count, uint64_t *sums, uint64_t unlike)
+{
+    int r;
+
+    memset(resync->unknown, 0, sizeof(resync->unknown));
+    r = co_column_checksums(feed->store, resync->mirror->vdisk.id, where, block, count, sums,
+                            resync->unknown);
+    if (r != -EBADMSG)
+        return r;
+    for (uint32_t i = 0; i < count; i++) {
+        if (bit_get(resync->unknown, i))
+            sums[i] = unlike;
+    }
+    return 0;
+}
+
+/* Starts copies for the blocks of [block, block + count) that are to be compared and differ. */
+static int co_copy_differences(struct resync *resync, uint32_t block, uint32_t count)
+{
+    uint32_t i = 0;
+
+    while (i < count && resync->error == 0) {
+        struct write_extent run = {resync->slab, block + i, 0};
+
+        while (i < count && run.count < PIECE_BLOCKS && bit_get(resync->todo, block + i) &&
+               resync->source_sums[i] != resync->target_sums[i]) {
+            run.count++;
+            i++;
+        }
+        if (run.count == 0) {
+            i++;
+            continue;
+        }
+        int r = co_copy_start(resync, run);
+
+        if (r < 0)
+            return r;
+    }
+    return resync->error;
+}
+
+static uint32_t count_todo(const struct resync *resync, uint32_t block, uint32_t count)
+{
+    uint32_t blocks = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        blocks += bit_get(resync->todo, block + i);
+    return blocks;
+}
+
+static int co_compare_chunk(struct resync *resync, uint32_t block, uint32_t count)
+{
+    struct feed *feed = resync->feed, *source;
+    struct extent_ref where;
+    int r;
+
+    source = find_source(resync, &where);
+    if (!source)
+        return -EHOSTUNREACH;
+    r = co_sums(resync, source, where, block, count, resync->source_sums, UINT64_MAX);
+    if (r < 0)
+        return r;
+    r = co_sums(resync, feed, mirror_columns(resync->mirror, resync->slab)[resync->column].where,
+                block, count, resync->target_sums, UINT64_MAX - 1);
+    if (r < 0)
+        return r;
+    return co_copy_differences(resync, block, count);
+}
+
+static int co_compare_list(struct resync *resync)
+{
+    struct mirror *mirror = resync->mirror;
+    uint32_t blocks = mirror->config->slab_blocks;
+    struct column_config target = mirror_columns(mirror, resync->slab)[resync->column];
+    struct extent_ref where;
+    struct feed *source;
+    int r;
+
+    memset(resync->todo, target.stale_epoch == 0 ? 0xff : 0, DIV_ROUND_UP(blocks, 64) * 8);
+    if (target.stale_epoch == 0)
+        return 0; /* new: all of it */
+    source = find_source(resync, &where);
+    if (!source)
+        return -EHOSTUNREACH;
+    r = co_column_compare_set(source->store, mirror->vdisk.id, where, target.stale_epoch, blocks,
+                              resync->todo);
+    if (r < 0)
+        return r;
+    return co_column_compare_set(resync->feed->store, mirror->vdisk.id, target.where, 0, blocks,
+                                 resync->todo);
+}
+
+static int co_compare_column(struct resync *resync)
+{
+    struct feed *feed = resync->feed;
+    uint32_t blocks = resync->mirror->config->slab_blocks;
+    int r;
+
+    r = co_compare_list(resync);
+    if (r < 0)
+        return r;
+    feed->compare_blocks = count_todo(resync, 0, blocks);
+    for (uint32_t block = 0; block < blocks; block += CHUNK_BLOCKS) {
+        uint32_t count = MIN(blocks - block, CHUNK_BLOCKS);
+        uint32_t todo = count_todo(resync, block, count);
+
+        if (todo == 0)
+            continue;
+        r = co_wait_while_paused(feed);
+        if (r == 0)
+            r = co_compare_chunk(resync, block, count);
+        if (r < 0)
+            return r;
+        feed->compare_blocks -= todo;
+    }
+    return 0;
+}
+
+static int co_resync_column(struct resync *resync, uint32_t slab, uint32_t column)
+{
+    struct mirror *mirror = resync->mirror;
+    int r;
+
+    while (!mirror->slabs[slab].ready) { /* its last in-sync column is away */
+        r = co_mirror_wait(mirror, UINT64_MAX);
+        if (r < 0)
+            return r;
+        if (!resync->feed->up)
+            return -ENOTCONN;
+    }
+    resync->slab = slab;
+    resync->column = column;
+    resync->error = 0;
+    r = co_compare_column(resync);
+    co_group_wait(&resync->copies);
+    resync->feed->compare_blocks = 0;
+    return r < 0 ? r : resync->error;
+}
+
+static int co_resync_columns(struct resync *resync)
+{
+    struct feed *feed = resync->feed;
+    struct mirror *mirror = resync->mirror;
+
+    /* What turns stale here, or comes here, breaks the feed; so the set only shrinks. */
+    for (uint32_t slab = 0; slab < mirror->slab_count; slab++) {
+        for (uint32_t i = 0; i < mirror->config->width; i++) {
+            const struct column_config *column = &mirror_columns(mirror, slab)[i];
+
+            if (column->disk != feed->disk || column->state != COLUMN_STALE)
+                continue;
+            int r = co_resync_column(resync, slab, i);
+
+            if (r < 0)
+                return r;
+        }
+    }
+    return feed->up ? 0 : -ENOTCONN;
+}
+
+/* ---- joining ---- */
+
+void co_resync_await_answer(struct feed *feed)
+{
+    struct mirror *mirror = feed->mirror;
+
+    while (feed->proposed && !mirror->stopped) {
+        uint64_t now_ns = io_now_ns(mirror->io);
+        int r;
+
+        if (feed->proposed_epoch != mirror->epoch ||
+            now_ns - feed->proposed_ns >= mirror->limits.propose_ns) {
+            feed->proposed_epoch = mirror->epoch;
+            feed->proposed_ns = now_ns;
+            mirror->options.propose_in_sync(mirror->options.arg, mirror->vdisk.id, mirror->epoch,
+                                            feed->disk);
+        }
+        r = co_mirror_wait(mirror, now_ns + mirror->limits.propose_ns);
+        if (r == -ECANCELED)
+            return;
+    }
+}
+
+static int co_join(struct feed *feed)
+{
+    struct mirror *mirror = feed->mirror;
+    int r;
+
+    feed->counted = true; /* from now on no write is committed without it */
+    while (feed->up && feed->stale_columns > 0) {
+        r = co_wait_for_feed(feed);
+        if (r == 0)
+            r = co_feed_tell(feed, true);
+        if (mirror->stopped || !feed->up)
+            return -ENOTCONN;
+        if (r < 0) {
+            feed_break(feed, r);
+            return r;
+        }
+        feed->proposed = true;
+        feed->proposed_epoch = 0; /* now, whatever was proposed before */
+        co_resync_await_answer(feed);
+        if (co_cancelled())
+            return -ECANCELED;
+    }
+    return feed->stale_columns > 0 ? -ENOTCONN : 0;
+}
+
+/* Raft shows them in-sync: their lists of blocks to compare are history. If this fails they stay,
+ * and the next resync compares more than it must. */
+static void co_forget_lists(struct feed *feed, const struct extent_ref *refs, size_t count)
+{
+    struct mirror *mirror = feed->mirror;
+    int r;
+
+    if (!feed->up)
+        return;
+    r = co_column_clear_compare(feed->store, mirror->vdisk.id, mirror->epoch, refs, count);
+    if (r < 0)
+        log_debug(mirror->io, "mirror", "compare lists stay", "vdisk=%llu disk=%llu error=%d",
+                  (unsigned long long)mirror->vdisk.id, (unsigned long long)feed->disk, r);
+}
+
+static int co_resync_feed(struct resync *resync)
+{
+    struct feed *feed = resync->feed;
+    int r;
+
+    r = co_wait_for_writes(feed);
+    if (r == 0)
+        r = co_resync_columns(resync);
+    return r == 0 ? co_join(feed) : r;
+}
+
+int co_resync_run(struct feed *feed)
+{
+    struct mirror *mirror = feed->mirror;
+    cleanup(freep) struct resync *resync = calloc(1, sizeof(*resync));
+    cleanup(freep) uint64_t *todo = calloc(DIV_ROUND_UP(mirror->config->slab_blocks, 64), 8);
+    cleanup(freep) struct extent_ref *refs = calloc(feed->stale_columns, sizeof(*refs));
+    size_t count;
+    int r;
+
+    assert(feed->stale_columns > 0);
+    assert(feed->catching);
+    if (!resync || !todo || !refs)
+        return -ENOMEM;
+    resync->feed = feed;
+    resync->mirror = mirror;
+    resync->todo = todo;
+    co_sem_init(&resync->slots, mirror->limits.resync_depth);
+    co_group_init(&resync->copies);
+    count = resync_list_columns(feed, refs);
+    r = co_resync_feed(resync);
+    log_info(mirror->io, "mirror", r == 0 ? "columns are in-sync again" : "resync was interrupted",
+             "vdisk=%llu disk=%llu columns=%zu error=%d", (unsigned long long)mirror->vdisk.id,
+             (unsigned long long)feed->disk, count, r);
+    if (r == 0)
+        co_forget_lists(feed, refs, count);
+    return r;
+}

@@ -1,0 +1,68 @@
+/* fake_column: a column store in memory that keeps the promises of store.h and column_store.h, and
+ * breaks down when told to. One vdisk. What the store may choose (whether a record that was under
+ * way when the connection broke has landed) is chosen by a coin. */
+#ifndef S2D_TESTS_FAKE_COLUMN_H
+#define S2D_TESTS_FAKE_COLUMN_H
+
+#include "resiliency/column_store.h"
+#include "s2d/base/io.h"
+
+#define FAKE_EXTENTS 16
+
+struct fake_block {
+    char *data; /* NULL: unwritten */
+    uint64_t sum;
+    struct log_position position;
+    uint64_t stamp; /* epoch of the message that told it was committed */
+    bool compare;
+};
+
+struct fake_extent {
+    uint64_t generation;
+    struct fake_block *blocks;
+};
+
+struct fake_column {
+    struct column_store base; /* first */
+    struct io *io;
+    uint64_t vdisk;
+    uint32_t extent_blocks;
+    /* durable */
+    uint64_t sealed_epoch, session, durable_seq;
+    struct log_position watermark;
+    struct fake_extent extents[FAKE_EXTENTS];
+    struct list log; /* struct fake_record, above the watermark, by position */
+    /* under way */
+    struct list pending; /* struct fake_record */
+    uint64_t accepted_seq;
+    struct column_stream *stream; /* attached */
+    struct io_timer timer;
+    struct io_task ended_task;
+    struct list ended; /* struct column_append whose done() is to be called */
+    /* knobs */
+    uint64_t latency_ns;
+    bool hang;        /* records are taken and never get durable */
+    int append_error; /* of the next records */
+    /* figures */
+    unsigned seals, resent, drops, clears;
+    uint64_t told_before_drop; /* watermarks taken while `stale` was not dropped: must stay 0 */
+    bool stale_undropped;
+};
+
+void fake_column_init(struct fake_column *fake, struct io *io, uint64_t node, uint64_t disk,
+                      bool local, uint64_t vdisk, uint32_t extent_blocks);
+void fake_column_done(struct fake_column *fake);
+
+/* The connection breaks, or the node is back. */
+void fake_column_set_reachable(struct fake_column *fake, bool reachable);
+
+/* What a read would show: NULL for zeros. */
+const char *fake_column_peek(struct fake_column *fake, struct extent_ref where, uint32_t block);
+/* Flips bits of it. */
+void fake_column_rot(struct fake_column *fake, struct extent_ref where, uint32_t block);
+/* A record that an earlier session left above the watermark. */
+void fake_column_plant(struct fake_column *fake, struct extent_ref where, uint32_t slab,
+                       uint16_t column, uint32_t block, struct log_position position, char fill,
+                       uint64_t address);
+
+#endif

@@ -1,0 +1,739 @@
+/* What the mirror promises (resiliency/mirror.h, I1-I8), on fake stores and a fake database. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+/* cmocka wants the above first */
+#include <cmocka.h>
+
+#include "tests/unit/mirror_world.h"
+
+#define THREE                                                                                      \
+    &(struct world_options)                                                                        \
+    {                                                                                              \
+        .seed = 1, .width = 3, .slabs = 1                                                          \
+    }
+#define TWO                                                                                        \
+    &(struct world_options)                                                                        \
+    {                                                                                              \
+        .seed = 1, .width = 2, .slabs = 1                                                          \
+    }
+
+static struct owner *first_owner(struct world *world)
+{
+    return &world->owners[0];
+}
+
+/* ---- a request in a coroutine of its own ---- */
+
+struct request {
+    struct owner *owner;
+    uint64_t block;
+    char fill; /* 0: a read */
+    int result;
+    bool done;
+};
+
+static void request_run(void *arg)
+{
+    struct request *request = arg;
+
+    request->result = request->fill ? co_owner_write(request->owner, request->block, request->fill)
+                                    : co_owner_read(request->owner, request->block);
+    request->done = true;
+}
+
+static void request_start(struct world *world, struct request *request)
+{
+    assert_int_equal(co_group_spawn(&world->coroutines, world->io, "request", request_run, request),
+                     0);
+}
+
+static bool co_done_within(struct request *request, uint64_t duration_ns)
+{
+    for (uint64_t waited_ns = 0; waited_ns < duration_ns && !request->done; waited_ns += MS)
+        co_sleep_ns(MS);
+    return request->done;
+}
+
+/* ---- writing and reading ---- */
+
+static void write_is_on_every_column(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_owner_write(owner, 5, 'a'), 0);
+    for (uint64_t disk = 1; disk <= 3; disk++)
+        assert_int_equal(world_peek(world, disk, 5), 'a');
+    assert_int_equal(co_owner_read(owner, 5), 'a');
+    assert_int_equal(co_owner_read(owner, 6), 0);
+    assert_int_equal(co_vdisk_trim(mirror_vdisk(owner->mirror), 4 * BLOCK_SIZE, 3 * BLOCK_SIZE,
+                                   (struct client_request){0}),
+                     0);
+    assert_int_equal(co_owner_read(owner, 5), 0);
+    assert_int_equal(world->stale_proposals, 0);
+}
+
+static void test_write_is_on_every_column(void **state)
+{
+    (void)state;
+    world_run(THREE, write_is_on_every_column);
+}
+
+static void wide_write_crosses_slabs(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    size_t bytes = (WORLD_SLAB_BLOCKS + 20) * BLOCK_SIZE;
+    uint64_t offset = (WORLD_SLAB_BLOCKS - 10) * BLOCK_SIZE;
+    char *buffer = co_buffer_get(world->buffers, bytes);
+    char *back = co_buffer_get(world->buffers, bytes);
+
+    for (size_t i = 0; i < bytes; i++)
+        buffer[i] = (char)(i / BLOCK_SIZE + 1);
+    assert_int_equal(co_vdisk_write(mirror_vdisk(owner->mirror), buffer, offset, bytes,
+                                    (struct client_request){0}),
+                     0);
+    assert_int_equal(co_vdisk_read(mirror_vdisk(owner->mirror), back, offset, bytes), 0);
+    assert_memory_equal(buffer, back, bytes);
+    assert_int_equal(co_vdisk_write(mirror_vdisk(owner->mirror), buffer, offset + 100, BLOCK_SIZE,
+                                    (struct client_request){0}),
+                     -EINVAL);
+    assert_int_equal(co_vdisk_read(mirror_vdisk(owner->mirror), back,
+                                   mirror_vdisk(owner->mirror)->size_bytes, BLOCK_SIZE),
+                     -EINVAL);
+    buffer_put(world->buffers, buffer, bytes);
+    buffer_put(world->buffers, back, bytes);
+}
+
+/* Slabs 1 and 2 have no space yet: the first write asks for it. */
+static void test_wide_write_crosses_slabs(void **state)
+{
+    (void)state;
+    world_run(THREE, wide_write_crosses_slabs);
+}
+
+static void full_pool_is_enospc(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    world->full = true;
+    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS, 'a'), -ENOSPC);
+    assert_int_equal(co_owner_read(owner, WORLD_SLAB_BLOCKS), 0);
+    assert_int_equal(co_owner_write(owner, 0, 'a'), 0);
+    world->full = false;
+    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS, 'b'), 0);
+}
+
+static void test_full_pool_is_enospc(void **state)
+{
+    (void)state;
+    world_run(THREE, full_pool_is_enospc);
+}
+
+/* ---- columns that do not answer ---- */
+
+static void write_waits_for_every_column(struct world *world)
+{
+    struct request request = {first_owner(world), 1, 'a', 0, false};
+
+    world->raft_delay_ns = 400 * MS;
+    world->columns[2].hang = true;
+    request_start(world, &request);
+    assert_false(co_done_within(&request, 2900 * MS)); /* slow is not away: 3 s */
+    assert_int_equal(world->stale_proposals, 0);
+    assert_false(co_done_within(&request, 400 * MS)); /* proposed, and that is not enough */
+    assert_int_equal(world->stale_proposals, 1);
+    assert_true(world_in_sync(world, 3));
+    assert_true(co_done_within(&request, 500 * MS));
+    assert_int_equal(request.result, 0);
+    assert_false(world_in_sync(world, 3));
+}
+
+/* I1: never acknowledge what a member missed until "that member is stale" is in the database. */
+static void test_write_waits_for_every_column(void **state)
+{
+    (void)state;
+    world_run(THREE, write_waits_for_every_column);
+}
+
+static void away_is_evicted_sooner(struct world *world)
+{
+    struct request request = {first_owner(world), 1, 'a', 0, false};
+
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'x'), 0);
+    fake_column_set_reachable(&world->columns[1], false);
+    request_start(world, &request);
+    assert_false(co_done_within(&request, 250 * MS));
+    assert_true(co_done_within(&request, 250 * MS));
+    assert_int_equal(request.result, 0);
+    assert_false(world_in_sync(world, 2));
+}
+
+static void test_away_is_evicted_sooner(void **state)
+{
+    (void)state;
+    world_run(THREE, away_is_evicted_sooner);
+}
+
+static void failed_medium_is_evicted_at_once(struct world *world)
+{
+    struct request request = {first_owner(world), 1, 'a', 0, false};
+
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'x'), 0);
+    world->columns[0].append_error = -EIO; /* the owner's own */
+    request_start(world, &request);
+    assert_true(co_done_within(&request, 100 * MS));
+    assert_int_equal(request.result, 0);
+    assert_false(world_in_sync(world, 1));
+    assert_int_equal(co_owner_read(first_owner(world), 1), 'a');
+}
+
+static void test_failed_medium_is_evicted_at_once(void **state)
+{
+    (void)state;
+    world_run(THREE, failed_medium_is_evicted_at_once);
+}
+
+static void short_break_evicts_nobody(struct world *world)
+{
+    struct request requests[8];
+
+    world->columns[1].latency_ns = 10 * MS;
+    for (unsigned i = 0; i < ARRAY_SIZE(requests); i++) {
+        requests[i] = (struct request){first_owner(world), i, (char)('a' + i), 0, false};
+        request_start(world, &requests[i]);
+    }
+    co_sleep_ns(12 * MS);
+    fake_column_set_reachable(&world->columns[1], false);
+    co_sleep_ns(20 * MS);
+    fake_column_set_reachable(&world->columns[1], true);
+    for (unsigned i = 0; i < ARRAY_SIZE(requests); i++) {
+        assert_true(co_done_within(&requests[i], 200 * MS));
+        assert_int_equal(requests[i].result, 0);
+    }
+    assert_int_equal(world->stale_proposals, 0);
+    world_check_copies(world);
+}
+
+/* What the broken connection swallowed is sent again from the store's durable-through. */
+static void test_short_break_evicts_nobody(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 20; seed++)
+        world_run(&(struct world_options){.seed = seed, .width = 3, .slabs = 1},
+                  short_break_evicts_nobody);
+}
+
+static void last_column_is_waited_for(struct world *world)
+{
+    struct request write = {first_owner(world), 1, 'b', 0, false};
+    struct request read = {first_owner(world), 2, 0, 0, false};
+
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
+    assert_int_equal(co_owner_write(first_owner(world), 2, 'c'), 0);
+    fake_column_set_reachable(&world->columns[0], false);
+    fake_column_set_reachable(&world->columns[1], false);
+    request_start(world, &write);
+    request_start(world, &read);
+    assert_false(co_done_within(&write, 20 * SEC));
+    assert_false(read.done);
+    assert_int_equal(world->stale_proposals, 0); /* it would help nobody */
+    fake_column_set_reachable(&world->columns[1], true);
+    assert_true(co_done_within(&read, 500 * MS));
+    assert_int_equal(read.result, 'c');
+    assert_true(co_done_within(&write, 500 * MS));
+    assert_int_equal(write.result, 0);
+    assert_false(world_in_sync(world, 1));
+    assert_true(world_in_sync(world, 2));
+}
+
+/* I3: the last in-sync column is never marked stale; the slab waits for it. */
+static void test_last_column_is_waited_for(void **state)
+{
+    (void)state;
+    world_run(TWO, last_column_is_waited_for);
+}
+
+/* ---- resync ---- */
+
+static void stale_column_comes_back(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, 2, 'b'), 0);
+    fake_column_set_reachable(&world->columns[2], false);
+    assert_int_equal(co_owner_write(owner, 1, 'c'), 0);
+    assert_int_equal(co_owner_write(owner, 3, 'd'), 0);
+    assert_false(world_in_sync(world, 3));
+    fake_column_set_reachable(&world->columns[2], true);
+    assert_true(co_world_heal(world));
+    assert_int_equal(world_peek(world, 3, 1), 'c');
+    assert_int_equal(world_peek(world, 3, 2), 'b');
+    assert_int_equal(world_peek(world, 3, 3), 'd');
+    assert_true(world->columns[2].drops > 0);
+    co_sleep_ns(SEC);
+    assert_int_equal(world->columns[2].clears, 1);
+    assert_true(mirror_status(owner->mirror).copied_blocks <= 3); /* the differences, not all */
+    assert_int_equal(mirror_status(owner->mirror).stale_disks, 0);
+}
+
+static void test_stale_column_comes_back(void **state)
+{
+    (void)state;
+    world_run(THREE, stale_column_comes_back);
+}
+
+static void tail_of_a_stale_column_goes(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    assert_int_equal(co_owner_read(owner, 1), 'a');
+    assert_true(co_world_heal(world));
+    assert_int_equal(world_peek(world, 3, 9), 0); /* was planted; nobody else has it */
+    assert_int_equal(world->columns[2].told_before_drop, 0);
+    world_check_copies(world);
+}
+
+static void plant_in_stale(struct world *world)
+{
+    struct vdisk_config *config = world_edit(world);
+
+    assert_int_equal(vdisk_config_mark_stale(config, 3, config->epoch), 1);
+    world_publish(world, config);
+    fake_column_plant(&world->columns[2], world_column(world, 0, 2)->where, 0, 2, 9,
+                      (struct log_position){4, 17}, 'z', 9);
+    world->columns[2].stale_undropped = true;
+}
+
+/* An ex-owner's uncommitted record: dropped before a watermark could commit it, and compared. */
+static void test_tail_of_a_stale_column_goes(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = plant_in_stale},
+              tail_of_a_stale_column_goes);
+}
+
+struct pounding {
+    struct owner *owner;
+    bool stop, stopped;
+    unsigned count;
+};
+
+static void pound(void *arg)
+{
+    struct pounding *pounding = arg;
+
+    while (!pounding->stop) {
+        uint64_t block = io_random(pounding->owner->world->io) % WORLD_SLAB_BLOCKS;
+
+        assert_int_equal(co_owner_write(pounding->owner, block, (char)('a' + block % 23)), 0);
+        pounding->count++;
+    }
+    pounding->stopped = true;
+}
+
+static void resync_ends_under_load(struct world *world)
+{
+    struct pounding pounding[4] = {0};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(pounding); i++) {
+        pounding[i].owner = first_owner(world);
+        assert_int_equal(
+            co_group_spawn(&world->coroutines, world->io, "pound", pound, &pounding[i]), 0);
+    }
+    co_sleep_ns(100 * MS);
+    fake_column_set_reachable(&world->columns[2], false);
+    co_sleep_ns(SEC);
+    assert_false(world_in_sync(world, 3));
+    fake_column_set_reachable(&world->columns[2], true);
+    assert_true(co_world_heal(world));
+    for (unsigned i = 0; i < ARRAY_SIZE(pounding); i++) {
+        pounding[i].stop = true;
+        while (!pounding[i].stopped)
+            co_sleep_ns(MS);
+        assert_true(pounding[i].count > 100);
+    }
+    world_check_copies(world);
+}
+
+static void test_resync_ends_under_load(void **state)
+{
+    (void)state;
+    world_run(THREE, resync_ends_under_load);
+}
+
+static void new_column_gets_everything(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct vdisk_config *config;
+
+    for (uint64_t block = 0; block < 20; block++)
+        assert_int_equal(co_owner_write(owner, 3 * block, (char)('a' + block)), 0);
+    config = world_edit(world);
+    config->columns[2] = (struct column_config){
+        .disk = 4,
+        .node = 4,
+        .where = {.extent = 3, .generation = ++world->raft_index},
+        .state = COLUMN_STALE,
+    };
+    world_publish(world, config);
+    fake_column_set_reachable(&world->columns[2], false);
+    assert_true(co_world_heal(world));
+    assert_true(world_in_sync(world, 4));
+    for (uint64_t block = 0; block < 20; block++)
+        assert_int_equal(world_peek(world, 4, 3 * block), 'a' + (int)block);
+    assert_int_equal(mirror_status(owner->mirror).copied_blocks, 20);
+    world_check_copies(world);
+}
+
+/* A lost disk's column gets a new extent elsewhere. */
+static void test_new_column_gets_everything(void **state)
+{
+    (void)state;
+    world_run(THREE, new_column_gets_everything);
+}
+
+static void joining_column_is_waited_for(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request request = {owner, 1, 'x', 0, false};
+    unsigned proposals;
+
+    fake_column_set_reachable(&world->columns[2], false);
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    world->raft_delay_ns = 300 * MS;
+    proposals = world->in_sync_proposals;
+    fake_column_set_reachable(&world->columns[2], true);
+    while (world->in_sync_proposals == proposals)
+        co_sleep_ns(MS);
+    world->columns[2].hang = true; /* between proposal and answer */
+    request_start(world, &request);
+    assert_false(co_done_within(&request, 200 * MS));
+    assert_false(world_in_sync(world, 3));
+    world->columns[2].hang = false;
+    assert_true(co_world_heal(world));
+    fake_column_set_reachable(&world->columns[2], false); /* wakes the fake; within patience */
+    fake_column_set_reachable(&world->columns[2], true);
+    assert_true(co_done_within(&request, SEC));
+    world_check_copies(world);
+}
+
+/* I1: from the moment it proposes a column in-sync the owner waits for that column too. */
+static void test_joining_column_is_waited_for(void **state)
+{
+    (void)state;
+    world_run(THREE, joining_column_is_waited_for);
+}
+
+static void void_proposal_is_made_again(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    unsigned proposals;
+
+    fake_column_set_reachable(&world->columns[2], false);
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    world->raft_delay_ns = 100 * MS;
+    proposals = world->in_sync_proposals;
+    fake_column_set_reachable(&world->columns[2], true);
+    while (world->in_sync_proposals == proposals)
+        co_sleep_ns(MS);
+    world_publish(world, world_edit(world)); /* another command came first */
+    assert_true(co_world_heal(world));
+    assert_true(world->in_sync_proposals >= proposals + 2);
+    world_check_copies(world);
+}
+
+static void test_void_proposal_is_made_again(void **state)
+{
+    (void)state;
+    world_run(THREE, void_proposal_is_made_again);
+}
+
+static void paused_resync_waits(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    fake_column_set_reachable(&world->columns[2], false);
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    mirror_pause_resync(owner->mirror, true);
+    fake_column_set_reachable(&world->columns[2], true);
+    co_sleep_ns(5 * SEC);
+    assert_false(world_in_sync(world, 3));
+    assert_int_equal(mirror_status(owner->mirror).catching_disks, 1);
+    mirror_pause_resync(owner->mirror, false);
+    assert_true(co_world_heal(world));
+}
+
+static void test_paused_resync_waits(void **state)
+{
+    (void)state;
+    world_run(THREE, paused_resync_waits);
+}
+
+/* ---- takeover ---- */
+
+static void plant_tails(struct world *world)
+{
+    /* block 1: the newest is on disk 3 only; block 2: older on 1, newer on 2 */
+    fake_column_plant(&world->columns[2], world_column(world, 0, 2)->where, 0, 2, 1,
+                      (struct log_position){4, 17}, 'n', 1);
+    fake_column_plant(&world->columns[0], world_column(world, 0, 0)->where, 0, 0, 2,
+                      (struct log_position){4, 8}, 'o', 2);
+    fake_column_plant(&world->columns[1], world_column(world, 0, 1)->where, 0, 1, 2,
+                      (struct log_position){4, 9}, 'p', 2);
+}
+
+static void newest_is_written_again(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_owner_read(owner, 1), 'n');
+    assert_int_equal(co_owner_read(owner, 2), 'p');
+    for (uint64_t disk = 1; disk <= 3; disk++) {
+        assert_int_equal(world_peek(world, disk, 1), 'n');
+        assert_int_equal(world_peek(world, disk, 2), 'p');
+    }
+    assert_int_equal(mirror_status(owner->mirror).rewritten_blocks, 2);
+    co_sleep_ns(100 * MS);
+    for (unsigned i = 0; i < 3; i++) /* opened: what came before is committed */
+        assert_true(list_empty(&world->columns[i].log));
+}
+
+/* I6 */
+static void test_newest_is_written_again(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = plant_tails},
+              newest_is_written_again);
+}
+
+static void plant_rotten(struct world *world)
+{
+    plant_tails(world);
+    fake_column_rot(&world->columns[1], world_column(world, 0, 1)->where, 2);
+    for (unsigned i = 0; i < 3; i++) {
+        fake_column_plant(&world->columns[i], world_column(world, 0, i)->where, 0, (uint16_t)i, 3,
+                          (struct log_position){4, 30}, 'q', 3);
+        fake_column_rot(&world->columns[i], world_column(world, 0, i)->where, 3);
+    }
+}
+
+static void rotten_newest_is_not_guessed(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    /* disk 3 lacks the newest: it was never acknowledged, and the older version will do */
+    assert_int_equal(co_owner_read(owner, 2), 'o');
+    /* all have it, nobody can read it: an error, never a guess */
+    assert_int_equal(co_owner_read(owner, 3), -EIO);
+    assert_int_equal(co_owner_write(owner, 3, 'r'), 0);
+    assert_int_equal(co_owner_read(owner, 3), 'r');
+    assert_int_equal(co_owner_read(owner, 1), 'n');
+    assert_true(mirror_status(owner->mirror).lost_blocks > 0);
+}
+
+static void test_rotten_newest_is_not_guessed(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = plant_rotten},
+              rotten_newest_is_not_guessed);
+}
+
+static void disk_2_is_away(struct world *world)
+{
+    plant_tails(world);
+    fake_column_set_reachable(&world->columns[1], false);
+}
+
+static void takeover_evicts_the_absent(struct world *world)
+{
+    struct request request = {first_owner(world), 2, 0, 0, false};
+
+    request_start(world, &request);
+    assert_false(co_done_within(&request, 250 * MS));
+    assert_true(co_done_within(&request, 500 * MS));
+    assert_int_equal(request.result, 'o'); /* 'p' was on the absent one alone */
+    assert_false(world_in_sync(world, 2));
+    fake_column_set_reachable(&world->columns[1], true);
+    assert_true(co_world_heal(world));
+    assert_int_equal(world_peek(world, 2, 2), 'o'); /* and does not come back */
+    world_check_copies(world);
+}
+
+static void test_takeover_evicts_the_absent(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = disk_2_is_away},
+              takeover_evicts_the_absent);
+}
+
+static void cold_start(struct world *world)
+{
+    disk_2_is_away(world);
+    world->grace_until_ns = io_now_ns(world->io) + 30 * SEC;
+}
+
+static void nobody_is_evicted_for_being_late(struct world *world)
+{
+    co_sleep_ns(20 * SEC);
+    assert_int_equal(world->stale_proposals, 0);
+    fake_column_set_reachable(&world->columns[1], true);
+    assert_int_equal(co_owner_read(first_owner(world), 2), 'p');
+    assert_int_equal(world->stale_proposals, 0);
+}
+
+/* I5: after a cold start nobody is marked stale for being late … unless a request waits. */
+static void test_nobody_is_evicted_for_being_late(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = cold_start},
+              nobody_is_evicted_for_being_late);
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = cold_start},
+              takeover_evicts_the_absent);
+}
+
+static void old_owner_is_fenced(struct world *world)
+{
+    struct owner *old = first_owner(world), *new;
+    struct request request = {old, 1, 'z', 0, false};
+
+    assert_int_equal(co_owner_write(old, 1, 'a'), 0);
+    old->cut_off = true; /* it does not know that it is old */
+    new = world_take_over(world, 2);
+    assert_int_equal(co_owner_read(new, 1), 'a');
+    request_start(world, &request);
+    assert_false(co_done_within(&request, 10 * SEC));
+    assert_int_equal(co_owner_read(new, 1), 'a');
+    old->lease = false;
+    assert_int_equal(co_owner_read(old, 2), -ESTALE); /* reads rest on the lease alone */
+    mirror_stop(old->mirror);
+    assert_true(co_done_within(&request, 100 * MS));
+    assert_int_equal(request.result, -ESTALE);
+    assert_int_equal(co_owner_write(old, 1, 'y'), -ESTALE);
+}
+
+/* I4: stores fence writers without any clock. */
+static void test_old_owner_is_fenced(void **state)
+{
+    (void)state;
+    world_run(THREE, old_owner_is_fenced);
+}
+
+static void handed_over_leaves_nothing(struct world *world)
+{
+    struct owner *old = first_owner(world), *new;
+
+    for (uint64_t block = 0; block < 10; block++)
+        assert_int_equal(co_owner_write(old, block, 'a'), 0);
+    assert_int_equal(co_mirror_hand_over(old->mirror, io_now_ns(world->io) + SEC), 0);
+    new = world_take_over(world, 2);
+    assert_int_equal(co_owner_read(new, 3), 'a');
+    assert_int_equal(mirror_status(new->mirror).rewritten_blocks, 0);
+    assert_int_equal(co_owner_write(old, 3, 'b'), -ESTALE);
+}
+
+static void test_handed_over_leaves_nothing(void **state)
+{
+    (void)state;
+    world_run(THREE, handed_over_leaves_nothing);
+}
+
+static void idle_watermark_is_told(struct world *world)
+{
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
+    assert_false(list_empty(&world->columns[1].log));
+    co_sleep_ns(50 * MS);
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(list_empty(&world->columns[i].log));
+}
+
+static void test_idle_watermark_is_told(void **state)
+{
+    (void)state;
+    world_run(THREE, idle_watermark_is_told);
+}
+
+/* ---- rot ---- */
+
+static void rotten_copy_is_healed(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    co_sleep_ns(50 * MS);
+    fake_column_rot(&world->columns[0], world_column(world, 0, 0)->where, 1);
+    assert_int_equal(co_owner_read(owner, 1), 'a');
+    assert_int_equal(world->heals, 1);
+    world_check_copies(world);
+    assert_int_equal(mirror_status(owner->mirror).healed_blocks, 1);
+
+    for (unsigned i = 0; i < 3; i++)
+        fake_column_rot(&world->columns[i], world_column(world, 0, i)->where, 1);
+    assert_int_equal(co_owner_read(owner, 1), -EIO);
+    assert_int_equal(world->heals, 1);
+}
+
+static void test_rotten_copy_is_healed(void **state)
+{
+    (void)state;
+    world_run(THREE, rotten_copy_is_healed);
+}
+
+static void rot_here_and_there_is_healed(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    char *buffer = co_buffer_get(world->buffers, 8 * BLOCK_SIZE);
+
+    for (uint64_t block = 0; block < 8; block++)
+        assert_int_equal(co_owner_write(owner, block, (char)('a' + block)), 0);
+    fake_column_rot(&world->columns[0], world_column(world, 0, 0)->where, 1);
+    fake_column_rot(&world->columns[0], world_column(world, 0, 0)->where, 2);
+    fake_column_rot(&world->columns[1], world_column(world, 0, 1)->where, 1);
+    fake_column_rot(&world->columns[2], world_column(world, 0, 2)->where, 2);
+    assert_int_equal(co_vdisk_read(mirror_vdisk(owner->mirror), buffer, 0, 8 * BLOCK_SIZE), 0);
+    for (unsigned block = 0; block < 8; block++)
+        assert_int_equal(buffer[block * BLOCK_SIZE], 'a' + (int)block);
+    buffer_put(world->buffers, buffer, 8 * BLOCK_SIZE);
+    assert_int_equal(world->heals, 2); /* those of the copy that was asked */
+}
+
+static void test_rot_here_and_there_is_healed(void **state)
+{
+    (void)state;
+    world_run(THREE, rot_here_and_there_is_healed);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_write_is_on_every_column),
+        cmocka_unit_test(test_wide_write_crosses_slabs),
+        cmocka_unit_test(test_full_pool_is_enospc),
+        cmocka_unit_test(test_write_waits_for_every_column),
+        cmocka_unit_test(test_away_is_evicted_sooner),
+        cmocka_unit_test(test_failed_medium_is_evicted_at_once),
+        cmocka_unit_test(test_short_break_evicts_nobody),
+        cmocka_unit_test(test_last_column_is_waited_for),
+        cmocka_unit_test(test_stale_column_comes_back),
+        cmocka_unit_test(test_tail_of_a_stale_column_goes),
+        cmocka_unit_test(test_resync_ends_under_load),
+        cmocka_unit_test(test_new_column_gets_everything),
+        cmocka_unit_test(test_joining_column_is_waited_for),
+        cmocka_unit_test(test_void_proposal_is_made_again),
+        cmocka_unit_test(test_paused_resync_waits),
+        cmocka_unit_test(test_newest_is_written_again),
+        cmocka_unit_test(test_rotten_newest_is_not_guessed),
+        cmocka_unit_test(test_takeover_evicts_the_absent),
+        cmocka_unit_test(test_nobody_is_evicted_for_being_late),
+        cmocka_unit_test(test_old_owner_is_fenced),
+        cmocka_unit_test(test_handed_over_leaves_nothing),
+        cmocka_unit_test(test_idle_watermark_is_told),
+        cmocka_unit_test(test_rotten_copy_is_healed),
+        cmocka_unit_test(test_rot_here_and_there_is_healed),
+    };
+
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
