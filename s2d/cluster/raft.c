@@ -258,6 +258,8 @@ int raft_append_new(struct raft *raft, enum raft_entry_type type, const void *da
 void raft_commit_to(struct raft *raft, uint64_t index)
 {
     assert(index <= raft_last(raft));
+    if (index > raft->commit)
+        raft->commit_ns = raft->now_ns;
     for (; raft->commit < index; raft->commit++)
         if (raft_leads(raft))
             raft->uncommitted_bytes -= raft_log_entry(&raft->log, raft->commit + 1)->size;

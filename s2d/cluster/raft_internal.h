@@ -32,7 +32,8 @@ struct peer {
     uint64_t match; /* what it confirmed in this term; a witness: what it vouched for */
     uint64_t next;
     uint64_t commit_sent; /* it will have learnt this commit index when all sent has arrived */
-    uint64_t request;     /* number of the last append message to it */
+    uint64_t
+        mode_request; /* append messages up to this number were sent in an earlier mode: stale */
     /* Messages numbered above these were sent after match was confirmed: an answer to one of
      * them that shows less than match is a log that got shorter. */
     uint64_t request_before_match;
@@ -127,7 +128,8 @@ struct raft {
     uint64_t round_ns[RAFT_ROUNDS_MAX];
     uint64_t quorum_round;
     uint64_t quorum_round_ns;
-    uint64_t asked; /* the highest index that the witness was asked to vouch for in this term */
+    uint64_t asked;     /* the highest index that the witness was asked to vouch for in this term */
+    uint64_t commit_ns; /* when the commit index last rose, or the term began */
     uint64_t uncommitted_bytes;
     uint64_t transfer_target;
     bool transfer_sent;
@@ -247,8 +249,9 @@ void raft_leader_commit(struct raft *raft);
 void raft_leader_rounds(struct raft *raft); /* looks again which round a quorum answered */
 void raft_leader_fail_reads(struct raft *raft);
 void raft_peer_reset(struct raft *raft, struct peer *peer);
-void raft_peer_confirmed(struct raft *raft, struct peer *peer, uint64_t index);
-void raft_peer_probe(struct peer *peer, uint64_t next);
+/* It durably holds the log up to index. located: and so the window may open there. */
+void raft_peer_confirmed(struct raft *raft, struct peer *peer, uint64_t index, bool located);
+void raft_peer_probe(struct raft *raft, struct peer *peer, uint64_t next);
 int raft_on_append_answer(struct raft *raft, struct peer *peer, const struct raft_message *message);
 int raft_on_heartbeat_answer(struct raft *raft, struct peer *peer,
                              const struct raft_message *message);

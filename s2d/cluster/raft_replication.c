@@ -16,6 +16,7 @@ void raft_peer_reset(struct raft *raft, struct peer *peer)
         .id = peer->id,
         .role = peer->role,
         .next = raft_last(raft) + 1,
+        .mode_request = raft->request,
         .heard_ns = raft->now_ns,
         .level_ns = raft->now_ns,
         .away = true, /* until it has shown that it is level */
@@ -29,9 +30,12 @@ void raft_lead(struct raft *raft)
     raft->uncommitted_bytes = 0;
     for (uint64_t i = raft->commit + 1; i <= raft_last(raft); i++)
         raft->uncommitted_bytes += raft_log_entry(&raft->log, i)->size;
-    for (uint32_t i = 0; i < raft->peer_count; i++)
-        raft_peer_reset(raft, &raft->peers[i]);
+    for (uint32_t i = 0; i < raft->peer_count; i++) {
+        bool granted = raft->peers[i].granted;
 
+        raft_peer_reset(raft, &raft->peers[i]);
+        raft->peers[i].down = !granted;
+    }
     if (raft_append_new(raft, RAFT_NOOP, NULL, 0) < 0) {
         raft_follow(raft, raft->hard.term, 0); /* no memory: let another lead */
         return;
@@ -45,6 +49,7 @@ void raft_lead(struct raft *raft)
     raft->quorum_round_ns = 0;
     raft->round_wanted = true;
     raft->asked = 0;
+    raft->commit_ns = raft->now_ns;
     raft->transfer_target = 0;
     raft->read_count = 0;
     raft->lost_count = 0;
@@ -85,7 +90,7 @@ static bool send_append(struct raft *raft, struct peer *peer)
     if (peer->mode == PEER_PROBE &&
         (planted(raft, RAFT_ACK_LAST_STORED) || planted(raft, RAFT_COMMIT_LAST_STORED)))
         count = 0; /* as libraft probes: ours bring the entry that cuts a leftover suffix off */
-    message.append.request = peer->request = ++raft->request;
+    message.append.request = ++raft->request;
     message.append.prev_index = prev;
     message.append.prev_term = raft_log_term(&raft->log, prev);
     message.append.commit = raft->commit;
@@ -262,8 +267,9 @@ void raft_leader_tick(struct raft *raft)
     }
 }
 
-void raft_peer_probe(struct peer *peer, uint64_t next)
+void raft_peer_probe(struct raft *raft, struct peer *peer, uint64_t next)
 {
+    peer->mode_request = raft->request;
     peer->mode = PEER_PROBE;
     peer->next = MAX(next, peer->match + 1);
     peer->probing = false;
@@ -283,7 +289,7 @@ static void retire_inflight(struct raft *raft, struct peer *peer)
     peer->sent_ns = raft->now_ns;
 }
 
-void raft_peer_confirmed(struct raft *raft, struct peer *peer, uint64_t index)
+void raft_peer_confirmed(struct raft *raft, struct peer *peer, uint64_t index, bool located)
 {
     if (index > peer->match) {
         peer->match = index;
@@ -294,8 +300,8 @@ void raft_peer_confirmed(struct raft *raft, struct peer *peer, uint64_t index)
     if (peer->mode == PEER_REPLICATE) {
         retire_inflight(raft, peer);
         peer->next = MAX(peer->next, peer->match + 1);
-    } else if (peer->match >= raft->log.base.index) {
-        raft_peer_probe(peer, peer->match + 1);
+    } else if (located && peer->match >= raft->log.base.index) {
+        raft_peer_probe(raft, peer, peer->match + 1);
         peer->mode = PEER_REPLICATE;
     }
     raft_witness_presence(raft, peer);
@@ -330,11 +336,11 @@ static int on_refused(struct raft *raft, struct peer *peer, const struct raft_me
                    message->append_answer.last_index >= peer->match && prev > peer->match);
     if (peer->lost || prev <= peer->match || peer->mode == PEER_SNAPSHOT)
         return 0; /* from before it confirmed match */
-    if (peer->mode == PEER_PROBE && request != peer->request)
-        return 0; /* not the one that is out */
+    if (request <= peer->mode_request)
+        return 0; /* one was acted upon already */
     agreeing = raft_log_agreeing(&raft->log, message->append_answer.hint_index,
                                  message->append_answer.hint_term);
-    raft_peer_probe(peer, MIN(prev, agreeing + 1));
+    raft_peer_probe(raft, peer, MIN(prev, agreeing + 1));
     return 0;
 }
 
@@ -349,7 +355,8 @@ int raft_on_append_answer(struct raft *raft, struct peer *peer, const struct raf
         return on_refused(raft, peer, message);
     if (message->append_answer.index > raft_last(raft))
         return -EPROTO;
-    raft_peer_confirmed(raft, peer, message->append_answer.index);
+    raft_peer_confirmed(raft, peer, message->append_answer.index,
+                        message->append_answer.request > peer->mode_request);
     return 0;
 }
 
@@ -361,7 +368,7 @@ static void peer_retry(struct raft *raft, struct peer *peer, uint64_t peer_commi
     if (peer->mode == PEER_PROBE && late)
         peer->probing = false;
     else if (peer->mode == PEER_REPLICATE && peer->inflight_count > 0 && late)
-        raft_peer_probe(peer, peer->match + 1);
+        raft_peer_probe(raft, peer, peer->match + 1);
     if (peer_commit < MIN(peer->match, raft->commit))
         peer->commit_sent = MIN(peer->commit_sent, peer_commit);
 }

@@ -78,7 +78,7 @@ int raft_on_snapshot_answer(struct raft *raft, struct peer *peer,
     peer->heard_ns = raft->now_ns;
     peer->down = false;
     if (message->snapshot_answer.installed) {
-        raft_peer_confirmed(raft, peer, message->snapshot_answer.index);
+        raft_peer_confirmed(raft, peer, message->snapshot_answer.index, true);
         return 0;
     }
     if (peer->mode != PEER_SNAPSHOT || message->snapshot_answer.index != peer->snapshot_index)

@@ -82,11 +82,28 @@ void raft_witness_presence(struct raft *raft, struct peer *peer)
 
 static bool needed(const struct raft *raft)
 {
-    uint32_t present = raft_votes(raft);
+    uint32_t present = raft_votes(raft), coming = present;
 
+    for (uint32_t i = 0; i < raft->peer_count; i++) {
+        const struct peer *peer = &raft->peers[i];
+
+        present += peer->role == RAFT_VOTER && !peer->away;
+        coming += peer->role == RAFT_VOTER && !absent(raft, peer);
+    }
+    if (present >= raft_quorum(raft))
+        return false;
+    /* Whoever is catching up would chase what the witness is asked for under load: while commits
+     * flow without it, let them. */
+    return coming < raft_quorum(raft) ||
+           raft->now_ns - raft->commit_ns >= raft->options.heartbeat_ns;
+}
+
+/* From here on a voter that lacks what the witness was asked for could not win: it is away. */
+static void mark_away(struct raft *raft)
+{
     for (uint32_t i = 0; i < raft->peer_count; i++)
-        present += raft->peers[i].role == RAFT_VOTER && !raft->peers[i].away;
-    return present < raft_quorum(raft);
+        if (raft->peers[i].match < raft->asked)
+            raft->peers[i].away = true;
 }
 
 /* W6: up to where a full voter of the present configuration holds the log durably: this node,
@@ -122,6 +139,7 @@ void raft_witness_ask(struct raft *raft)
     if (!waiting && held <= raft->asked)
         return;
     raft->asked = MAX(raft->asked, held);
+    mark_away(raft);
     witness->sent_ns = raft->now_ns;
     message.vouch.index = raft->asked;
     raft_send(raft, witness->id, &message, 0);
