@@ -178,6 +178,8 @@ int co_log_write_anchors(struct disk *disk, const struct log_start *start)
         anchor->generation = start->anchor_generation;
         anchor->tail_position = start->tail_position;
         anchor->tail_sequence = start->tail_sequence;
+        anchor->head_position = start->head_position;
+        anchor->head_sequence = start->head_sequence;
         anchor->images_done = start->images_done;
         anchor->incarnation = start->incarnation;
         anchor->copy = copy;
@@ -549,6 +551,8 @@ int co_log_move_tail(struct log *log, uint64_t position, uint64_t batches, uint6
     struct log_start start = {
         .tail_position = position,
         .tail_sequence = log->tail_sequence + batches,
+        .head_position = log->durable_head,
+        .head_sequence = log_last_sequence(log) + 1,
         .images_done = images_done,
         .anchor_generation = log->anchor_generation + 1,
         .incarnation = log->incarnation,
@@ -585,6 +589,18 @@ static int batches_new(struct log *log)
     return 0;
 }
 
+void log_set_start(struct log *log, const struct log_start *start)
+{
+    assert(log->figures.items == 0);
+    log->tail_position = start->tail_position;
+    log->tail_sequence = start->tail_sequence;
+    log->durable_head = log->next_position = start->head_position;
+    log->next_sequence = start->head_sequence;
+    log->images_done = start->images_done;
+    log->anchor_generation = start->anchor_generation;
+    log->incarnation = start->incarnation;
+}
+
 int log_new(struct disk *disk, const struct log_start *start, struct log **ret_log)
 {
     cleanup(log_freep) struct log *log = calloc(1, sizeof(*log));
@@ -597,13 +613,7 @@ int log_new(struct disk *disk, const struct log_start *start, struct log **ret_l
     log->ring_blocks = log->geometry.log_bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS;
     log->gather_blocks_max = MIN(GATHER_BLOCKS_MAX, log->ring_blocks / 16);
     log->reserve_blocks = log->ring_blocks / RESERVE_FRACTION;
-    log->tail_position = start->tail_position;
-    log->tail_sequence = start->tail_sequence;
-    log->durable_head = log->next_position = start->head_position;
-    log->next_sequence = start->head_sequence;
-    log->images_done = start->images_done;
-    log->anchor_generation = start->anchor_generation;
-    log->incarnation = start->incarnation;
+    log_set_start(log, start);
     list_init(&log->waiting[LOG_NORMAL]);
     list_init(&log->waiting[LOG_RESERVED]);
     io_task_init(&log->commit_task, log_commit, log);

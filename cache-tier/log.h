@@ -68,6 +68,8 @@ struct log_start {
 };
 /* start: copied. Batch lengths between tail and head are then given by log_note_batch(). */
 must_check int log_new(struct disk *disk, const struct log_start *start, struct log **ret_log);
+/* Begins again elsewhere; nothing was appended yet. */
+void log_set_start(struct log *log, const struct log_start *start);
 void log_free(struct log *log); /* idle; NULL is fine */
 DEFINE_CLEANUP(struct log, log_free)
 

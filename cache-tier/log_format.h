@@ -29,10 +29,13 @@ struct log_anchor {
     uint64_t generation; /* the higher one is newer */
     uint64_t tail_position;
     uint64_t tail_sequence;
+    uint64_t
+        head_position; /* the next batch when this was written: images before it are all in place */
+    uint64_t head_sequence;
     uint64_t images_done;
     uint32_t incarnation;
     uint32_t copy;
-    uint8_t reserved[BLOCK_SIZE - 72];
+    uint8_t reserved[BLOCK_SIZE - 88];
 };
 static_assert(sizeof(struct log_anchor) == BLOCK_SIZE, "on disk");
 
@@ -80,7 +83,8 @@ enum log_kind {
     LOG_DROP = 6,    /* log_drop_record: the extent's records above the watermark were dropped */
     LOG_COMPARE = 7, /* log_extent_record; data: a bitmap of its compare list */
     LOG_CLEAR = 8,   /* log_extent_record: nothing of it is to be compared any more */
-    LOG_DAMAGED = 9, /* log_record: a hole was found in the log; every extent in use is damaged */
+    LOG_DAMAGED =
+        9, /* log_extent_record: a hole was found in the log; the extent may lack records */
 };
 
 enum log_record_flags {

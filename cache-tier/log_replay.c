@@ -64,13 +64,12 @@ static bool record_fits(const struct log_record *record, uint32_t left, uint32_t
         return record->bytes == sizeof(struct log_image_record) && record->data_blocks == 1;
     case LOG_FREE:
     case LOG_CLEAR:
+    case LOG_DAMAGED:
         return record->bytes == sizeof(struct log_extent_record) && record->data_blocks == 0;
     case LOG_COMPARE:
         return record->bytes == sizeof(struct log_extent_record) && record->data_blocks > 0;
     case LOG_DROP:
         return record->bytes == sizeof(struct log_drop_record) && record->data_blocks == 0;
-    case LOG_DAMAGED:
-        return record->bytes == sizeof(*record) && record->data_blocks == 0;
     }
     return false;
 }
@@ -258,6 +257,8 @@ static int co_find_tail_by_scan(struct reader *reader, struct log_start *start)
         return -EBADMSG;
     start->tail_position = best.tail_position;
     start->tail_sequence = best.tail_sequence;
+    start->head_position = best.tail_position;
+    start->head_sequence = best.tail_sequence;
     start->images_done = best.images_done;
     start->incarnation = best.incarnation;
     start->anchor_generation = 1;
@@ -285,6 +286,8 @@ static int co_find_tail(struct reader *reader, struct log_start *start)
     if (best) {
         start->tail_position = best->tail_position;
         start->tail_sequence = best->tail_sequence;
+        start->head_position = best->head_position;
+        start->head_sequence = best->head_sequence;
         start->images_done = best->images_done;
         start->incarnation = best->incarnation;
         start->anchor_generation = best->generation;
@@ -294,7 +297,7 @@ static int co_find_tail(struct reader *reader, struct log_start *start)
     if (r < 0)
         return r;
     if (all_zero(anchors, LOG_ANCHOR_BLOCKS * BLOCK_SIZE) && all_zero(first, BLOCK_SIZE)) {
-        start->tail_sequence = 1; /* as it was claimed: nothing was ever written */
+        start->tail_sequence = start->head_sequence = 1; /* as it was claimed: never written */
         return 0;
     }
     return co_find_tail_by_scan(reader, start);
@@ -437,21 +440,23 @@ static int co_find_end(struct reader *reader, struct chain *chain)
     return 0;
 }
 
-static int co_replay(struct reader *reader, struct chain *chain)
+static int co_replay(struct reader *reader, struct chain *chain, bool recent)
 {
     struct log_found *found = chain->found;
     int r = co_find_tail(reader, &found->start);
 
     if (r < 0)
         return r;
-    chain->position = found->start.tail_position;
-    chain->sequence = found->start.tail_sequence;
+    chain->position = recent ? found->start.head_position : found->start.tail_position;
+    chain->sequence = recent ? found->start.head_sequence : found->start.tail_sequence;
     r = co_follow(reader, chain);
     if (r < 0)
         return r;
     r = co_find_end(reader, chain);
     if (r < 0)
         return r;
+    if (recent)
+        return 0;
     found->start.head_position = chain->position;
     found->start.head_sequence = chain->sequence;
     found->start.incarnation =
@@ -460,8 +465,8 @@ static int co_replay(struct reader *reader, struct chain *chain)
     return co_log_write_anchors(reader->disk, &found->start);
 }
 
-int co_log_replay(struct disk *disk, const struct log_replay_ops *ops, void *arg,
-                  struct log_found *ret_found)
+static int co_replay_from(struct disk *disk, const struct log_replay_ops *ops, void *arg,
+                          bool recent, struct log_found *ret_found)
 {
     struct log_found found = {0};
     struct reader reader = {
@@ -479,8 +484,20 @@ int co_log_replay(struct disk *disk, const struct log_replay_ops *ops, void *arg
     memset(last, 0, sizeof(*last));
     reader.ring_blocks = reader.geometry.log_bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS;
     reader.window = window;
-    r = co_replay(&reader, &chain);
+    r = co_replay(&reader, &chain, recent);
     if (r == 0)
         *ret_found = found;
     return r;
+}
+
+int co_log_replay(struct disk *disk, const struct log_replay_ops *ops, void *arg,
+                  struct log_found *ret_found)
+{
+    return co_replay_from(disk, ops, arg, false, ret_found);
+}
+
+int co_log_replay_recent(struct disk *disk, const struct log_replay_ops *ops, void *arg,
+                         struct log_found *ret_found)
+{
+    return co_replay_from(disk, ops, arg, true, ret_found);
 }

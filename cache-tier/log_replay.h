@@ -35,6 +35,10 @@ struct log_found {
 must_check int co_log_replay(struct disk *disk, const struct log_replay_ops *ops, void *arg,
                              struct log_found *ret_found);
 
+/* Only what came after the last checkpoint ended; touches nothing on the disk. Returns as above. */
+must_check int co_log_replay_recent(struct disk *disk, const struct log_replay_ops *ops, void *arg,
+                                    struct log_found *ret_found);
+
 /* The records of a batch in memory, for fuzzing as well: calls fn for each; false: malformed, and
  * fn was called for none. */
 bool log_batch_each(const struct log_batch_header *header,

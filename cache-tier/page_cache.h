@@ -41,7 +41,8 @@ must_check int co_page_get(struct page_cache *cache, uint64_t number, uint64_t g
                            struct cached_page **ret_page);
 /* The same without suspending: NULL when it is not in RAM. */
 struct cached_page *page_try_get(struct page_cache *cache, uint64_t number, uint64_t generation);
-/* A page that was never written in that generation: all unwritten; pinned. Returns as co_page_get(). */
+/* A page that was never written in that generation: all unwritten; pinned. Returns as
+ * co_page_get(). */
 must_check int co_page_get_new(struct page_cache *cache, uint64_t number, uint64_t generation,
                                struct cached_page **ret_page);
 void page_put(struct page_cache *cache, struct cached_page *page);

@@ -86,6 +86,7 @@ struct store_append {
      * sums), -EIO (the disk failed), -EINVAL, -ECANCELED (store closes). Results of one stream come
      * in the order of its records, and a 0 vouches for all records before it. */
     void (*done)(struct store_append *append, int result);
+    struct list node; /* the caller's own while the store has it; never touched here */
     /* private */
     struct log_item item;
     struct store *store;
@@ -95,14 +96,20 @@ struct store_append {
 /* ---- life ---- */
 
 struct store_options {
-    uint64_t log_bytes_max_in_ram; /* index memory bound; 0: what the log can need */
-    struct metrics *metrics;       /* may be NULL */
-    const char *name;              /* for metrics and logs: the disk's */
+    uint32_t
+        page_cache_pages;    /* checksum pages of 4 KiB kept in RAM, 2 MiB of data each; 0: 4096 */
+    struct metrics *metrics; /* may be NULL */
+    const char *name;        /* for metrics and logs: the disk's */
 };
 
 /* What was found at the start that the cluster must hear of. */
 struct store_health {
-    bool log_damaged; /* corruption in the middle of the log: every column here is stale (I9) */
+    /* A hole in the log or in the extent table: the columns that store_each_extent() calls damaged
+     * must be stale (I9), and with lost_extents != 0 all columns of the disk. Said at every open
+     * until co_store_clear_compare(). */
+    bool log_damaged;
+    uint64_t lost_extents;  /* rows of the extent table that could not be read */
+    bool torn_tail;         /* the last write was cut short by a crash; it was never acknowledged */
     uint64_t corrupt_pages; /* checksum pages unreadable: their blocks answer -EBADMSG until written
                                again */
     uint64_t replayed_records;
@@ -219,6 +226,8 @@ struct store_extent { /* a row of the extent table */
     uint64_t vdisk;
     uint32_t slab;
     uint16_t column;
+    bool
+        damaged; /* may lack acknowledged records: its column must be stale until it was compared */
 };
 /* Calls fn for every extent in use, by number. */
 void store_each_extent(struct store *store,

@@ -68,7 +68,7 @@ static bool pending_grow(struct streams *streams)
     return true;
 }
 
-struct pending *pending_get(struct streams *streams)
+struct pending *pending_get(struct streams *streams, const struct record *record)
 {
     struct pending *pending;
 
@@ -77,6 +77,18 @@ struct pending *pending_get(struct streams *streams)
     pending = list_entry(list_pop_front(&streams->free), struct pending, node);
     list_init(&pending->zero_node);
     pending->dropped = false;
+    pending->position = record->position;
+    pending->where = record->where;
+    pending->slab = record->slab;
+    pending->column = record->column;
+    pending->kind = record->kind;
+    pending->flags = record->flags;
+    pending->block = record->block;
+    pending->count = record->count;
+    pending->address = record->address;
+    pending->epoch = record->epoch;
+    pending->client_session = record->client_session;
+    pending->client_number = record->client_number;
     return pending;
 }
 
@@ -118,8 +130,7 @@ void stream_remove_pending(struct stream *stream, struct pending *pending)
 
 struct pending *stream_find_pending(const struct stream *stream, struct log_position position)
 {
-    list_for_each(node, &stream->pending)
-    {
+    list_for_each (node, &stream->pending) {
         struct pending *pending = list_entry(node, struct pending, node);
 
         if (log_position_compare(pending->position, position) == 0)

@@ -1,5 +1,6 @@
-/* stream: what a store knows of one vdisk: its fence (sealed epoch), its session, how far its records go,
- * its watermark, and its *pending* records: those in the log above the watermark, in their order.
+/* stream: what a store knows of one vdisk: its fence (sealed epoch), its session, how far its
+ * records go, its watermark, and its *pending* records: those in the log above the watermark, in
+ * their order.
  *
  * Plain data and lists; the rules are store.c's. One reactor, nothing suspends. */
 #ifndef S2D_CACHE_TIER_STREAM_H
@@ -14,7 +15,8 @@ struct stream {
     uint64_t sealed_epoch;  /* highest shown; what is lower is refused */
     uint64_t durable_epoch; /* highest that is in the log */
     uint64_t session;
-    /* seq of the newest record of the session that was accepted, has its place in the log, is durable */
+    /* seq of the newest record of the session that was accepted, has its place in the log, is
+     * durable */
     uint64_t accepted_seq, placed_seq, durable_seq;
     struct log_position watermark;
     uint64_t watermark_epoch; /* of the message that told it: the stamp of what it commits */
@@ -36,9 +38,11 @@ struct pending {
     uint8_t kind;
     bool dropped; /* a drop has its place in the log: no copy of it may follow */
     uint32_t block, count;
+    uint32_t flags;
+    uint64_t address, epoch;
+    uint64_t client_session, client_number;
     uint32_t ring_block;     /* of its first data block */
-    uint32_t header_offset;  /* of the record in its batch */
-    uint64_t batch_position; /* where the log's tail may not pass without copying it */
+    uint64_t batch_position; /* the log's tail may not pass it without a copy at the head */
 };
 
 struct streams {
@@ -51,11 +55,12 @@ struct streams {
 void streams_init(struct streams *streams);
 void streams_done(struct streams *streams);
 
-struct stream *stream_find(const struct streams *streams, uint64_t vdisk);    /* NULL: unknown */
+struct stream *stream_find(const struct streams *streams, uint64_t vdisk);  /* NULL: unknown */
 struct stream *stream_find_or_add(struct streams *streams, uint64_t vdisk); /* NULL: no memory */
 
-/* A pending record, in no list. Memory is kept for later ones. NULL: no memory. */
-struct pending *pending_get(struct streams *streams);
+/* A pending record with the fields of `record`, in no list. Memory is kept for later ones. NULL: no
+ * memory. */
+struct pending *pending_get(struct streams *streams, const struct record *record);
 void pending_put(struct streams *streams, struct pending *pending);
 struct pending *pending_by_id(const struct streams *streams, uint32_t id);
 /* Puts it where its position belongs; almost always at the end. */

@@ -1,0 +1,286 @@
+/* Records: how one is judged, what it becomes in the log, what follows once it is durable, and when
+ * it counts as committed. A record is accepted or refused when it is handed in; being accepted is
+ * being in order, not being durable. The same store_apply() runs at replay, on the same records in
+ * the same order. */
+#include "cache-tier/store_internal.h"
+#include "s2d/base/checksum.h"
+
+/* ---- judging ---- */
+
+static int check_shape(const struct store *store, const struct store_append *append)
+{
+    const struct record *record = &append->record;
+
+    if (record->block >= store->geometry.extent_blocks || record->count == 0 ||
+        record->count > store->geometry.extent_blocks - record->block ||
+        record->position.seq <= record->prev_seq || record->epoch < record->position.session ||
+        log_position_compare(record->watermark, record->position) >= 0)
+        return -EINVAL;
+    switch ((enum record_kind)record->kind) {
+    case RECORD_WRITE:
+        if (record->count > RECORD_BLOCKS_MAX || !append->sums || !append->data ||
+            (uintptr_t)append->data % BLOCK_SIZE != 0)
+            return -EINVAL;
+        return 0;
+    case RECORD_ZERO:
+        return 0;
+    }
+    return -EINVAL;
+}
+
+static int check_order(const struct stream *stream, const struct record *record)
+{
+    if (!stream || record->epoch < stream->sealed_epoch ||
+        record->position.session != stream->session)
+        return -ESTALE;
+    if (record->prev_seq != stream->accepted_seq)
+        return -EILSEQ;
+    return 0;
+}
+
+static int check_place(const struct store *store, const struct record *record)
+{
+    const struct extent_row *row;
+    int r = store_check_extent(store, record->vdisk, record->where);
+
+    if (r != 0)
+        return MIN(r, 0);
+    row = extent_table_row(store->table, record->where.extent);
+    return row->slab == record->slab && row->column == record->column ? 0 : -EINVAL;
+}
+
+static int check_sums(const struct store_append *append)
+{
+    const struct record *record = &append->record;
+
+    if (record->kind != RECORD_WRITE || record->flags & RECORD_VERIFIED)
+        return 0;
+    return checksum_verify(append->data, record->count, record->vdisk, record->address,
+                           append->sums) == record->count
+               ? 0
+               : -EBADMSG;
+}
+
+static int append_check(struct store *store, const struct store_append *append)
+{
+    int r;
+
+    if (store->closing)
+        return -ECANCELED;
+    r = check_shape(store, append);
+    if (r == 0)
+        r = check_order(append->stream, &append->record);
+    if (r == 0)
+        r = check_place(store, &append->record);
+    if (r == 0)
+        r = check_sums(append);
+    return r;
+}
+
+/* ---- the way into the log ---- */
+
+static struct store_append *append_of(struct log_item *item)
+{
+    return container_of(item, struct store_append, item);
+}
+
+static void record_encode(const struct record *record, const uint64_t *sums, uint32_t more_flags,
+                          struct log_data_record *to)
+{
+    bool has_data = record->kind == RECORD_WRITE;
+
+    to->head.kind = has_data ? LOG_WRITE : LOG_ZERO;
+    to->head.lane = record->lane;
+    to->head.column = record->column;
+    to->head.bytes = sizeof(*to) + (has_data ? record->count * sizeof(uint64_t) : 0);
+    to->head.data_blocks = has_data ? record->count : 0;
+    to->head.flags = (record->flags & ~(uint32_t)RECORD_VERIFIED) | more_flags;
+    to->vdisk = record->vdisk;
+    to->extent = record->where.extent;
+    to->slab = record->slab;
+    to->generation = record->where.generation;
+    to->session = record->position.session;
+    to->seq = record->position.seq;
+    to->epoch = record->epoch;
+    to->watermark_session = record->watermark.session;
+    to->watermark_seq = record->watermark.seq;
+    to->client_session = record->client_session;
+    to->client_number = record->client_number;
+    to->address = record->address;
+    to->block = record->block;
+    to->count = record->count;
+    if (has_data)
+        memcpy(to->sums, sums, record->count * sizeof(uint64_t));
+}
+
+static bool append_encode(struct log_item *item, void *to)
+{
+    struct store_append *append = append_of(item);
+
+    append->stream->placed_seq = append->record.position.seq;
+    record_encode(&append->record, append->sums, 0, to);
+    return true;
+}
+
+static void append_done(struct log_item *item, int result)
+{
+    struct store_append *append = append_of(item);
+    struct store *store = append->store;
+    struct stream *stream = append->stream;
+
+    if (result == 0) {
+        struct record_place place = {item->batch_position, item->data_position};
+
+        stream->durable_epoch = MAX(stream->durable_epoch, append->record.epoch);
+        store_apply(store, stream, &append->record, append->sums, &place, false);
+        store->stats.appended_records++;
+        store->stats.appended_bytes += (uint64_t)item->data_blocks * BLOCK_SIZE;
+        store->stats.healed_blocks +=
+            append->record.flags & RECORD_REPAIR ? append->record.count : 0;
+    }
+    append->done(append, result);
+}
+
+void store_append(struct store *store, struct store_append *append)
+{
+    static const struct log_item_ops ops = {.encode = append_encode, .done = append_done};
+    struct record *record = &append->record;
+    bool has_data = record->kind == RECORD_WRITE;
+    int r;
+
+    append->store = store;
+    append->stream = stream_find(&store->streams, record->vdisk);
+    append->item.ops = &ops;
+    append->item.data = append->data;
+    r = append_check(store, append);
+    if (r < 0) {
+        append->item.data_blocks = 0;
+        append->item.header_bytes = 0;
+        log_reject(store->log, &append->item, r);
+        return;
+    }
+
+    append->item.data_blocks = has_data ? record->count : 0;
+    append->item.header_bytes =
+        sizeof(struct log_data_record) + append->item.data_blocks * sizeof(uint64_t);
+    append->stream->sealed_epoch = record->epoch;
+    append->stream->accepted_seq = record->position.seq;
+    store_own_extent(store, record->where, record->vdisk, record->slab, record->column);
+    store_learn_watermark(store, append->stream, record->watermark, record->epoch);
+    log_append(store->log, &append->item, LOG_NORMAL);
+}
+
+/* ---- durable ---- */
+
+/* The version right above a record that is not its stream's newest: the oldest of the block's
+ * pending versions that are newer. OVERLAY_NONE: it is the newest itself. */
+static uint32_t version_above(const struct store *store, uint64_t key, struct log_position position)
+{
+    uint32_t above = OVERLAY_NONE;
+
+    for (uint32_t at = overlay_find(store->overlay, key); at != OVERLAY_NONE;
+         at = overlay_older(store->overlay, at)) {
+        uint32_t id = overlay_record(store->overlay, at);
+
+        if (id == 0 ||
+            log_position_compare(pending_by_id(&store->streams, id)->position, position) < 0)
+            break;
+        above = at;
+    }
+    return above;
+}
+
+static void apply_blocks(struct store *store, const struct record *record, const uint64_t *sums,
+                         uint32_t ring_block, uint32_t id, bool moved)
+{
+    uint64_t key = store_key(store, record->where.extent, record->block);
+
+    for (uint32_t i = 0; i < record->count; i++) {
+        uint32_t above = moved ? version_above(store, key + i, record->position) : OVERLAY_NONE;
+
+        if (above == OVERLAY_NONE)
+            overlay_insert(store->overlay, ring_block + i, key + i, sums[i], id);
+        else
+            overlay_insert_below(store->overlay, above, ring_block + i, key + i, sums[i], id);
+    }
+}
+
+static void pending_commit(struct store *store, struct pending *pending, uint64_t stamp)
+{
+    if (pending->kind == RECORD_ZERO) {
+        overlay_zero_commit(store->overlay, pending->where.extent, pending->block, pending->count,
+                            pending->batch_position, stamp);
+    } else {
+        for (uint32_t i = 0; i < pending->count; i++)
+            overlay_commit(store->overlay, pending->ring_block + i, stamp);
+    }
+    stream_remove_pending(pending->stream, pending);
+    pending_put(&store->streams, pending);
+}
+
+void store_apply(struct store *store, struct stream *stream, const struct record *record,
+                 const uint64_t *sums, const struct record_place *place, bool moved)
+{
+    const struct extent_row *row = extent_table_row(store->table, record->where.extent);
+    struct pending *pending;
+
+    if (record->position.session == stream->session)
+        stream->durable_seq = MAX(stream->durable_seq, record->position.seq);
+    if (log_position_compare(record->watermark, stream->durable_watermark) > 0)
+        stream->durable_watermark = record->watermark;
+    if (row->generation != record->where.generation || !(row->flags & EXTENT_USED))
+        return; /* the extent has another life by now */
+
+    pending = pending_get(&store->streams, record);
+    if (!pending) {
+        store_fail(store, -ENOMEM);
+        return;
+    }
+    pending->batch_position = place->batch_position;
+    pending->ring_block = log_block_of(store->log, place->data_position);
+    stream_add_pending(stream, pending);
+    if (record->kind == RECORD_ZERO)
+        list_push_back(&store->extents[record->where.extent].zeros, &pending->zero_node);
+    else
+        apply_blocks(store, record, sums, pending->ring_block, pending->id, moved);
+    if (log_position_compare(record->position, stream->watermark) <= 0)
+        pending_commit(store, pending, stream->watermark_epoch);
+}
+
+void store_learn_watermark(struct store *store, struct stream *stream,
+                           struct log_position watermark, uint64_t epoch)
+{
+    if (log_position_compare(watermark, stream->watermark) <= 0)
+        return;
+    stream->watermark = watermark;
+    stream->watermark_epoch = epoch;
+    while (!list_empty(&stream->pending)) {
+        struct pending *pending = list_first(&stream->pending, struct pending, node);
+
+        if (log_position_compare(pending->position, watermark) > 0)
+            break;
+        pending_commit(store, pending, epoch);
+    }
+    store->commits++;
+    checkpoint_poke(store);
+}
+
+void store_relocate(struct store *store, struct pending *pending, const struct record_place *place)
+{
+    uint32_t to = log_block_of(store->log, place->data_position);
+
+    if (pending->kind == RECORD_WRITE)
+        for (uint32_t i = 0; i < pending->count; i++)
+            overlay_move(store->overlay, pending->ring_block + i, to + i);
+    pending->ring_block = to;
+    pending->batch_position = place->batch_position;
+}
+
+void store_drop_pending(struct store *store, struct pending *pending)
+{
+    if (pending->kind == RECORD_WRITE)
+        for (uint32_t i = 0; i < pending->count; i++)
+            overlay_remove(store->overlay, pending->ring_block + i);
+    stream_remove_pending(pending->stream, pending);
+    pending_put(&store->streams, pending);
+}

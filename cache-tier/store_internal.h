@@ -1,0 +1,165 @@
+/* What the files of the store share; store.h is its contract.
+ *
+ *   store.c          life, errors, extents, figures
+ *   store_append.c   records: acceptance, placing, what becomes of a durable one, commit
+ *   store_fence.c    seals and marks
+ *   store_read.c     reading, checksums
+ *   store_compare.c  columns that return
+ *   store_replay.c   the same state again from the log
+ *   checkpoint.c     destaging; the only thing that moves the tail */
+#ifndef S2D_CACHE_TIER_STORE_INTERNAL_H
+#define S2D_CACHE_TIER_STORE_INTERNAL_H
+
+#include "cache-tier/log.h"
+#include "cache-tier/overlay.h"
+#include "cache-tier/page_cache.h"
+#include "cache-tier/store.h"
+#include "cache-tier/stream.h"
+#include "pool/disk.h"
+#include "pool/extent_table.h"
+#include "s2d/base/co.h"
+#include "s2d/base/io.h"
+
+struct extent_state {
+    struct list zeros;     /* struct pending of RECORD_ZERO */
+    uint64_t *compare;     /* compare list, a bit to each block; NULL: empty */
+    uint64_t forgotten_in; /* the checkpoint during which it was emptied last */
+};
+
+struct checkpoint_state {
+    struct co_cond wanted;   /* the log filled up, a watermark moved, or stop */
+    struct co_mutex running; /* one at a time */
+    struct co_group workers;
+    uint64_t serial; /* of the one that runs or ran last */
+    uint64_t commits_seen;
+    bool stop;
+    struct checkpoint *work; /* buffers */
+};
+
+struct store {
+    struct io *io;
+    struct disk *disk;
+    struct disk_geometry geometry;
+    uint32_t extent_shift;
+    char *name;
+    struct store_health health;
+    struct log *log; /* NULL until replay is over */
+    struct overlay *overlay;
+    struct extent_table *table;
+    struct page_cache *pages;
+    struct streams streams;
+    struct extent_state *extents;
+    struct checkpoint_state checkpoint;
+    bool closing;
+    uint64_t commits; /* watermarks that moved; wakes a checkpoint that waits for one */
+    struct store_stats stats;
+    struct metrics *metrics;
+
+    void (*on_error)(void *arg, int error);
+    void *on_error_arg;
+};
+
+static inline uint64_t store_key(const struct store *store, uint32_t extent, uint32_t block)
+{
+    return ((uint64_t)extent << store->extent_shift) + block;
+}
+
+/* Where a durable record is. */
+struct record_place {
+    uint64_t batch_position;
+    uint64_t data_position;
+};
+
+/* ---- store.c ---- */
+
+/* The medium failed in a way after which nothing may be written: everything later fails. */
+void store_fail(struct store *store, int error);
+/* The medium failed, and we go on. */
+void store_report(struct store *store, int error);
+/* Everything the extent held here goes: versions, pending records, compare list. */
+void store_forget_extent(struct store *store, uint32_t extent);
+/* May a request name the extent so? Returns 0, 1 (newer than the row: nothing of it is here yet),
+ * -ESTALE, -EINVAL (out of range, or it belongs to another vdisk). */
+int store_check_extent(const struct store *store, uint64_t vdisk, struct extent_ref where);
+/* Makes the row the record's, if it is not yet. After store_check_extent(). */
+void store_own_extent(struct store *store, struct extent_ref where, uint64_t vdisk, uint32_t slab,
+                      uint16_t column);
+
+/* Log records of the store itself: written together, waited for. */
+struct control_wait {
+    struct co *co;
+    size_t left;
+    int error;
+};
+struct control { /* embedded first */
+    struct log_item item;
+    struct store *store;
+    struct control_wait *wait;
+};
+void control_init(struct control *control, struct store *store, struct control_wait *wait,
+                  const struct log_item_ops *ops, uint32_t header_bytes);
+void control_append(struct control *control);           /* counts it in its wait */
+void control_done(struct control *control, int result); /* for its ops->done() to call last */
+int co_control_wait(struct control_wait *wait);         /* 0 or the first error */
+
+/* ---- store_append.c ---- */
+
+/* A record is durable at place. moved: it is a copy of an older record of its stream. */
+void store_apply(struct store *store, struct stream *stream, const struct record *record,
+                 const uint64_t *sums, const struct record_place *place, bool moved);
+/* Commits what the watermark covers; epoch: of the message that told. */
+void store_learn_watermark(struct store *store, struct stream *stream,
+                           struct log_position watermark, uint64_t epoch);
+/* Its data lives elsewhere in the log from now on. */
+void store_relocate(struct store *store, struct pending *pending, const struct record_place *place);
+/* The record was never written. Frees it. */
+void store_drop_pending(struct store *store, struct pending *pending);
+
+/* ---- store_fence.c ---- */
+
+struct stream_control { /* says in the log what a stream is like where it stands */
+    struct control control;
+    struct stream *stream;
+    uint64_t epoch;
+    struct log_position watermark;
+};
+void stream_control_append(struct store *store, struct stream *stream,
+                           struct stream_control *control, struct control_wait *wait);
+
+/* ---- store_read.c ---- */
+
+/* A block as the store sees it. */
+struct lookup {
+    enum { LOOKUP_LOG, LOOKUP_ZERO, LOOKUP_PLACE } source;
+    uint32_t ring_block; /* LOOKUP_LOG */
+    uint64_t sum;        /* LOOKUP_PLACE: the caller asks the page */
+};
+struct lookup store_lookup(const struct store *store, uint32_t extent, uint32_t block);
+
+static inline uint64_t store_page_number(const struct store *store, uint32_t extent, uint32_t page)
+{
+    return (uint64_t)extent * store->geometry.pages_per_extent + page;
+}
+
+/* ---- store_compare.c ---- */
+
+must_check int store_compare_bitmap(struct store *store, uint32_t extent, uint64_t **ret_bitmap);
+void store_apply_drop(struct store *store, struct stream *stream, uint32_t extent,
+                      struct log_position watermark);
+void store_apply_clear(struct store *store, struct extent_ref where);
+static inline size_t store_bitmap_bytes(const struct store *store)
+{
+    return ALIGN_UP(DIV_ROUND_UP(store->geometry.extent_blocks, 8), 8);
+}
+
+/* ---- store_replay.c ---- */
+
+must_check int co_store_replay(struct store *store);
+
+/* ---- checkpoint.c ---- */
+
+must_check int checkpoint_start(struct store *store);
+void co_checkpoint_stop(struct store *store); /* NULL parts are fine */
+void checkpoint_poke(struct store *store);    /* something changed that it may wait for */
+
+#endif
