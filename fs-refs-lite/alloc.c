@@ -511,8 +511,10 @@ static void group_hold(struct fs *fs, struct group *group, uint64_t from, uint64
 
 uint64_t alloc_available(const struct alloc *alloc)
 {
-    return alloc->free_blocks > alloc->reserve_blocks ? alloc->free_blocks - alloc->reserve_blocks
-                                                      : 0;
+    uint64_t blocks = alloc->free_blocks + alloc->pool_count; /* the pool is part of the reserve */
+
+    return blocks > alloc->reserve_blocks ? MIN(blocks - alloc->reserve_blocks, alloc->free_blocks)
+                                          : 0;
 }
 
 int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_hold *hold,

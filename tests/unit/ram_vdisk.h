@@ -1,0 +1,36 @@
+/* ram_vdisk: a vdisk in RAM that can lose its power, for tests. Each write may wait a few turns of
+ * the loop, so that several are in flight. When the power is cut, what was acknowledged is there;
+ * of what is in flight each 4 KiB block lands or not, as the seed says; everything from then on
+ * returns -ESTALE, until ram_vdisk_restart(). */
+#ifndef S2D_TESTS_RAM_VDISK_H
+#define S2D_TESTS_RAM_VDISK_H
+
+#include "resiliency/vdisk.h"
+
+struct ram_vdisk {
+    struct vdisk vdisk;
+    char *memory;
+    uint64_t random;    /* state */
+    unsigned delay_max; /* turns that a request may wait */
+
+    uint64_t reads, writes, trims; /* that began */
+    uint64_t bytes_written;
+    uint64_t cut_after; /* power goes when so many writes and trims were done; UINT64_MAX: never */
+    bool is_cut;
+
+    uint64_t fail_after; /* the next write after so many (reads: fail_reads_after) returns
+                            fail_error, once */
+    uint64_t fail_reads_after;
+    int fail_error;
+
+    uint64_t slabs; /* thin: so many slabs of 1 MiB are left in the pool; UINT64_MAX: thick */
+    uint8_t *slab_there;
+};
+
+/* All zeros. Returns 0 or -ENOMEM. */
+must_check int ram_vdisk_init(struct ram_vdisk *ram, uint64_t size_bytes, uint64_t seed);
+void ram_vdisk_done(struct ram_vdisk *ram);
+void ram_vdisk_restart(struct ram_vdisk *ram); /* power is back, faults are off */
+uint64_t ram_vdisk_random(struct ram_vdisk *ram);
+
+#endif

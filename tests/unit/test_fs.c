@@ -1,0 +1,949 @@
+/* The file system's promises, one by one, on a vdisk in RAM. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+/* cmocka wants the above first */
+#include <cmocka.h>
+
+#include "tests/unit/fs_harness.h"
+
+#define VOLUME (64 * MIB)
+
+static void fresh(struct world *world)
+{
+    co_world_format(world);
+    co_world_mount(world);
+}
+
+static void done(struct world *world)
+{
+    co_world_check(world);
+    co_world_remount(world);
+    co_world_check(world);
+    co_world_unmount(world);
+}
+
+static uint64_t allocated(struct fs_inode *inode)
+{
+    struct fs_attr attr;
+
+    check_int(co_fs_getattr(inode, &attr), 0);
+    return attr.allocated_bytes;
+}
+
+static struct fs_inode *open_file(struct world *world, const char *path)
+{
+    struct fs_inode *inode;
+
+    check_int(co_open(world, path, &inode), 0);
+    return inode;
+}
+
+/* ---- volume ---- */
+
+static void co_format_mounts(struct world *world)
+{
+    struct fs_format_options options = {.label = "data", .mode = 0700, .uid = 5};
+    struct fs_statfs statfs;
+    struct fs_attr attr;
+    struct fs_inode *root;
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    check_int(co_fs_statfs(world->fs, &statfs), 0);
+    check(strcmp(statfs.label, "data") == 0);
+    check_int(statfs.inodes, 1);
+    check(statfs.available_bytes > VOLUME / 2 && statfs.free_bytes > statfs.available_bytes);
+    root = open_file(world, "");
+    check_int(co_fs_getattr(root, &attr), 0);
+    check_int(attr.mode, S_IFDIR | 0700);
+    check_int(attr.uid, 5);
+    check_int(attr.nlink, 2);
+    fs_inode_put(root);
+    done(world);
+}
+
+static void format_mounts(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_format_mounts);
+}
+
+static void co_foreign_is_refused(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 1};
+    struct fs *fs;
+
+    check_int(co_fs_mount(world->io, &world->ram.vdisk, NULL, &fs), -EBADMSG);
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), -EINVAL);
+    world->ram.vdisk.size_bytes = FS_VOLUME_BYTES_MIN - BLOCK_SIZE;
+    check_int(co_fs_format(world->io, &world->ram.vdisk, NULL), -EINVAL);
+    world->ram.vdisk.size_bytes = VOLUME;
+    co_world_format(world);
+    world->ram.memory[40] = 99; /* the version, in both copies */
+    world->ram.memory[BLOCK_SIZE + 40] = 99;
+    check_int(co_fs_mount(world->io, &world->ram.vdisk, NULL, &fs), -EPROTONOSUPPORT);
+}
+
+static void foreign_is_refused(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_foreign_is_refused);
+}
+
+static void co_grows(struct world *world)
+{
+    struct fs_statfs before, after;
+
+    world->ram.vdisk.size_bytes = VOLUME / 4;
+    fresh(world);
+    check_int(co_fs_statfs(world->fs, &before), 0);
+    world->ram.vdisk.size_bytes = VOLUME;
+    check_int(co_fs_grow(world->fs), 0);
+    check_int(co_fs_statfs(world->fs, &after), 0);
+    check_int(after.total_bytes - before.total_bytes, VOLUME * 3 / 4);
+    done(world);
+}
+
+static void grows(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_grows);
+}
+
+/* ---- names ---- */
+
+static void co_names(struct world *world)
+{
+    struct fs_inode *inode;
+    struct fs_attr attr;
+    char name[FS_NAME_MAX + 2];
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    check_int(co_create(world, "a"), -EEXIST);
+    check_int(co_mkdir(world, "d"), 0);
+    check_int(co_mkdir(world, "d/e"), 0);
+    check_int(co_create(world, "d/e/f"), 0);
+    check_int(co_create(world, "nowhere/f"), -ENOENT);
+    check_int(co_create(world, "a/f"), -ENOTDIR);
+    check_int(co_create(world, "d/."), -EINVAL);
+    memset(name, 'x', sizeof(name));
+    name[FS_NAME_MAX + 1] = 0;
+    check_int(co_create(world, name), -ENAMETOOLONG);
+    name[FS_NAME_MAX] = 0;
+    check_int(co_create(world, name), 0);
+    check_int(co_unlink(world, "d"), -EISDIR);
+    check_int(co_rmdir(world, "a"), -ENOTDIR);
+    check_int(co_rmdir(world, "d"), -ENOTEMPTY);
+    check_int(co_unlink(world, "b"), -ENOENT);
+
+    inode = open_file(world, "//d//e/");
+    check_int(co_fs_getattr(inode, &attr), 0);
+    check_int(attr.nlink, 2);
+    fs_inode_put(inode);
+    inode = open_file(world, "d");
+    check_int(co_fs_getattr(inode, &attr), 0);
+    check_int(attr.nlink, 3);
+    fs_inode_put(inode);
+
+    check_int(co_unlink(world, "d/e/f"), 0);
+    check_int(co_rmdir(world, "d/e"), 0);
+    check_int(co_rmdir(world, "d"), 0);
+    check_int(co_unlink(world, name), 0);
+    done(world);
+}
+
+static void names(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_names);
+}
+
+static void co_links(struct world *world)
+{
+    struct fs_inode *root, *a, *dir, *link, *nothing;
+    struct fs_new new = {.mode = 0777};
+    struct fs_attr attr;
+    char target[FS_SYMLINK_MAX + 1], read[FS_SYMLINK_MAX + 1];
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    check_int(co_mkdir(world, "d"), 0);
+    root = open_file(world, "");
+    a = open_file(world, "a");
+    dir = open_file(world, "d");
+    check_int(co_fs_link(a, dir, "b", FS_NO_REQUEST), 0);
+    check_int(co_fs_link(a, dir, "b", FS_NO_REQUEST), -EEXIST);
+    check_int(co_fs_link(dir, root, "c", FS_NO_REQUEST), -EPERM);
+    check_int(co_fs_getattr(a, &attr), 0);
+    check_int(attr.nlink, 2);
+    check_int(co_unlink(world, "a"), 0);
+    check_int(co_unlink(world, "d/b"), 0);
+    check_int(co_fs_link(a, dir, "b", FS_NO_REQUEST), -ENOENT); /* an orphan stays one */
+
+    memset(target, 't', sizeof(target));
+    target[FS_SYMLINK_MAX] = 0;
+    check_int(co_fs_symlink(root, "s", target, &new, FS_NO_REQUEST, &link), 0);
+    check_int(co_fs_readlink(link, read), 0);
+    check(strcmp(read, target) == 0);
+    check_int(co_fs_readlink(dir, read), -EINVAL);
+    check_int(co_open(world, "s/x", &nothing), -ELOOP);
+    fs_inode_put(link);
+    fs_inode_put(dir);
+    fs_inode_put(a);
+    fs_inode_put(root);
+    check_int(co_unlink(world, "s"), 0);
+    done(world);
+}
+
+static void links(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_links);
+}
+
+static void co_renames(struct world *world)
+{
+    struct fs_inode *inode;
+    struct fs_attr attr;
+
+    fresh(world);
+    check_int(co_mkdir(world, "a"), 0);
+    check_int(co_mkdir(world, "a/b"), 0);
+    check_int(co_mkdir(world, "c"), 0);
+    check_int(co_create(world, "f"), 0);
+    check_int(co_create(world, "g"), 0);
+    check_int(co_rename(world, "a", "a/b/x", 0), -EINVAL);
+    check_int(co_rename(world, "a", "a/x", 0), -EINVAL);
+    check_int(co_rename(world, "c", "a", 0), -ENOTEMPTY);
+    check_int(co_rename(world, "f", "c", 0), -EISDIR);
+    check_int(co_rename(world, "c", "f", 0), -ENOTDIR);
+    check_int(co_rename(world, "f", "g", FS_RENAME_NOREPLACE), -EEXIST);
+    check_int(co_rename(world, "f", "h", FS_RENAME_EXCHANGE), -ENOENT);
+    check_int(co_rename(world, "a", "c/x", FS_RENAME_EXCHANGE), -ENOENT);
+    check_int(co_rename(world, "f", "g", 0), 0);
+    check_int(co_open(world, "f", &inode), -ENOENT);
+    check_int(co_rename(world, "a/b", "c/b", 0), 0); /* a directory changes its parent */
+    inode = open_file(world, "a");
+    check_int(co_fs_getattr(inode, &attr), 0);
+    check_int(attr.nlink, 2);
+    fs_inode_put(inode);
+    check_int(co_rename(world, "a", "c/b", 0), 0); /* onto an empty directory */
+    check_int(co_rename(world, "g", "c", FS_RENAME_EXCHANGE), 0);
+    inode = open_file(world, "g/b");
+    check(S_ISDIR(fs_inode_mode(inode)));
+    fs_inode_put(inode);
+    check_int(co_rename(world, "g", "g", 0), 0);
+    done(world);
+}
+
+static void renames(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_renames);
+}
+
+#define MANY 3000
+
+struct listing {
+    uint8_t seen[MANY];
+    unsigned count, dots;
+    uint64_t cookie;
+    unsigned left; /* entries until emit() refuses */
+};
+
+static bool see_entry(void *arg, const struct fs_dirent *entry)
+{
+    struct listing *listing = arg;
+    unsigned number;
+
+    if (listing->left == 0)
+        return false;
+    listing->left--;
+    check(entry->cookie > listing->cookie && entry->cookie < INT64_MAX);
+    listing->cookie = entry->cookie;
+    if (entry->name[0] == '.') {
+        listing->dots++;
+        return true;
+    }
+    check(sscanf(entry->name, "file-%u", &number) == 1 && number < MANY);
+    check_int(listing->seen[number], 0);
+    listing->seen[number] = 1;
+    listing->count++;
+    return true;
+}
+
+/* A directory of many leaves: all are found, listed once across calls that stop early and a
+ * remount, and removed. */
+static void co_large_directory(struct world *world)
+{
+    struct listing *listing = calloc(1, sizeof(*listing));
+    struct fs_inode *dir;
+    char path[64];
+
+    fresh(world);
+    check_int(co_mkdir(world, "d"), 0);
+    for (unsigned i = 0; i < MANY; i++) {
+        snprintf(path, sizeof(path), "d/file-%u", i);
+        check_int(co_create(world, path), 0);
+    }
+    co_world_check(world);
+    do {
+        if (listing->count == 1000 || listing->count == 1004)
+            co_world_remount(world);
+        dir = open_file(world, "d");
+        listing->left = 7;
+        check_int(co_fs_readdir(dir, listing->cookie, see_entry, listing), 0);
+        fs_inode_put(dir);
+    } while (listing->left == 0);
+    check_int(listing->count, MANY);
+    check_int(listing->dots, 2);
+    check_int(co_rmdir(world, "d"), -ENOTEMPTY);
+    for (unsigned i = 0; i < MANY; i++) {
+        snprintf(path, sizeof(path), "d/file-%u", (i * 1009) % MANY);
+        check_int(co_unlink(world, path), 0);
+    }
+    check_int(co_rmdir(world, "d"), 0);
+    check(fs_counters(world->fs)->checkpoints > 0);
+    free(listing);
+    done(world);
+}
+
+static void large_directory(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_large_directory);
+}
+
+static void co_attributes(struct world *world)
+{
+    struct fs_inode *inode, *again;
+    struct fs_attr attr, old;
+    uint64_t ino, generation;
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    check_int(co_fs_getattr(inode, &old), 0);
+    attr = (struct fs_attr){.mode = 04711, .uid = 7, .gid = 8, .mtime_ns = 9, .atime_ns = -10};
+    check_int(co_fs_setattr(inode, &attr,
+                            FS_SET_MODE | FS_SET_UID | FS_SET_GID | FS_SET_MTIME | FS_SET_ATIME,
+                            FS_NO_REQUEST),
+              0);
+    ino = fs_inode_number(inode);
+    generation = fs_inode_generation(inode);
+    fs_inode_put(inode);
+    co_world_crash(world); /* it was durable when it was answered */
+    co_world_mount(world);
+    check_int(co_fs_inode_get(world->fs, ino, generation + 1, &again), -ESTALE);
+    check_int(co_fs_inode_get(world->fs, ino, generation, &again), 0);
+    check_int(co_fs_getattr(again, &attr), 0);
+    check_int(attr.mode, S_IFREG | 04711);
+    check_int(attr.uid, 7);
+    check_int(attr.gid, 8);
+    check_int(attr.mtime_ns, 9);
+    check_int(attr.atime_ns, -10);
+    check_int(attr.btime_ns, old.btime_ns);
+    check(attr.change > old.change);
+    fs_inode_put(again);
+    done(world);
+}
+
+static void attributes(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_attributes);
+}
+
+/* ---- orphans ---- */
+
+static void co_orphan(struct world *world)
+{
+    struct fs_inode *inode;
+    struct fs_statfs before, statfs;
+    uint8_t *buffer = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    uint64_t ino, generation, length;
+
+    fresh(world);
+    check_int(co_fs_statfs(world->fs, &before), 0);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    ino = fs_inode_number(inode);
+    generation = fs_inode_generation(inode);
+    check_int(co_write_pattern(inode, 0, 1 * MIB, 1), 0);
+    check_int(co_unlink(world, "a"), 0);
+    check_int(co_write_pattern(inode, 0, 8 * KIB, 2), 0);
+    check_int(co_fs_statfs(world->fs, &statfs), 0);
+    check_int(statfs.orphans, 1);
+
+    /* The node dies; an export opens its handle again at the new owner before orphans are freed. */
+    fs_fail(world->fs);
+    fs_inode_put(inode);
+    co_world_crash(world);
+    co_world_mount(world);
+    check_int(co_fs_inode_get(world->fs, ino, generation, &inode), 0);
+    check_int(co_fs_reap_orphans(world->fs), 0);
+    check_int(co_fs_read(inode, buffer, 4096, 4096, &length), 0);
+    check_int(length, 4096);
+    check_int(buffer[5], pattern_byte(2, 4096 + 5));
+    co_world_check(world);
+    fs_inode_put(inode);
+    co_world_remount(world); /* waits for the freeing */
+    check_int(co_fs_inode_get(world->fs, ino, 0, &inode), -ESTALE);
+    check_int(co_fs_statfs(world->fs, &statfs), 0);
+    check_int(statfs.orphans, 0);
+    check(statfs.free_bytes + 64 * KIB > before.free_bytes);
+    free(buffer);
+    done(world);
+}
+
+static void orphan_lives_while_open(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_orphan);
+}
+
+static void co_orphan_reaped(struct world *world)
+{
+    struct fs_statfs statfs;
+    struct fs_inode *inode;
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    check_int(co_unlink(world, "a"), 0);
+    fs_fail(world->fs);
+    fs_inode_put(inode);
+    co_world_crash(world);
+    co_world_mount(world);
+    check_int(co_fs_reap_orphans(world->fs), 0);
+    check_int(co_fs_statfs(world->fs, &statfs), 0);
+    check_int(statfs.orphans, 0);
+    done(world);
+}
+
+static void orphan_of_a_dead_node_is_freed(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_orphan_reaped);
+}
+
+/* ---- data ---- */
+
+/* The hot path: no journal record, no metadata, one request to the vdisk with the caller's own
+ * memory. */
+static void co_overwrite_is_cheap(struct world *world)
+{
+    void *buffer = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    const struct fs_counters *counters;
+    uint64_t records, writes, length;
+    struct fs_inode *inode;
+
+    fresh(world);
+    memset(buffer, 1, BLOCK_SIZE);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    check_int(co_fs_allocate(inode, 0, 16 * MIB, 0), 0);
+    counters = fs_counters(world->fs);
+    records = counters->journal_records;
+    writes = world->ram.writes;
+    for (uint64_t i = 0; i < 1000; i++)
+        check_int(co_fs_write(inode, buffer, i * 7 % 4096 * BLOCK_SIZE, BLOCK_SIZE,
+                              (struct client_request){0}),
+                  0);
+    check_int(world->ram.writes - writes, 1000);
+    check_int(counters->journal_records, records);
+    check_int(co_fs_sync(inode, true), 0);
+    check_int(counters->journal_records, records);
+    check_int(co_fs_sync(inode, false), 0); /* the times, once */
+    check_int(co_fs_sync(inode, false), 0);
+    check_int(counters->journal_records, records + 1);
+    check_int(co_fs_read(inode, buffer, 0, BLOCK_SIZE, &length), 0);
+    check_int(length, BLOCK_SIZE);
+    fs_inode_put(inode);
+    free(buffer);
+    done(world);
+}
+
+static void overwrite_is_cheap(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_overwrite_is_cheap);
+}
+
+/* A create is one write of the vdisk, and so is each of the other operations on names. */
+static void co_one_write_an_operation(struct world *world)
+{
+    uint64_t writes;
+
+    fresh(world);
+    writes = world->ram.writes;
+    check_int(co_create(world, "a"), 0);
+    check_int(co_mkdir(world, "d"), 0);
+    check_int(co_rename(world, "a", "d/b", 0), 0);
+    check_int(co_unlink(world, "d/b"), 0);
+    check_int(world->ram.writes - writes, 4);
+    done(world);
+}
+
+static void one_write_an_operation(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_one_write_an_operation);
+}
+
+static void check_bytes(struct fs_inode *inode, uint64_t offset, uint64_t length, uint64_t seed)
+{
+    uint8_t *buffer = malloc(length);
+    uint64_t got;
+
+    check_int(co_fs_read(inode, buffer, offset, length, &got), 0);
+    check_int(got, length);
+    for (uint64_t i = 0; i < length; i++)
+        check_int(buffer[i], seed ? pattern_byte(seed, offset + i) : 0);
+    free(buffer);
+}
+
+static void co_sparse(struct world *world)
+{
+    struct fs_inode *inode;
+    uint64_t length;
+    bool is_data;
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    check_int(co_write_pattern(inode, 10 * MIB + 100, 1000, 1), 0);
+    check_int(fs_inode_size(inode), 10 * MIB + 1100);
+    check_int(allocated(inode), BLOCK_SIZE);
+    check_bytes(inode, 10 * MIB, 100, 0);
+    check_bytes(inode, 10 * MIB + 100, 1000, 1);
+    check_bytes(inode, 5 * MIB, 3000, 0);
+    check_int(co_fs_block_status(inode, 0, 20 * MIB, &is_data, &length), 0);
+    check(!is_data);
+    check_int(length, 10 * MIB);
+    check_int(co_fs_block_status(inode, 10 * MIB, 20 * MIB, &is_data, &length), 0);
+    check(is_data);
+    check_int(length, BLOCK_SIZE);
+
+    /* A large file is filled by clusters: the neighbours in a cluster need no record of their own.
+     */
+    check_int(co_write_pattern(inode, 2 * MIB + 5 * BLOCK_SIZE, BLOCK_SIZE, 2), 0);
+    check_int(allocated(inode), 64 * KIB + BLOCK_SIZE);
+    check_bytes(inode, 2 * MIB, 5 * BLOCK_SIZE, 0);
+    check_bytes(inode, 2 * MIB + 5 * BLOCK_SIZE, BLOCK_SIZE, 2);
+    check_bytes(inode, 2 * MIB + 6 * BLOCK_SIZE, 10 * BLOCK_SIZE, 0);
+
+    check_int(co_fs_punch(inode, 2 * MIB, 1 * MIB), 0);
+    check_int(allocated(inode), BLOCK_SIZE);
+    check_bytes(inode, 2 * MIB + 5 * BLOCK_SIZE, BLOCK_SIZE, 0);
+    fs_inode_put(inode);
+    done(world);
+}
+
+static void sparse_files(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_sparse);
+}
+
+/* Space that another file used must not show through, whichever way a file comes to it. */
+static void co_no_old_data(struct world *world)
+{
+    struct fs_inode *inode;
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    check_int(co_write_pattern(inode, 0, 40 * MIB, 1), 0);
+    fs_inode_put(inode);
+    check_int(co_unlink(world, "a"), 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+
+    check_int(co_create(world, "b"), 0);
+    inode = open_file(world, "b");
+    check_int(co_fs_allocate(inode, 0, 30 * MIB, 0), 0);
+    check_bytes(inode, 0, 30 * MIB, 0);
+    check_int(co_write_pattern(inode, 10000, 1000, 2), 0);
+    check_int(co_fs_truncate(inode, 10100, FS_NO_REQUEST), 0);
+    check_int(co_fs_truncate(inode, 50000, FS_NO_REQUEST), 0);
+    check_bytes(inode, 10000, 100, 2);
+    check_bytes(inode, 10100, 39900, 0);
+    check_int(co_write_pattern(inode, 60001, 1, 3), 0);
+    check_bytes(inode, 50000, 10001, 0);
+    check_int(co_fs_zero(inode, 10050, 40000), 0);
+    check_bytes(inode, 10000, 50, 2);
+    check_bytes(inode, 10050, 40000, 0);
+    fs_inode_put(inode);
+    done(world);
+}
+
+static void old_data_never_shows(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_no_old_data);
+}
+
+static void co_limits(struct world *world)
+{
+    struct fs_inode *inode, *dir;
+    uint64_t length = 1;
+    char byte = 1;
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    dir = open_file(world, "");
+    check_int(co_fs_write(inode, &byte, FS_FILE_SIZE_MAX, 1, (struct client_request){0}), -EFBIG);
+    check_int(co_fs_truncate(inode, FS_FILE_SIZE_MAX + 1, FS_NO_REQUEST), -EFBIG);
+    check_int(co_fs_truncate(inode, FS_FILE_SIZE_MAX, FS_NO_REQUEST), 0);
+    check_int(co_write_pattern(inode, FS_FILE_SIZE_MAX - 5, 5, 1), 0);
+    check_bytes(inode, FS_FILE_SIZE_MAX - 5, 5, 1);
+    check_int(co_fs_read(inode, &byte, FS_FILE_SIZE_MAX - 1, UINT64_MAX, &length), -EFBIG);
+    check_int(co_fs_read(inode, &byte, 0, 0, &length), 0);
+    check_int(length, 0);
+    check_int(co_fs_read(dir, &byte, 0, 1, &length), -EISDIR);
+    check_int(co_fs_write(inode, &byte, 5, 0, (struct client_request){0}), 0);
+    fs_inode_put(dir);
+    fs_inode_put(inode);
+    done(world);
+}
+
+static void limits(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_limits);
+}
+
+/* A truncation of a badly fragmented file takes many records; its first one decides. */
+static void co_long_truncate(struct world *world)
+{
+    fresh(world);
+    for (unsigned cut = 1; cut < 5; cut++) {
+        struct fs_inode *inode;
+
+        world->which = cut;
+        check_int(co_create(world, "a"), 0);
+        inode = open_file(world, "a");
+        for (uint64_t i = 500; i-- > 0;)
+            check_int(co_write_pattern(inode, i * 128 * KIB, BLOCK_SIZE, 1), 0);
+        world->ram.cut_after = world->ram.writes + world->ram.trims + cut;
+        check_int(co_fs_truncate(inode, 5000, FS_NO_REQUEST), cut < 3 ? -ESTALE : 0);
+        fs_fail(world->fs);
+        fs_inode_put(inode);
+        co_world_crash(world);
+        co_world_mount(world);
+        co_world_check(world);
+        inode = open_file(world, "a");
+        check_int(fs_inode_size(inode), 5000);
+        check_int(allocated(inode), 2 * BLOCK_SIZE);
+        check_int(co_fs_truncate(inode, 50000, FS_NO_REQUEST), 0);
+        check_bytes(inode, 5000, 45000, 0);
+        fs_inode_put(inode);
+        check_int(co_unlink(world, "a"), 0);
+    }
+    done(world);
+}
+
+static void truncation_is_atomic(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_long_truncate);
+}
+
+/* ---- sessions ---- */
+
+static void co_sessions(struct world *world)
+{
+    struct fs_request request = {.session = 77, .slot = 3, .sequence = 1};
+    struct fs_new new = {.mode = S_IFREG | 0600};
+    struct fs_inode *root, *first, *second;
+
+    fresh(world);
+    root = open_file(world, "");
+    check_int(co_fs_create(root, "a", &new, request, &first), 0);
+    check_int(co_fs_create(root, "a", &new, request, &second), 0); /* the repeat is answered */
+    check(first == second);
+    fs_inode_put(first);
+    fs_inode_put(second);
+    fs_inode_put(root);
+    co_world_crash(world);
+    co_world_mount(world); /* also by the new owner */
+    root = open_file(world, "");
+    check_int(co_fs_create(root, "a", &new, request, NULL), 0);
+    fs_inode_put(root);
+    co_world_remount(world);
+    root = open_file(world, "");
+    check_int(co_fs_create(root, "a", &new, request, NULL), 0);
+
+    request.sequence = 2;
+    check_int(co_fs_create(root, "a", &new, request, NULL), -EEXIST); /* another request */
+    check_int(co_fs_unlink(root, "a", request), 0); /* what failed left no trace */
+    check_int(co_fs_unlink(root, "a", request), 0);
+    request.sequence = 1;
+    check_int(co_fs_unlink(root, "a", request), -EPROTO);
+    request.slot = FS_SLOTS_PER_SESSION;
+    check_int(co_fs_unlink(root, "a", request), -EINVAL);
+
+    check_int(co_fs_session_end(world->fs, 77), 0);
+    check_int(co_fs_session_end(world->fs, 78), 0);
+    request = (struct fs_request){.session = 77, .slot = 3, .sequence = 2};
+    check_int(co_fs_unlink(root, "a", request), -ENOENT);
+
+    /* The table is bounded: the session unused for longest goes. */
+    for (uint64_t session = 1000; session < 1000 + 2 * FS_SESSIONS_MAX; session++) {
+        request = (struct fs_request){.session = session, .slot = 1, .sequence = 1};
+        check_int(co_fs_create(root, "b", &new, request, NULL), 0);
+        check_int(co_fs_create(root, "b", &new, request, NULL), 0);
+        request.slot = 2;
+        check_int(co_fs_unlink(root, "b", request), 0);
+    }
+    fs_inode_put(root);
+    done(world);
+}
+
+static void repeats_are_answered(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_sessions);
+}
+
+/* ---- space ---- */
+
+static unsigned co_fill(struct world *world, struct fs_inode *inode, uint64_t *offset)
+{
+    unsigned writes = 0;
+
+    for (;; writes++) {
+        int r = co_write_pattern(inode, *offset, 64 * KIB, 1);
+
+        if (r == -ENOSPC)
+            return writes;
+        check_int(r, 0);
+        *offset += 64 * KIB;
+        check(writes < 2 * VOLUME / (64 * KIB));
+        (void)world;
+    }
+}
+
+/* A full volume refuses data and new names, takes deletes, and has its space again after them. */
+static void co_full(struct world *world)
+{
+    struct fs_statfs statfs;
+    struct fs_inode *inode;
+    unsigned names_made = 0;
+    char path[64];
+
+    fresh(world);
+    for (unsigned round = 0; round < 3; round++) {
+        uint64_t offset = 0;
+        int r = 0;
+
+        check_int(co_create(world, "big"), 0);
+        inode = open_file(world, "big");
+        check(co_fill(world, inode, &offset) > 500);
+        check_int(co_fs_statfs(world->fs, &statfs), 0);
+        check(statfs.available_bytes < 1 * MIB);
+        check_bytes(inode, offset - 64 * KIB, 64 * KIB, 1);
+        check_int(co_write_pattern(inode, 4096, 8192, 1), 0); /* overwriting goes on */
+        co_world_check(world);
+        while (r == 0) {
+            snprintf(path, sizeof(path), "name-%u", names_made);
+            r = co_create(world, path);
+            names_made += r == 0;
+        }
+        check_int(r, -ENOSPC);
+        check(names_made > 1000);
+        co_world_check(world);
+        if (round == 1) { /* it still starts, and deleting still works */
+            fs_inode_put(inode);
+            co_world_crash(world);
+            co_world_mount(world);
+            inode = open_file(world, "big");
+        }
+        if (round == 2)
+            check_int(co_fs_truncate(inode, 0, FS_NO_REQUEST), 0);
+        fs_inode_put(inode);
+        while (names_made > 0) {
+            snprintf(path, sizeof(path), "name-%u", --names_made);
+            check_int(co_unlink(world, path), 0);
+        }
+        check_int(co_unlink(world, "big"), 0);
+    }
+    done(world);
+}
+
+static void full_volume_takes_deletes(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_full);
+}
+
+/* A thin pool without room: the write fails, nothing else does, and what was written before is
+ * there. */
+static void co_thin(struct world *world)
+{
+    struct fs_inode *inode;
+    uint64_t offset = 0;
+
+    world->ram.slabs = 12;
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    check(co_fill(world, inode, &offset) > 16);
+    check_bytes(inode, 0, offset, 1);
+    check_int(co_create(world, "b"), 0);
+    world->ram.slabs = 40;
+    check_int(co_write_pattern(inode, offset, 4 * MIB, 1), 0);
+    check_bytes(inode, 0, offset + 4 * MIB, 1);
+    fs_inode_put(inode);
+    done(world);
+}
+
+static void full_pool_is_clean(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_thin);
+}
+
+/* Freed blocks are not used before the checkpoint: until then a crash brings the file back, with
+ * its data. */
+static void co_freed_is_kept(struct world *world)
+{
+    struct fs_inode *inode;
+    uint64_t writes;
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    check_int(co_write_pattern(inode, 0, 8 * MIB, 1), 0);
+    fs_inode_put(inode);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    writes = world->ram.writes;
+    world->ram.cut_after = writes + world->ram.trims; /* the unlink's own record is lost */
+    check_int(co_unlink(world, "a"), -ESTALE);
+    co_world_crash(world);
+    co_world_mount(world);
+    if (co_open(world, "a", &inode) == 0) { /* it was in flight: either is right */
+        check_bytes(inode, 0, 8 * MIB, 1);
+        fs_inode_put(inode);
+    }
+    done(world);
+}
+
+static void freed_blocks_wait_for_the_checkpoint(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 5; seed++)
+        world_run(VOLUME, seed, co_freed_is_kept);
+}
+
+/* ---- errors of the vdisk ---- */
+
+static void co_lost_ownership(struct world *world)
+{
+    struct fs_inode *inode, *other;
+    struct fs_attr attr;
+    uint64_t length;
+    char byte;
+
+    fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = open_file(world, "a");
+    world->ram.is_cut = true;
+    check_int(co_create(world, "b"), -ESTALE);
+    check_int(fs_error(world->fs), -ESTALE);
+    world->ram.is_cut = false; /* and stays so, whatever the vdisk says now */
+    check_int(co_create(world, "c"), -ESTALE);
+    check_int(co_fs_read(inode, &byte, 0, 1, &length), -ESTALE);
+    check_int(co_fs_write(inode, &byte, 0, 1, (struct client_request){0}), -ESTALE);
+    check_int(co_fs_checkpoint(world->fs), -ESTALE);
+    check_int(co_open(world, "a", &other), -ESTALE);
+    check_int(co_fs_getattr(inode, &attr), 0); /* what was durable may be told */
+    fs_inode_put(inode);
+    co_world_crash(world);
+    co_world_mount(world);
+    done(world);
+}
+
+static void lost_ownership_ends_it(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_lost_ownership);
+}
+
+/* Any one write that fails for another reason: it is told to whoever asked, and the volume is right
+ * after a remount. */
+static void co_failing_write(struct world *world)
+{
+    for (unsigned n = 1; n < 60; n++) {
+        int error = n % 2 ? -EIO : -ENOSPC;
+        struct fs_inode *inode;
+        bool failed;
+
+        fresh(world);
+        check_int(co_create(world, "a"), 0);
+        inode = open_file(world, "a");
+        check_int(co_write_pattern(inode, 0, 100000, 1), 0);
+        world->ram.fail_error = error;
+        world->ram.fail_after = n;
+        failed = co_write_pattern(inode, 50000, 100000, 1) < 0;
+        failed |= co_create(world, "b") < 0;
+        failed |= co_fs_checkpoint(world->fs) < 0;
+        failed |= co_fs_punch(inode, 70000, 10000) < 0;
+        failed |= co_rename(world, "b", "c", 0) < 0;
+        failed |= co_fs_checkpoint(world->fs) < 0;
+        check(failed || world->ram.fail_after > 0 || n > 10); /* a trim's failure is nobody's */
+        fs_inode_put(inode);
+        if (!fs_error(world->fs)) { /* what failed on the way is done again */
+            world->ram.fail_after = 0;
+            check_int(co_fs_checkpoint(world->fs), 0);
+            co_world_check(world);
+        }
+        co_world_crash(world);
+        co_world_mount(world);
+        co_world_check(world);
+        inode = open_file(world, "a");
+        check_bytes(inode, 0, 50000, 1);
+        fs_inode_put(inode);
+        co_world_unmount(world);
+    }
+}
+
+static void failing_writes_are_told(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_failing_write);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(format_mounts),
+        cmocka_unit_test(foreign_is_refused),
+        cmocka_unit_test(grows),
+        cmocka_unit_test(names),
+        cmocka_unit_test(links),
+        cmocka_unit_test(renames),
+        cmocka_unit_test(large_directory),
+        cmocka_unit_test(attributes),
+        cmocka_unit_test(orphan_lives_while_open),
+        cmocka_unit_test(orphan_of_a_dead_node_is_freed),
+        cmocka_unit_test(overwrite_is_cheap),
+        cmocka_unit_test(one_write_an_operation),
+        cmocka_unit_test(sparse_files),
+        cmocka_unit_test(old_data_never_shows),
+        cmocka_unit_test(limits),
+        cmocka_unit_test(truncation_is_atomic),
+        cmocka_unit_test(repeats_are_answered),
+        cmocka_unit_test(full_volume_takes_deletes),
+        cmocka_unit_test(full_pool_is_clean),
+        cmocka_unit_test(freed_blocks_wait_for_the_checkpoint),
+        cmocka_unit_test(lost_ownership_ends_it),
+        cmocka_unit_test(failing_writes_are_told),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
