@@ -174,7 +174,7 @@ static void judge(struct liveness *liveness, const struct node_record *node)
     if (consensus_leads(liveness->options.consensus) &&
         watch_may_declare_down(&liveness->watch, now_ns, id, others))
         liveness->options.on_down(liveness->options.arg, id, node->start_counter,
-                                  dead ? "its daemon is dead" : "it does not answer");
+                                  dead ? LIVENESS_DAEMON_DEAD : LIVENESS_SILENT);
 }
 
 static void judge_all(struct liveness *liveness)

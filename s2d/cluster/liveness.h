@@ -9,6 +9,10 @@
 #include "s2d/cluster/consensus.h"
 #include "s2d/cluster/watch.h"
 
+/* The reasons that on_down() names. */
+#define LIVENESS_DAEMON_DEAD "its daemon is dead" /* the host answers: proven */
+#define LIVENESS_SILENT "it does not answer"
+
 struct liveness;
 
 struct liveness_options {

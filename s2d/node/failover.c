@@ -50,6 +50,36 @@ static bool is_in_grace(const struct node *node)
            io_now_ns(node->io) < node->led_ns + node->options.cold_start_grace_ns;
 }
 
+static bool watch_says_host_answers(const char *reason)
+{
+    return strcmp(reason, LIVENESS_DAEMON_DEAD) == 0;
+}
+
+/* When a node went down, and whether its host still answers: its keepers and QEMUs may live, and
+ * its daemon may come back to them. */
+static struct down_node *note_down(struct node *node, uint64_t down, bool host_answers)
+{
+    struct down_node *free_entry = &node->downs[0];
+
+    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
+        if (node->downs[i].node == down)
+            return &node->downs[i];
+        if (node->downs[i].node == 0)
+            free_entry = &node->downs[i];
+    }
+    *free_entry = (struct down_node){
+        .node = down, .since_ns = io_now_ns(node->io), .host_answers = host_answers};
+    return free_entry;
+}
+
+static void forget_down(struct node *node, uint64_t up)
+{
+    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
+        if (node->downs[i].node == up)
+            node->downs[i].node = 0;
+    }
+}
+
 void node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason)
 {
     struct node *node = arg;
@@ -64,6 +94,7 @@ void node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const c
             slot = i;
     }
     node->downs_under_way[slot] = down;
+    note_down(node, down, watch_says_host_answers(reason));
     log_warn(node->io, "failover", "a node is declared down", "node=%llu reason=\"%s\"",
              (unsigned long long)down, reason);
     propose_as_leader(node,
@@ -132,6 +163,89 @@ static void find_owners(struct node *node)
                                         (json_int_t)vdisk->base.id, "epoch",
                                         (json_int_t)vdisk->epoch, "owner", (json_int_t)owner),
                               NULL);
+    }
+}
+
+/* ---- virtual machines ---- */
+
+/* The node that is up and runs the fewest. 0: none is up. */
+static uint64_t choose_host(const struct database *database)
+{
+    const struct node_record *candidate;
+    uint64_t best = 0;
+    size_t best_count = SIZE_MAX;
+
+    for (size_t i = 0; (candidate = database_at(database, TABLE_NODE, i)); i++) {
+        const struct vm_record *vm;
+        size_t count = 0;
+
+        if (candidate->state != NODE_UP)
+            continue;
+        for (size_t j = 0; (vm = database_at(database, TABLE_VM, j)); j++)
+            count += vm->node == candidate->base.id && vm->incarnation > vm->ended;
+        if (count < best_count) {
+            best_count = count;
+            best = candidate->base.id;
+        }
+    }
+    return best;
+}
+
+/* A dead host's VMs go on elsewhere at once (its lease has run out: the keepers have stopped what
+ * may still live there); those of a host whose daemon alone died get some time to be taken up
+ * again. */
+static bool may_leave(struct node *node, const struct node_record *host)
+{
+    const struct cluster_record *cluster = database_cluster(consensus_database(node->consensus));
+    const struct down_node *down;
+    uint64_t delay_ns;
+
+    if (!host)
+        return true;
+    if (host->state != NODE_DOWN) {
+        forget_down(node, host->base.id);
+        return false;
+    }
+    down = note_down(node, host->base.id, true);
+    delay_ns = down->host_answers ? cluster->vm_restart_delay_ms * MS : 0;
+    if (down->host_answers)
+        delay_ns = MAX(delay_ns, LEASE_NS + LEASE_MARGIN_NS);
+    return io_now_ns(node->io) >= down->since_ns + delay_ns;
+}
+
+static void restart_vm(struct node *node, const struct vm_record *vm, bool force)
+{
+    uint64_t host = choose_host(consensus_database(node->consensus));
+
+    if (host)
+        propose_as_leader(node,
+                          json_pack("{s:s,s:I,s:I,s:I,s:b,s:s}", "verb", "vm.start", "vm",
+                                    (json_int_t)vm->base.id, "node", (json_int_t)host,
+                                    "incarnation", (json_int_t)vm->incarnation, "force", force,
+                                    "reason", force ? "its node is down" : "it had failed"),
+                          NULL);
+}
+
+#define RESTART_FAILED_NS                                                                          \
+    (10 * SEC) /* a VM that fails over and over does not take the node with it */
+
+static void find_hosts(struct node *node)
+{
+    const struct database *database = consensus_database(node->consensus);
+    const struct vm_record *vm;
+    bool may_retry = io_now_ns(node->io) >= node->vm_retried_ns + RESTART_FAILED_NS;
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        bool runs = vm->incarnation > vm->ended;
+
+        if (vm->wanted != VM_RUNNING || vm->incarnation == 0)
+            continue;
+        if (runs && may_leave(node, database_find(database, TABLE_NODE, vm->node))) {
+            restart_vm(node, vm, true);
+        } else if (!runs && may_retry) {
+            node->vm_retried_ns = io_now_ns(node->io);
+            restart_vm(node, vm, false);
+        }
     }
 }
 
@@ -261,5 +375,6 @@ void node_lead_pass(struct node *node)
 {
     adjust_members(node);
     find_owners(node);
+    find_hosts(node);
     clean_deleted(node);
 }

@@ -9,6 +9,7 @@
 #define IDENTITY_KEY "node/identity"
 #define OWNER_BUFFER_BYTES (64 * MIB)
 #define COLD_START_GRACE_NS (30 * SEC)
+#define VM_RESTART_DELAY_MS 30000
 
 /* ---- small things that every part uses ---- */
 
@@ -410,6 +411,8 @@ static struct node *node_new(struct io *io, const struct node_options *options)
     node->options.folder = node->folder;
     if (node->options.cold_start_grace_ns == 0)
         node->options.cold_start_grace_ns = COLD_START_GRACE_NS;
+    if (node->options.vm_restart_delay_ms == 0)
+        node->options.vm_restart_delay_ms = VM_RESTART_DELAY_MS;
     co_group_init(&node->group);
     co_cond_init(&node->reconcile);
     co_cond_init(&node->changed);

@@ -28,6 +28,7 @@ struct node_options {
     struct kv *kv;                /* borrowed: identity, Raft, database */
     uint64_t cold_start_grace_ns; /* nobody is marked stale for being late so long after a start; 0:
                                      30 s */
+    uint64_t vm_restart_delay_ms; /* of a cluster that this node creates; 0: 30000 */
     /* The node cannot go on (its store failed): stop the process. On the loop. */
     void (*on_fatal)(void *arg, const char *reason);
     /* Something in the database changed; the lease was renewed until then (0: lost). On the loop;
@@ -68,7 +69,7 @@ struct node_message {
     char text[512];
 };
 
-/* s2d cluster create. vm_restart_delay_ms 0: the default. */
+/* s2d cluster create. */
 int co_node_create_cluster(struct node *node, const char *name, struct node_message *ret_message);
 /* s2d cluster token: ret_token is handed to the new node's administrator; good once, for an hour.
  */

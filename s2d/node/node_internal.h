@@ -68,6 +68,12 @@ struct node {
     struct list peer_disks; /* struct peer_disk: of the others */
     struct list volumes;    /* struct node_volume: one for each vdisk */
 
+    struct down_node { /* what the leader remembers of nodes that are down */
+        uint64_t node; /* 0: free */
+        uint64_t since_ns;
+        bool host_answers;
+    } downs[WATCH_NODES_MAX];
+    uint64_t vm_retried_ns;
     uint64_t downs_under_way[WATCH_NODES_MAX]; /* node.down proposed and not answered; 0: free */
 };
 

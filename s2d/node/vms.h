@@ -1,0 +1,30 @@
+/* vms: the VMs of this node follow the database. A VM runs here when its record names this node and
+ * an incarnation that has not ended; anything else that runs here is killed. hv.h keeps the
+ * processes; this says which.
+ *
+ * Only in a daemon: VMs are processes. One reactor. */
+#ifndef S2D_NODE_VMS_H
+#define S2D_NODE_VMS_H
+
+#include "hv/hv.h"
+#include "s2d/node/node.h"
+
+struct vms;
+
+struct vms_options {
+    const char *folder;     /* for working files */
+    const char *nbd_socket; /* that serves the disks */
+    enum hv_accel accel;
+};
+
+must_check int vms_new(struct node *node, const struct vms_options *options, struct vms **ret_vms);
+/* The VMs go on running until their deadline. */
+void co_vms_free(struct vms *vms);
+
+/* What the node tells (node_options). */
+void vms_changed(struct vms *vms);
+void vms_lease(struct vms *vms, uint64_t expires_ns);
+
+struct hv *vms_hv(struct vms *vms);
+
+#endif
