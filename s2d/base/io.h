@@ -122,6 +122,9 @@ must_check int co_io_open(struct io *io, const char *path, unsigned flags,
                           struct io_file **ret_file);
 void io_file_close(struct io_file *file); /* no operation may be pending; NULL is fine */
 DEFINE_CLEANUP(struct io_file, io_file_close)
+/* From now on reads, writes and syncs of the file end with this error and do nothing; 0: as before.
+ * The fault layer of tests and development clusters. */
+void io_file_set_fault(struct io_file *file, int error);
 const struct io_file_info *io_file_info(const struct io_file *file);
 struct io *io_file_io(const struct io_file *file);
 

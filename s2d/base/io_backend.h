@@ -11,6 +11,7 @@
 struct io_file {
     struct io *io;
     struct io_file_info info;
+    int fault; /* 0, or what every operation ends with */
 };
 struct io_listener {
     struct io *io;
@@ -72,6 +73,7 @@ struct io {
 
     struct list ready;    /* struct co: to be resumed */
     struct list queued;   /* struct io_task: io_queue() */
+    struct list faulted;  /* struct io_op: of files with a fault, to be ended */
     struct list deferred; /* struct io_task: io_defer() */
 
     struct io_timer **heap; /* heap[1..heap_count]: by deadline, then by order of arming */

@@ -11,6 +11,7 @@ void loop_init(struct io *io, const struct io_backend_ops *ops)
     io->stopping = false;
     list_init(&io->ready);
     list_init(&io->queued);
+    list_init(&io->faulted);
     list_init(&io->deferred);
     list_init(&io->coroutines);
     list_init(&io->free_stacks);
@@ -166,7 +167,8 @@ void io_task_cancel(struct io_task *task)
 
 bool loop_has_work(const struct io *io)
 {
-    return !list_empty(&io->ready) || !list_empty(&io->queued) || !list_empty(&io->deferred);
+    return !list_empty(&io->ready) || !list_empty(&io->faulted) || !list_empty(&io->queued) ||
+           !list_empty(&io->deferred);
 }
 
 static bool run_task(struct list *tasks)
@@ -178,6 +180,18 @@ static bool run_task(struct list *tasks)
         return false;
     task = list_entry(node, struct io_task, node);
     task->fn(task->arg);
+    return true;
+}
+
+static bool end_faulted(struct io *io)
+{
+    struct list *node = list_pop_front(&io->faulted);
+    struct io_op *op;
+
+    if (!node)
+        return false;
+    op = list_entry(node, struct io_op, node);
+    op->done(op, (int)op->extra[0]);
     return true;
 }
 
@@ -197,7 +211,7 @@ void loop_turn(struct io *io)
     fire_timers(io);
     /* Deferred work comes when nothing else is left; what it makes ready belongs to the same turn.
      */
-    while (run_ready(io) || run_task(&io->queued) || run_task(&io->deferred))
+    while (run_ready(io) || end_faulted(io) || run_task(&io->queued) || run_task(&io->deferred))
         ;
 }
 
@@ -281,20 +295,41 @@ struct io *io_file_io(const struct io_file *file)
     return file->io;
 }
 
+void io_file_set_fault(struct io_file *file, int error)
+{
+    file->fault = error;
+}
+
+/* An operation never ends inside the call that began it, not even so. */
+static bool is_faulted(struct io_file *file, struct io_op *op)
+{
+    if (file->fault == 0)
+        return false;
+    op->extra[0] = (uint64_t)(int64_t)file->fault;
+    list_push_back(&file->io->faulted, &op->node);
+    return true;
+}
+
 void io_file_readv(struct io_file *file, struct io_op *op, const struct iovec *iov, int iov_count,
                    uint64_t offset)
 {
+    if (is_faulted(file, op))
+        return;
     file->io->ops->file_readv(file, op, iov, iov_count, offset);
 }
 
 void io_file_writev(struct io_file *file, struct io_op *op, const struct iovec *iov, int iov_count,
                     uint64_t offset, unsigned flags)
 {
+    if (is_faulted(file, op))
+        return;
     file->io->ops->file_writev(file, op, iov, iov_count, offset, flags);
 }
 
 void io_file_sync(struct io_file *file, struct io_op *op)
 {
+    if (is_faulted(file, op))
+        return;
     file->io->ops->file_sync(file, op);
 }
 
