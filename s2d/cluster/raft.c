@@ -1,15 +1,23 @@
 /* raft: life, dispatch, time. The rules that safety rests on, and where each one lives:
  *
  *  R1  No message leaves before what it promises is durable (raft_send(); its `batch`). That is:
- * every message's term; for a vote, the vote and the whole log it was compared with; for an
- * acknowledgement, the entries. When the term changes, what was held for the old term is dropped
- * (raft_follow(), raft_stand()). R2  An answer acknowledges prev + n of its own request, never
- * more, and commit follows min(leader's commit, prev + n): raft_on_append(). Answers name the term
- * of the request. R3  A leader counts copies only of entries of its own term, its own copy only
- * when durable, a witness only by its word: raft_leader_commit(). R4  One membership change at a
- * time, after an entry of the leader's term is committed: raft_change(). R5  What is handed out for
- * applying is committed, and durable on this node. R6  A log that got shorter than what it
- * confirmed is told, and never counted again: peer_check_log(). */
+ *      every message's term; for a vote, the vote and the whole log it was compared with; for an
+ *      acknowledgement, the entries. When the term changes, what was held for the old term is
+ *      dropped (raft_drop_held()).
+ *
+ *  R2  An answer acknowledges prev + n of its own request, never more, and commit follows
+ *      min(leader's commit, prev + n): raft_on_append(). Answers name the term of the request.
+ *
+ *  R3  A leader counts copies only of entries of its own term, its own copy only when durable, a
+ *      witness only by its word: raft_leader_commit().
+ *
+ *  R4  One membership change at a time, after an entry of the leader's term is committed:
+ *      raft_change().
+ *
+ *  R5  What is handed out for applying is committed, and durable on this node: show_apply().
+ *
+ *  R6  A log that got shorter than what it confirmed is told, and never counted again:
+ *      peer_check_log(). */
 #include "s2d/cluster/raft_internal.h"
 
 #define ELECTION_TIMEOUT_MIN_NS (600 * MS)

@@ -1,18 +1,15 @@
-/* raft: consensus as a pure step function. Events and the time go in, a struct raft_ready comes
- * out.
+/* raft: consensus as a pure step function: events and the time in, a struct raft_ready out.
  *
  * One reactor; nothing suspends, reads a clock, does I/O or keeps a global. now_ns is the caller's
  * monotonic clock (CLOCK_BOOTTIME; a step back counts as no time). Two nodes' clocks are never
- * compared.
- *
- * The caller's loop, after every event (a message, a tick, a proposal, a finished batch):
+ * compared. The caller's loop, after every event (a message, a tick, a proposal, a finished batch):
  *
  *     while (raft_ready(raft, &ready)) {
  *         1. send ready.messages, in any order; losing one is never wrong
- *         2. if (ready.persist.batch) write that batch on a worker, in one synced write; then
- * raft_persisted()
- *         3. apply ready.apply in order; answer ready.reads; serve ready.chunk,
- * ready.chunk_requests
+ *         2. if (ready.persist.batch), write that batch on a worker, in one synced write,
+ *            and call raft_persisted() when it is durable
+ *         3. apply ready.apply in order; answer ready.reads; serve ready.chunk and
+ *            ready.chunk_requests
  *     }
  *
  * The core itself holds back what depends on a batch (votes, acknowledgements, vouchings, its own
@@ -25,17 +22,16 @@
  * ready.messages, .apply, .reads, .chunk_requests, .lost: the core's, until the next raft_ready()
  * or raft_free(). ready.persist: until raft_persisted() of that batch (a worker thread may read it:
  * the core does not touch it). ready.chunk: until raft_chunk_stored(). No call in between frees
- * them. To keep an entry longer, raft_entry_get().
+ * them. To keep an entry longer: raft_entry_get().
  *
  * Errors of the calls below, unless they say more: -ESTALE this node does not lead (see
- * raft_status().leader), -EAGAIN not now (a bound is reached, a transfer or another change is under
- * way), -EINVAL the argument, -ENOMEM. A call that fails has changed nothing, except that
+ * raft_status().role.leader), -EAGAIN not now (a bound is reached, a transfer or another change is
+ * under way), -EINVAL the argument, -ENOMEM. A call that fails has changed nothing, except that
  * raft_receive() may have taken note of the message's term.
  *
  * Safety (asserted in raft_check() and, across nodes, by tests/unit/test_raft_random.c after each
  * step): one leader a term; a leader only appends; equal (index, term) means equal logs up to
- * there; a committed entry is in every later leader's log. README.md has the rules that this rests
- * on. */
+ * there; a committed entry is in every later leader's log. raft.c opens with the rules for it. */
 #ifndef S2D_CLUSTER_RAFT_H
 #define S2D_CLUSTER_RAFT_H
 
@@ -58,13 +54,10 @@ struct raft_options {
     uint64_t election_timeout_min_ns; /* [600 ms] also how long a heard leader is protected */
     uint64_t election_timeout_max_ns; /* [1200 ms] also how long a leader leads unanswered */
     uint64_t heartbeat_ns;            /* [200 ms] below election_timeout_min_ns / 2 */
-    uint64_t away_after_ns; /* [400 ms] a silent voter is away then: the witness is asked instead */
-    uint64_t trailing_entries; /* [1024] kept behind a compaction, so that a short absence needs no
-                                  snapshot */
-    uint64_t
-        log_bytes_max; /* [256 MiB] payloads in the log; above, proposals get -EAGAIN: compact */
-
-    uint32_t message_entries; /* [RAFT_MESSAGE_ENTRIES_MAX] entries in one append message, at most */
+    uint64_t away_after_ns;    /* [400 ms] a silent voter is away: the witness is asked instead */
+    uint64_t trailing_entries; /* [1024] kept by a compaction: a short absence needs no snapshot */
+    uint64_t log_bytes_max;    /* [256 MiB] in the log; above, proposals get -EAGAIN: compact */
+    uint32_t message_entries;  /* [RAFT_MESSAGE_ENTRIES_MAX] in one append message, at most */
 
     uint64_t (*random)(void *arg); /* spreads election time-outs; required */
     void *random_arg;
@@ -73,11 +66,9 @@ struct raft_options {
      * raft_bootstrap(). */
     struct raft_hard_state hard_state; /* the last one of a finished batch */
     struct raft_snapshot base; /* the last persist.base written: where the stored log begins */
-    uint64_t applied; /* the state machine holds this index durably; >= base.index, or 0 for
-                         base.index */
+    uint64_t applied;          /* the state machine durably holds this index; 0: base.index */
 
-    /* enum raft_mutation; means nothing unless the core is built with S2D_RAFT_MUTATIONS, for
-     * tests. */
+    /* Tests only: enum raft_mutation. Means nothing unless built with S2D_RAFT_MUTATIONS. */
     unsigned mutation;
 };
 
@@ -98,8 +89,8 @@ DEFINE_CLEANUP(struct raft, raft_free)
 /* Returns 0, -EBADMSG (not the next index, a term that goes back, no such type, bad configuration),
  * -ENOMEM. */
 must_check int raft_restore(struct raft *raft, uint64_t index, const struct raft_view *entry);
-/* Returns 0, -EBADMSG: applied is beyond the log, or the log has a higher term than hard_state:
- * this store lost what it had promised, and must be rebuilt under a new id, never started. */
+/* Returns 0, -EBADMSG (applied is beyond the log: this store lost what it had promised, and must be
+ * rebuilt under a new id, never started). A lone voter leads at once: see the next raft_ready(). */
 must_check int raft_start(struct raft *raft, uint64_t now_ns);
 
 /* A message from a peer, decoded; checked here, never asserted.
@@ -108,8 +99,8 @@ must_check int raft_start(struct raft *raft, uint64_t now_ns);
 must_check int raft_receive(struct raft *raft, uint64_t now_ns, const struct raft_message *message);
 /* Time has passed. Call at raft_next_tick_ns() or later; earlier is harmless. */
 void raft_tick(struct raft *raft, uint64_t now_ns);
-uint64_t
-raft_next_tick_ns(const struct raft *raft); /* UINT64_MAX: nothing to wait for (a witness) */
+/* UINT64_MAX: nothing to wait for (a witness, a learner, a joiner). */
+uint64_t raft_next_tick_ns(const struct raft *raft);
 /* The batch that raft_ready() showed is durable. Any other number is the caller's bug (asserted).
  */
 void raft_persisted(struct raft *raft, uint64_t now_ns, uint64_t batch);
@@ -157,14 +148,15 @@ must_check int raft_snapshot_at(const struct raft *raft, uint64_t index,
  *
  * Sender: ready.chunk_requests names peer, snapshot and offset. snapshot_index 0 (offset 0): choose
  * a snapshot, a new one is fine; otherwise the one begun, or, if that is gone, another from offset
- * 0. Answer with raft_send_chunk() now or later; a request that is not answered comes again after
- * an election time-out. data is copied. The last piece (it may be empty) has done set. -ESTALE:
- * nobody waits for this piece any more.
+ * 0. An offset may come again, or an earlier one. Answer with raft_send_chunk() now or later; a
+ * request that is not answered comes again after an election time-out. data is copied. The last
+ * piece (it may be empty) has done set. Returns 0, -ESTALE (nobody waits for this piece any more),
+ * -EINVAL (no piece of a snapshot of this log, or the log begins after it by now).
  *
  * Receiver: ready.chunk has the next piece; offset 0 starts over: drop what was gathered before.
- * Store it apart (no sync needed), then raft_chunk_stored(0); or (-errno) to start over later. For
- * the done piece, check the whole first. A later ready.persist.install then says: put it in force.
- */
+ * Store it apart (no sync needed), then raft_chunk_stored(0); or (-errno) to start over. For the
+ * done piece, check the whole first: pieces of two senders' runs may have met. A later
+ * ready.persist.install says: put it in force. */
 struct raft_chunk {
     struct raft_snapshot snapshot;
     uint64_t offset;
@@ -184,10 +176,12 @@ must_check int raft_send_chunk(struct raft *raft, uint64_t now_ns, uint64_t peer
 void raft_chunk_stored(struct raft *raft, uint64_t now_ns, int result);
 
 /* One batch: all of it in one synced write, or none of it. In this order:
- * install: the gathered snapshot becomes the state machine's state, applied = base->index, and the
- * stored log is dropped whole; base: write it beside the log, entries up to base->index may go now
- * or later; truncate_from: stored entries from this index on go; entries: written; hard_state:
- * written. */
+ *
+ *     install        the gathered snapshot becomes the state machine's state, applied =
+ * base->index, and the stored log is dropped whole base           is written beside the log;
+ * entries up to base->index may go now or later truncate_from  stored entries from this index on go
+ *     entries        are written
+ *     hard_state     is written */
 struct raft_persist {
     uint64_t batch; /* 0: there is nothing to persist */
     bool install;
@@ -215,8 +209,8 @@ struct raft_ready {
     const struct raft_message *const *messages;
     size_t message_count;
     struct raft_persist persist;
-    struct raft_entry *const
-        *apply; /* committed and durable here; RAFT_NOOP and RAFT_CONFIGURATION too */
+    /* Committed, and durable here; of every type, RAFT_NOOP and RAFT_CONFIGURATION too. */
+    struct raft_entry *const *apply;
     size_t apply_count;
     const struct raft_read *reads;
     size_t read_count;
@@ -224,10 +218,11 @@ struct raft_ready {
     size_t chunk_request_count;
     const struct raft_chunk *chunk; /* NULL: none */
     uint64_t chunk_from;
-    const uint64_t *lost; /* leader: these peers came back without a log that they had acknowledged.
-                             Nothing of theirs counts any more; */
-    size_t lost_count; /* remove each from the configuration, wipe it, let it join under a new id.
-                          Told once a term. */
+    /* Leader: these peers came back without a log that they had acknowledged. Nothing of theirs
+     * counts any more: remove each from the configuration, wipe it, let it join under a new id.
+     * Told once a term. */
+    const uint64_t *lost;
+    size_t lost_count;
     bool role_changed;
     struct raft_role role; /* always valid */
 };
@@ -257,9 +252,9 @@ struct raft_status {
      * clock counts.) */
     uint64_t predecessor_heard_ns;
     bool term_committed; /* an entry of its own term is committed: reads and changes are possible */
-    uint32_t committed_copies; /* full voters, itself included, that hold everything committed. 1
-                                * with more than one full voter: the witness stands in for a copy;
-                                * health says so */
+    /* Full voters, itself included, that hold everything committed. 1 with more than one full
+     * voter: the witness stands in for a copy; health says so. */
+    uint32_t committed_copies;
 };
 void raft_status(const struct raft *raft, struct raft_status *ret_status);
 

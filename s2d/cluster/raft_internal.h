@@ -1,5 +1,4 @@
-/* raft_internal: the core's one object, and what its files call of each other. Not for anybody
- * else.
+/* raft_internal: the core's one object, and what its files call of each other. For nobody else.
  *
  *     raft.c              life, dispatch of messages, time, state changes, local calls
  *     raft_election.c     pre-vote, vote, leadership won and lost, transfer
@@ -54,10 +53,10 @@ struct peer {
 
     uint64_t snapshot_index; /* PEER_SNAPSHOT: the one under way; 0: none chosen */
     uint64_t snapshot_offset;
-    uint32_t snapshot_sent; /* size of the piece on its way */
-    bool chunk_wanted;      /* to be shown in ready.chunk_requests */
-    bool chunk_awaited;     /* shown, not answered by raft_send_chunk() */
-    uint64_t chunk_ns;      /* when it was shown or sent */
+    uint64_t snapshot_end; /* how far it was sent */
+    bool chunk_wanted;     /* to be shown in ready.chunk_requests */
+    bool chunk_awaited;    /* shown, not answered by raft_send_chunk() */
+    uint64_t chunk_ns;     /* when it was shown or sent */
 };
 
 struct pending_read {

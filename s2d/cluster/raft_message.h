@@ -1,23 +1,23 @@
 /* raft_message: what Raft nodes say to each other, and its form on the wire.
  *
- * Wire, little-endian, no padding; one message fills its buffer exactly (the bus frames and
- * checksums it):
+ * Little-endian, no padding; one message fills its buffer exactly (the bus frames and checksums):
  *
- *     u32 magic 'S2RF' | u8 version | u8 type | u16 zero | u64 from | u64 to | u64 term | body by
- * type
+ *     u32 magic 'S2RF' | u8 version | u8 type | u16 zero | u64 from | u64 to | u64 term | body
  *
- *     pre-vote, vote        u64 last_index | u64 last_term | u8 forced
- *     their answers         u64 request_term | u8 granted | u64 silence_ns
- *     append                u64 request | u64 prev_index | u64 prev_term | u64 commit | u16 count |
- *                           count x (u64 term | u8 type | u32 size) | the payloads, in order
- *     append answer         u64 request_term | u64 request | u8 accepted | u64 index |
- *                           u64 hint_index | u64 hint_term | u64 last_index | u64 commit
- *     heartbeat             u64 round
- *     heartbeat answer      u64 request_term | u64 round | u64 last_index | u64 commit
- *     snapshot              u64 index | u64 term | u16 size + configuration | u64 offset | u8 done
- * | u32 size | bytes snapshot answer       u64 request_term | u64 index | u64 next_offset | u8
- * installed vouch                 u64 index vouch answer          u64 request_term | u64 index
- *     timeout now           nothing */
+ *     pre-vote, vote    u64 last_index | u64 last_term | u8 forced
+ *     their answers     u64 request_term | u8 granted | u64 silence_ns
+ *     append            u64 request | u64 prev_index | u64 prev_term | u64 commit | u16 count |
+ *                       count x (u64 term | u8 type | u32 size) | the payloads, in order
+ *     append answer     u64 request_term | u64 request | u8 accepted | u64 index |
+ *                       u64 hint_index | u64 hint_term | u64 last_index | u64 commit
+ *     heartbeat         u64 round
+ *     heartbeat answer  u64 request_term | u64 round | u64 last_index | u64 commit
+ *     snapshot          u64 index | u64 term | u16 size + configuration | u64 offset | u8 done |
+ *                       u32 size | bytes
+ *     snapshot answer   u64 request_term | u64 index | u64 next_offset | u8 installed
+ *     vouch             u64 index
+ *     vouch answer      u64 request_term | u64 index
+ *     timeout now       nothing */
 #ifndef S2D_CLUSTER_RAFT_MESSAGE_H
 #define S2D_CLUSTER_RAFT_MESSAGE_H
 

@@ -52,9 +52,11 @@ int raft_send_chunk(struct raft *raft, uint64_t now_ns, uint64_t id, const struc
         (chunk->offset != peer->snapshot_offset || chunk->snapshot.index != peer->snapshot_index))
         return -ESTALE;
 
+    if (chunk->offset == 0)
+        peer->snapshot_end = 0;
     peer->snapshot_index = chunk->snapshot.index;
     peer->snapshot_offset = chunk->offset;
-    peer->snapshot_sent = chunk->size;
+    peer->snapshot_end = MAX(peer->snapshot_end, chunk->offset + chunk->size);
     peer->chunk_awaited = false;
     peer->chunk_ns = raft->now_ns;
     message.snapshot.snapshot = chunk->snapshot;
@@ -85,9 +87,9 @@ int raft_on_snapshot_answer(struct raft *raft, struct peer *peer,
         return 0;
     if (peer->chunk_awaited || peer->chunk_wanted)
         return 0; /* an echo of an earlier piece */
-    if (next != 0 && next != peer->snapshot_offset + peer->snapshot_sent &&
-        next != peer->snapshot_offset)
+    if (next > peer->snapshot_end)
         return 0;
+    /* It may go back: a late repetition of the first piece made the receiver start over. */
     peer->snapshot_offset = next;
     peer->chunk_wanted = true;
     return 0;

@@ -1,23 +1,29 @@
 /* raft_witness: a vote without a log. Two full voters cannot outvote each other; a witness decides
- * between them, and may stand in for the copy of one that is away. lore/model/D_witness.pml is this
- * file, checked. The rules:
+ * between them, and may stand in for the copy of one that is away. lore/model/D_witness.pml is
+ * W1 to W5, checked. The rules:
  *
- *  W1  It keeps (term, vote, vouched term, vouched index) and answers when that is durable, in one
- * write. W2  It votes once a term, and only for a candidate whose (last term, last index), term
- * first, is not below what it vouches for (raft_on_vote()). W3  It takes a request to vouch for (t,
- * i) if t is not below its term. Within a term i only rises; a higher term replaces it, whatever
- * the index. W4  The leader asks only for entries of its own term that are durable on its own disk,
- * and counts the witness toward i only by that answer, never by a heartbeat. W5  It asks only while
- * full voters that are present are no quorum, and counts a voter as away until it has confirmed an
- *      entry of this term and everything that the witness was asked for: or that voter could not
- * win, and the death of one node would stop the cluster.
+ *  W1  It keeps (term, vote, vouched term, vouched index) and answers when that is durable, in
+ *      one write.
  *
- *  W6  It asks only for what a full voter of the present configuration holds: itself, unless it is
- * being removed.
+ *  W2  It votes once a term, and only for a candidate whose (last term, last index), term first,
+ *      is not below what it vouches for (raft_on_vote()).
  *
- * A witness on a share, which cannot run a process, is this same code run by whoever can reach the
- * share: load the four numbers, feed one message, and send the answer only if a compare-and-set of
- * the four succeeds. */
+ *  W3  It takes a request to vouch for (t, i) if t is not below its term. Within a term i only
+ *      rises; a higher term replaces it, whatever the index.
+ *
+ *  W4  The leader asks only for entries of its own term that are durable on its own disk, and
+ *      counts the witness toward i only by that answer, never by a heartbeat.
+ *
+ *  W5  It asks only while the full voters that are present are no quorum. A voter is away until
+ *      it has confirmed an entry of this term and everything that the witness was asked for: or
+ *      it could not win, and the death of one node would stop the cluster.
+ *
+ *  W6  It asks only for what a full voter of the present configuration holds: itself, unless it
+ *      is being removed. (Not in the model, which has no changes; found by the random schedules.)
+ *
+ * A witness on a share, which cannot run a process, is this same code run by whoever can reach
+ * the share: load the four numbers, feed one message, and send the answer only if a
+ * compare-and-set of the four succeeds. */
 #include "s2d/cluster/raft_internal.h"
 
 /* Witness */

@@ -1,123 +1,11 @@
-#include "tests/unit/raft_harness.h"
-
-#include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
-
-#define PACKETS_MAX 4096
-#define LOG_MAX 2048 /* the highest index in a schedule */
-#define TERMS_MAX 512
-#define READS_MAX 4096
-#define CHUNK_BYTES 24 /* small: a snapshot takes several */
-#define SNAPSHOT_WORDS 10
-#define NEVER UINT64_MAX
-
-/* The replicated state: the last applied index and a hash of all that was applied. */
-struct state {
-    uint64_t index;
-    uint64_t hash;
-};
-
-struct stored_entry {
-    uint64_t term;
-    enum raft_entry_type type;
-    uint32_t size;
-    uint8_t data[RAFT_CONFIGURATION_BYTES_MAX];
-};
-
-struct disk {
-    struct raft_hard_state hard;
-    struct raft_snapshot base;
-    struct state state;
-    uint64_t last;
-    struct stored_entry *log; /* by index */
-};
-
-struct node {
-    uint64_t id;
-    struct raft *raft; /* NULL: down */
-    struct disk disk;
-    uint64_t clock_ns; /* its clock minus ours */
-    uint64_t disk_latency_ns;
-    struct state state;
-
-    struct raft_persist writing; /* batch 0: none */
-    struct state writing_state;
-    uint64_t writing_done_ns;
-
-    uint8_t staged[SNAPSHOT_WORDS * 8];
-    size_t staged_size;
-    uint64_t chunk_done_ns; /* NEVER: none */
-    bool chunk_last;
-    struct state sending; /* the snapshot it sends, if any */
-    struct raft_snapshot sending_snapshot;
-
-    /* as of the last check */
-    uint64_t seen_last, seen_last_term, seen_base, seen_commit;
-    uint64_t led_term, led_last, led_last_term;
-};
-
-struct flight {
-    uint64_t from, to, deliver_ns;
-    size_t size;
-    uint8_t *bytes;
-};
-
-struct entry_ghost {
-    uint64_t index, term; /* term 0: free slot */
-    uint64_t before_term;
-    uint64_t hash;
-};
-
-struct commit_ghost {
-    uint64_t term; /* of the entry; 0: not committed */
-    uint64_t hash;
-    uint64_t value;
-    uint64_t in_term; /* the lowest term in which somebody knew */
-};
-
-struct harness {
-    struct harness_options options;
-    struct harness_faults faults;
-    uint64_t random;
-    uint64_t now_ns;
-    uint64_t steps;
-    struct node nodes[HARNESS_NODES_MAX + 1];
-    bool cut[HARNESS_NODES_MAX + 1][HARNESS_NODES_MAX + 1];
-    struct flight packets[PACKETS_MAX];
-    unsigned packet_count;
-
-    char violation[256];
-    uint64_t term_max; /* that had a leader */
-    uint64_t leaders[TERMS_MAX];
-    uint64_t predecessor_heard[TERMS_MAX]; /* in our time, by term of the leader */
-    uint64_t votes[HARNESS_NODES_MAX + 1][TERMS_MAX];
-    struct entry_ghost entries[4 * LOG_MAX];
-    struct commit_ghost commits[LOG_MAX];
-    uint64_t commit;
-    uint64_t state_hash[LOG_MAX]; /* after an index; 0: not known */
-    uint64_t reads[READS_MAX];    /* context → what was committed when it was asked */
-    uint64_t read_count;
-
-    unsigned lost_reports[HARNESS_NODES_MAX + 1];
-    unsigned reads_answered;
-    unsigned snapshots_installed;
-    unsigned messages[RAFT_TIMEOUT_NOW + 1];
-};
-
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
+#include "tests/unit/raft_harness_internal.h"
 
 static uint64_t random_next(void *arg)
 {
     struct harness *harness = arg;
 
     harness->random += 0x9e3779b97f4a7c15u;
-    return mix(harness->random);
+    return harness_mix(harness->random);
 }
 
 uint64_t harness_random(struct harness *harness, uint64_t below)
@@ -130,264 +18,9 @@ static bool chance(struct harness *harness, unsigned permille)
     return permille > 0 && harness_random(harness, 1000) < permille;
 }
 
-printf_like(2, 3) static void trace(const struct harness *harness, const char *format, ...)
-{
-    va_list arguments;
-
-    if (!harness->options.trace)
-        return;
-    printf("%10.3f ", (double)harness->now_ns / (double)MS);
-    va_start(arguments, format);
-    vprintf(format, arguments);
-    va_end(arguments);
-    printf("\n");
-}
-
-printf_like(2, 3) static void violated(struct harness *harness, const char *format, ...)
-{
-    va_list arguments;
-
-    if (harness->violation[0])
-        return;
-    va_start(arguments, format);
-    vsnprintf(harness->violation, sizeof(harness->violation), format, arguments);
-    va_end(arguments);
-    trace(harness, "VIOLATION %s", harness->violation);
-}
-
-static uint64_t hash_bytes(const void *bytes, size_t size)
-{
-    const uint8_t *at = bytes;
-    uint64_t hash = size;
-
-    for (size_t i = 0; i < size; i++)
-        hash = mix(hash ^ at[i]) + i;
-    return hash;
-}
-
 static uint64_t node_clock(const struct harness *harness, const struct node *node)
 {
     return harness->now_ns + node->clock_ns;
-}
-
-/* ---- Checks ---- */
-
-static struct entry_ghost *entry_ghost(struct harness *harness, uint64_t index, uint64_t term)
-{
-    uint64_t slot = mix(index * 65537 + term);
-
-    for (;; slot++) {
-        struct entry_ghost *ghost = &harness->entries[slot % ARRAY_SIZE(harness->entries)];
-
-        if (ghost->term == 0 || (ghost->index == index && ghost->term == term))
-            return ghost;
-    }
-}
-
-/* Log matching, by induction: an (index, term) always has the same payload and the same
- * predecessor. */
-static void check_entry(struct harness *harness, const struct node *node, uint64_t index)
-{
-    const struct raft_entry *entry = raft_log_entry(&node->raft->log, index);
-    uint64_t before_term = raft_log_term(&node->raft->log, index - 1);
-    uint64_t hash = hash_bytes(entry->data, entry->size) + entry->type;
-    struct entry_ghost *ghost = entry_ghost(harness, index, entry->term);
-
-    if (ghost->term == 0)
-        *ghost = (struct entry_ghost){index, entry->term, before_term, hash};
-    if (ghost->hash != hash || ghost->before_term != before_term)
-        violated(harness, "log matching: node %" PRIu64 " index %" PRIu64 " term %" PRIu64,
-                 node->id, index, entry->term);
-}
-
-static void check_log(struct harness *harness, struct node *node)
-{
-    struct raft *raft = node->raft;
-    uint64_t last = raft_last(raft), last_term = raft_log_last_term(&raft->log);
-
-    if (node->seen_last == last && node->seen_last_term == last_term &&
-        node->seen_base == raft->log.base.index)
-        return;
-    for (uint64_t index = raft->log.base.index + 1; index <= last; index++)
-        check_entry(harness, node, index);
-    node->seen_last = last;
-    node->seen_last_term = last_term;
-    node->seen_base = raft->log.base.index;
-}
-
-static void check_holds(struct harness *harness, const struct node *node, uint64_t index)
-{
-    const struct raft_log *log = &node->raft->log;
-
-    if (index <= log->base.index)
-        return;
-    if (raft_log_term(log, index) != harness->commits[index].term)
-        violated(harness,
-                 "leader completeness: leader %" PRIu64 " of term %" PRIu64 " lacks index %" PRIu64,
-                 node->id, node->raft->hard.term, index);
-}
-
-static void note_commit(struct harness *harness, const struct node *node, uint64_t index)
-{
-    const struct raft_entry *entry = raft_log_entry(&node->raft->log, index);
-    struct commit_ghost *ghost = &harness->commits[index];
-    uint64_t hash = hash_bytes(entry->data, entry->size) + entry->type;
-
-    if (ghost->term != 0) {
-        if (ghost->term != entry->term || ghost->hash != hash)
-            violated(harness,
-                     "state machine safety: node %" PRIu64 " commits another index %" PRIu64,
-                     node->id, index);
-        ghost->in_term = MIN(ghost->in_term, node->raft->hard.term);
-        return;
-    }
-    *ghost =
-        (struct commit_ghost){.term = entry->term, .hash = hash, .in_term = node->raft->hard.term};
-    if (entry->type == RAFT_NORMAL)
-        memcpy(&ghost->value, entry->data, sizeof(ghost->value));
-    harness->commit = MAX(harness->commit, index);
-    for (unsigned id = 1; id <= harness->options.nodes; id++) {
-        const struct node *other = &harness->nodes[id];
-
-        if (other->raft && raft_leads(other->raft) && other->raft->hard.term > ghost->in_term)
-            check_holds(harness, other, index);
-    }
-}
-
-static void check_commit(struct harness *harness, struct node *node)
-{
-    struct raft *raft = node->raft;
-    uint64_t from = MAX(node->seen_commit, raft->log.base.index);
-
-    for (uint64_t index = from + 1; index <= raft->commit; index++)
-        note_commit(harness, node, index);
-    node->seen_commit = raft->commit;
-}
-
-static void check_new_leader(struct harness *harness, struct node *node)
-{
-    struct raft *raft = node->raft;
-    uint64_t term = raft->hard.term;
-
-    trace(harness, "node %" PRIu64 " leads term %" PRIu64 " from index %" PRIu64, node->id, term,
-          raft->term_start);
-    if (harness->leaders[term] != 0 && harness->leaders[term] != node->id)
-        violated(harness, "election safety: %" PRIu64 " and %" PRIu64 " lead term %" PRIu64,
-                 harness->leaders[term], node->id, term);
-    harness->leaders[term] = node->id;
-    harness->term_max = MAX(harness->term_max, term);
-    harness->predecessor_heard[term] = raft->predecessor_heard_ns > node->clock_ns
-                                           ? raft->predecessor_heard_ns - node->clock_ns
-                                           : 0;
-    for (uint64_t index = 1; index <= harness->commit; index++)
-        if (harness->commits[index].term != 0 && harness->commits[index].in_term < term)
-            check_holds(harness, node, index);
-    node->led_term = term;
-    node->led_last = 0;
-}
-
-/* A lease of this leader is counted from quorum_round_ns; its successors think it is not later than
- * they heard. */
-static void check_lease(struct harness *harness, const struct node *node)
-{
-    uint64_t round_ns = node->raft->quorum_round_ns;
-
-    if (round_ns == 0)
-        return;
-    round_ns -= node->clock_ns;
-    for (uint64_t term = node->raft->hard.term + 1; term <= harness->term_max; term++)
-        if (harness->leaders[term] != 0 && harness->predecessor_heard[term] < round_ns)
-            violated(harness,
-                     "leases: term %" PRIu64 " may count from %" PRIu64 ", term %" PRIu64
-                     " thinks %" PRIu64,
-                     node->raft->hard.term, round_ns, term, harness->predecessor_heard[term]);
-}
-
-static void check_leader(struct harness *harness, struct node *node)
-{
-    struct raft *raft = node->raft;
-
-    if (!raft_leads(raft))
-        return;
-    if (node->led_term != raft->hard.term)
-        check_new_leader(harness, node);
-    if (raft_last(raft) < node->led_last ||
-        (node->led_last > raft->log.base.index &&
-         raft_log_term(&raft->log, node->led_last) != node->led_last_term))
-        violated(harness, "leader append-only: node %" PRIu64, node->id);
-    node->led_last = raft_last(raft);
-    node->led_last_term = raft_log_last_term(&raft->log);
-    check_lease(harness, node);
-}
-
-/* Two full voters and a witness: whoever counts as present holds what the witness would ask of it.
- */
-static void check_witness(struct harness *harness, const struct node *leader)
-{
-    const struct raft_hard_state *hard = &harness->nodes[harness->options.witness].disk.hard;
-
-    if (harness->options.witness == 0 || !raft_leads(leader->raft) || !raft_votes(leader->raft))
-        return;
-    if (raft_configuration_votes(&leader->raft->configuration) != 3 ||
-        raft_configuration_role(&leader->raft->configuration, harness->options.witness) !=
-            RAFT_WITNESS)
-        return;
-    for (uint32_t i = 0; i < leader->raft->peer_count; i++) {
-        const struct peer *peer = &leader->raft->peers[i];
-        const struct disk *disk = &harness->nodes[peer->id].disk;
-        uint64_t term =
-            disk->last > disk->base.index ? disk->log[disk->last].term : disk->base.term;
-
-        if (peer->role != RAFT_VOTER || peer->away)
-            continue;
-        if (term < hard->vouched_term ||
-            (term == hard->vouched_term && disk->last < hard->vouched_index))
-            violated(harness, "witness: node %" PRIu64 " is present, yet could not win", peer->id);
-    }
-}
-
-static void check_node(struct harness *harness, struct node *node)
-{
-    if (!node->raft || harness->violation[0])
-        return;
-    if (node->raft->hard.term >= TERMS_MAX || raft_last(node->raft) >= LOG_MAX) {
-        violated(harness, "harness: more terms or entries than it can follow");
-        return;
-    }
-    check_log(harness, node);
-    check_commit(harness, node);
-    check_leader(harness, node);
-    check_witness(harness, node);
-}
-
-/* What a message promises must be on the sender's disk. */
-static void check_promise(struct harness *harness, const struct node *node,
-                          const struct raft_message *message)
-{
-    const struct disk *disk = &node->disk;
-
-    if (message->term > disk->hard.term)
-        violated(harness, "durability: node %" PRIu64 " shows term %" PRIu64, node->id,
-                 message->term);
-    if (message->type == RAFT_VOTE_ANSWER && message->vote_answer.granted) {
-        uint64_t *vote = &harness->votes[node->id][message->term];
-
-        if (*vote != 0 && *vote != message->to)
-            violated(harness, "election safety: node %" PRIu64 " votes twice in term %" PRIu64,
-                     node->id, message->term);
-        *vote = message->to;
-        if (disk->hard.term == message->term && disk->hard.vote != message->to)
-            violated(harness, "durability: vote of node %" PRIu64, node->id);
-    }
-    if (message->type == RAFT_APPEND_ANSWER && message->append_answer.accepted &&
-        message->append_answer.index > disk->last)
-        violated(harness, "durability: node %" PRIu64 " acknowledges %" PRIu64, node->id,
-                 message->append_answer.index);
-    if (message->type == RAFT_VOUCH_ANSWER &&
-        (disk->hard.vouched_term < message->term ||
-         disk->hard.vouched_index < message->vouch_answer.index))
-        violated(harness, "durability: the witness vouches for %" PRIu64,
-                 message->vouch_answer.index);
 }
 
 /* ---- Network ---- */
@@ -415,9 +48,9 @@ static void post(struct harness *harness, const struct raft_message *message)
 static void send_message(struct harness *harness, const struct node *node,
                          const struct raft_message *message)
 {
-    check_promise(harness, node, message);
+    harness_check_promise(harness, node, message);
     if (message->to == 0 || message->to > harness->options.nodes) {
-        violated(harness, "harness: message to nobody");
+        harness_violated(harness, "harness: message to nobody");
         return;
     }
     if (chance(harness, harness->faults.loss_permille))
@@ -432,20 +65,21 @@ static void send_message(struct harness *harness, const struct node *node,
 static void apply(struct harness *harness, struct node *node, const struct raft_entry *entry)
 {
     if (entry->index != node->state.index + 1) {
-        violated(harness, "apply: node %" PRIu64 " is given %" PRIu64 " after %" PRIu64, node->id,
-                 entry->index, node->state.index);
+        harness_violated(harness, "apply: node %" PRIu64 " is given %" PRIu64 " after %" PRIu64,
+                         node->id, entry->index, node->state.index);
         return;
     }
     if (entry->index > node->disk.last)
-        violated(harness, "apply: node %" PRIu64 " has not stored %" PRIu64, node->id,
-                 entry->index);
+        harness_violated(harness, "apply: node %" PRIu64 " has not stored %" PRIu64, node->id,
+                         entry->index);
     node->state.index = entry->index;
-    node->state.hash = mix(node->state.hash ^ hash_bytes(entry->data, entry->size) ^ entry->term);
+    node->state.hash =
+        harness_mix(node->state.hash ^ harness_hash(entry->data, entry->size) ^ entry->term);
     if (harness->state_hash[entry->index] == 0)
         harness->state_hash[entry->index] = node->state.hash;
     if (harness->state_hash[entry->index] != node->state.hash)
-        violated(harness, "state machine safety: state of node %" PRIu64 " at %" PRIu64, node->id,
-                 entry->index);
+        harness_violated(harness, "state machine safety: state of node %" PRIu64 " at %" PRIu64,
+                         node->id, entry->index);
 }
 
 static void state_to_bytes(const struct state *state, uint8_t bytes[SNAPSHOT_WORDS * 8])
@@ -485,14 +119,15 @@ static void begin_write(struct harness *harness, struct node *node,
     if (persist->install) {
         if (!state_from_bytes(node->staged, &node->state) ||
             node->staged_size != sizeof(node->staged))
-            violated(harness, "snapshot: node %" PRIu64 " installs a broken one", node->id);
+            harness_violated(harness, "snapshot: node %" PRIu64 " installs a broken one", node->id);
         if (node->state.index != persist->base->index ||
             (harness->state_hash[node->state.index] != 0 &&
              harness->state_hash[node->state.index] != node->state.hash))
-            violated(harness, "snapshot: node %" PRIu64 " installs another state", node->id);
+            harness_violated(harness, "snapshot: node %" PRIu64 " installs another state",
+                             node->id);
         harness->snapshots_installed++;
-        trace(harness, "node %" PRIu64 " installs the snapshot of %" PRIu64, node->id,
-              persist->base->index);
+        harness_trace(harness, "node %" PRIu64 " installs the snapshot of %" PRIu64, node->id,
+                      persist->base->index);
     }
     node->writing_state = node->state; /* applying is part of the next batch */
 }
@@ -508,11 +143,11 @@ static void write_batch(struct harness *harness, struct node *node)
     if (persist->base) {
         disk->base = *persist->base;
         if (disk->last < disk->base.index)
-            violated(harness, "disk: node %" PRIu64 " has a base beyond its log", node->id);
+            harness_violated(harness, "disk: node %" PRIu64 " has a base beyond its log", node->id);
     }
     if (persist->truncate_from != 0 && persist->truncate_from <= disk->last) {
         if (persist->truncate_from <= disk->base.index)
-            violated(harness, "disk: node %" PRIu64 " truncates its base", node->id);
+            harness_violated(harness, "disk: node %" PRIu64 " truncates its base", node->id);
         disk->last = persist->truncate_from - 1;
     }
     for (size_t i = 0; i < persist->entry_count; i++) {
@@ -520,8 +155,8 @@ static void write_batch(struct harness *harness, struct node *node)
         struct stored_entry *stored = &disk->log[entry->index];
 
         if (entry->index != disk->last + 1)
-            violated(harness, "disk: node %" PRIu64 " leaves a gap at %" PRIu64, node->id,
-                     entry->index);
+            harness_violated(harness, "disk: node %" PRIu64 " leaves a gap at %" PRIu64, node->id,
+                             entry->index);
         *stored =
             (struct stored_entry){.term = entry->term, .type = entry->type, .size = entry->size};
         assert(entry->size <= sizeof(stored->data));
@@ -550,13 +185,13 @@ static void send_chunk(struct harness *harness, struct node *node,
     /* Sometimes the snapshot begun is gone, and a new one starts over. */
     if (request->snapshot_index == 0 || request->snapshot_index != node->sending.index ||
         node->sending_snapshot.index < node->raft->log.base.index ||
-        harness_random(harness, 20) == 0) {
+        chance(harness, harness->faults.snapshot_permille)) {
         node->sending = node->state;
         r = raft_snapshot_at(node->raft, node->state.index, &node->sending_snapshot);
         assert(r == 0);
         chunk.offset = 0;
     }
-    if (harness_random(harness, 20) == 0)
+    if (chance(harness, harness->faults.snapshot_permille))
         return; /* no time now: it will be asked for again */
     state_to_bytes(&node->sending, bytes);
     chunk.snapshot = node->sending_snapshot;
@@ -565,8 +200,9 @@ static void send_chunk(struct harness *harness, struct node *node,
     chunk.data = bytes + chunk.offset;
     r = raft_send_chunk(node->raft, node_clock(harness, node), request->peer, &chunk);
     if (r != 0)
-        violated(harness, "snapshot: node %" PRIu64 " may not send what it was asked for: %d",
-                 node->id, r);
+        harness_violated(harness,
+                         "snapshot: node %" PRIu64 " may not send what it was asked for: %d",
+                         node->id, r);
 }
 
 static void take_chunk(struct harness *harness, struct node *node, const struct raft_chunk *chunk)
@@ -574,7 +210,8 @@ static void take_chunk(struct harness *harness, struct node *node, const struct 
     if (chunk->offset == 0)
         node->staged_size = 0;
     if (chunk->offset != node->staged_size || chunk->offset + chunk->size > sizeof(node->staged)) {
-        violated(harness, "snapshot: node %" PRIu64 " is given pieces out of order", node->id);
+        harness_violated(harness, "snapshot: node %" PRIu64 " is given pieces out of order",
+                         node->id);
         return;
     }
     memcpy(node->staged + chunk->offset, chunk->data, chunk->size);
@@ -590,8 +227,9 @@ static void finish_read(struct harness *harness, const struct node *node,
         return;
     harness->reads_answered++;
     if (read->index < harness->reads[read->context])
-        violated(harness, "reads: node %" PRIu64 " answers %" PRIu64 ", committed was %" PRIu64,
-                 node->id, read->index, harness->reads[read->context]);
+        harness_violated(harness,
+                         "reads: node %" PRIu64 " answers %" PRIu64 ", committed was %" PRIu64,
+                         node->id, read->index, harness->reads[read->context]);
 }
 
 /* The caller's loop of raft.h. */
@@ -615,7 +253,7 @@ static void pump(struct harness *harness, struct node *node)
         for (size_t i = 0; i < ready.chunk_request_count; i++)
             send_chunk(harness, node, &ready.chunk_requests[i]);
     }
-    check_node(harness, node);
+    harness_check_node(harness, node);
 }
 
 /* ---- Events ---- */
@@ -637,12 +275,20 @@ static void trace_message(const struct harness *harness, const struct raft_messa
         b = message->vote.last_index;
     } else if (message->type == RAFT_VOTE_ANSWER || message->type == RAFT_PRE_VOTE_ANSWER) {
         a = message->vote_answer.granted;
+    } else if (message->type == RAFT_SNAPSHOT) {
+        a = message->snapshot.snapshot.index;
+        b = message->snapshot.offset;
+        c = message->snapshot.done;
+    } else if (message->type == RAFT_SNAPSHOT_ANSWER) {
+        a = message->snapshot_answer.index;
+        b = message->snapshot_answer.next_offset;
+        c = message->snapshot_answer.installed;
     } else if (message->type == RAFT_VOUCH || message->type == RAFT_VOUCH_ANSWER) {
         a = message->type == RAFT_VOUCH ? message->vouch.index : message->vouch_answer.index;
     }
-    trace(harness,
-          "%" PRIu64 " → %" PRIu64 " %s, term %" PRIu64 ": %" PRIu64 " %" PRIu64 " %" PRIu64,
-          message->from, message->to, raft_message_name(message->type), message->term, a, b, c);
+    harness_trace(
+        harness, "%" PRIu64 " → %" PRIu64 " %s, term %" PRIu64 ": %" PRIu64 " %" PRIu64 " %" PRIu64,
+        message->from, message->to, raft_message_name(message->type), message->term, a, b, c);
 }
 
 static void deliver(struct harness *harness, unsigned at)
@@ -664,8 +310,8 @@ static void deliver(struct harness *harness, unsigned at)
         r = raft_receive(node->raft, node_clock(harness, node), &message);
     }
     if (r != 0)
-        violated(harness, "protocol: node %" PRIu64 " refuses a %s of %" PRIu64 ": %d", packet.to,
-                 raft_message_name(message.type), packet.from, r);
+        harness_violated(harness, "protocol: node %" PRIu64 " refuses a %s of %" PRIu64 ": %d",
+                         packet.to, raft_message_name(message.type), packet.from, r);
     pump(harness, node);
 }
 
@@ -683,7 +329,7 @@ static void finish_write(struct harness *harness, struct node *node)
 static void finish_chunk(struct harness *harness, struct node *node)
 {
     struct state state;
-    int result = harness_random(harness, 30) == 0 ? -EIO : 0;
+    int result = chance(harness, harness->faults.snapshot_permille) ? -EIO : 0;
 
     node->chunk_done_ns = NEVER;
     if (result == 0 && node->chunk_last && !state_from_bytes(node->staged, &state))
@@ -830,7 +476,7 @@ static void start(struct harness *harness, struct node *node)
     if (r == 0)
         r = raft_start(node->raft, node_clock(harness, node));
     if (r != 0) {
-        violated(harness, "start: node %" PRIu64 " cannot: %d", node->id, r);
+        harness_violated(harness, "start: node %" PRIu64 " cannot: %d", node->id, r);
         raft_free(node->raft);
         node->raft = NULL;
         return;
@@ -894,7 +540,8 @@ void harness_crash(struct harness *harness, uint64_t id, bool write_survives)
 
     if (!node->raft)
         return;
-    trace(harness, "node %" PRIu64 " crashes%s", id, write_survives ? ", its write survives" : "");
+    harness_trace(harness, "node %" PRIu64 " crashes%s", id,
+                  write_survives ? ", its write survives" : "");
     if (node->writing.batch != 0 && write_survives)
         write_batch(harness, node);
     node->writing = (struct raft_persist){0};
@@ -906,7 +553,7 @@ void harness_restart(struct harness *harness, uint64_t id)
 {
     if (harness->nodes[id].raft)
         return;
-    trace(harness, "node %" PRIu64 " starts", id);
+    harness_trace(harness, "node %" PRIu64 " starts", id);
     start(harness, &harness->nodes[id]);
 }
 
@@ -990,7 +637,7 @@ int harness_change(struct harness *harness, uint64_t id, uint64_t which, enum ra
         return -ESTALE;
     r = raft_change(node->raft, node_clock(harness, node), which, role, NULL);
     if (r == 0)
-        trace(harness, "node %" PRIu64 " proposes role %u for %" PRIu64, id, role, which);
+        harness_trace(harness, "node %" PRIu64 " proposes role %u for %" PRIu64, id, role, which);
     pump(harness, node);
     return r;
 }

@@ -30,6 +30,8 @@ struct harness_faults {
     uint64_t disk_ns;            /* a batch takes up to this */
     unsigned slow_disk_permille; /* … or, this often, up to slow_disk_ns */
     uint64_t slow_disk_ns;
+    unsigned
+        snapshot_permille; /* a snapshot is gone, its sender is busy, a piece cannot be stored */
 };
 
 struct harness;

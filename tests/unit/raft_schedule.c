@@ -67,6 +67,7 @@ static void new_faults(struct schedule *schedule)
     faults->disk_ns = draw(schedule, 2) == 0 ? 1 * MS : 50 * MS;
     faults->slow_disk_permille = draw(schedule, 3) == 0 ? (unsigned)draw(schedule, 200) : 0;
     faults->slow_disk_ns = 3 * SEC;
+    faults->snapshot_permille = 50;
 }
 
 static void calm_down(struct schedule *schedule)
