@@ -1,0 +1,395 @@
+/* The database as a state machine: the rules of I3 under random commands, refusals that change
+ * nothing, storage that gives back what was put. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "s2d/cluster/database.h"
+
+struct state {
+    struct database *database;
+    uint64_t index;
+    struct command_result result;
+};
+
+static int setup(void **state)
+{
+    struct state *s = calloc(1, sizeof(*s));
+
+    assert_int_equal(database_new(&s->database), 0);
+    *state = s;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct state *s = *state;
+
+    command_result_done(&s->result);
+    database_free(s->database);
+    free(s);
+    return 0;
+}
+
+/* Applies and frees the command; returns its code. */
+static int apply(struct state *s, json_t *command)
+{
+    assert_non_null(command);
+    command_result_done(&s->result);
+    database_apply(s->database, ++s->index, command, &s->result);
+    json_decref(command);
+    database_check(s->database);
+    return s->result.code;
+}
+
+static uint64_t reply(struct state *s, const char *name)
+{
+    return (uint64_t)json_integer_value(json_object_get(s->result.reply, name));
+}
+
+#define NODES 4
+#define DISKS_PER_NODE 2
+#define EXTENTS 40
+
+static void make_cluster(struct state *s, uint64_t *ret_disks)
+{
+    char name[16], secret[65];
+    size_t disks = 0;
+
+    memset(secret, 'a', 64);
+    secret[64] = '\0';
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "verb", "cluster.create", "name", "c",
+                           "uuid", "u", "key", "k", "node_name", "n1", "address", "10.0.0.1:1")),
+        0);
+    for (int node = 2; node <= NODES; node++) {
+        uint64_t token;
+
+        assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I}", "verb", "token.create", "secret",
+                                            secret, "expires_ns", (json_int_t)1)),
+                         0);
+        token = reply(s, "token");
+        snprintf(name, sizeof(name), "n%d", node);
+        assert_int_equal(
+            apply(s, json_pack("{s:s,s:I,s:s,s:s}", "verb", "node.join", "token", (json_int_t)token,
+                               "name", name, "address", "10.0.0.9:1")),
+            0);
+    }
+    assert_int_equal(apply(s, json_pack("{s:s,s:I}", "verb", "pool.create", "extent_bytes",
+                                        (json_int_t)(16 * MIB))),
+                     0);
+    for (size_t i = 0; i < database_count(s->database, TABLE_NODE); i++) {
+        const struct node_record *node = database_at(s->database, TABLE_NODE, i);
+        uint64_t id = node->base.id;
+
+        for (int disk = 0; disk < DISKS_PER_NODE; disk++) {
+            snprintf(name, sizeof(name), "ssd%d", disk);
+            assert_int_equal(apply(s, json_pack("{s:s,s:I,s:s,s:s,s:s,s:s,s:s,s:I}", "verb",
+                                                "disk.claim", "node", (json_int_t)id, "name", name,
+                                                "path", "/dev/x", "uuid", "u", "role", "capacity",
+                                                "media", "ssd", "size_bytes", (json_int_t)GIB)),
+                             0);
+            ret_disks[disks++] = reply(s, "disk");
+            assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I,s:I}", "verb", "disk.ready", "disk",
+                                                (json_int_t)ret_disks[disks - 1], "extents",
+                                                (json_int_t)EXTENTS, "log_bytes", (json_int_t)MIB)),
+                             0);
+        }
+    }
+}
+
+static uint64_t make_volume(struct state *s, const char *name, uint64_t owner)
+{
+    assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I,s:s,s:b,s:I}", "verb", "volume.create",
+                                        "name", name, "size_bytes", (json_int_t)GIB, "resiliency",
+                                        "mirror3", "thin", 1, "owner", (json_int_t)owner)),
+                     0);
+    return reply(s, "vdisk");
+}
+
+static int add_slab(struct state *s, uint64_t vdisk, uint64_t number, const uint64_t *disks,
+                    const uint64_t *extents)
+{
+    json_t *columns = json_array();
+
+    for (int i = 0; i < 3; i++)
+        json_array_append_new(columns, json_pack("{s:I,s:I}", "disk", (json_int_t)disks[i],
+                                                 "extent", (json_int_t)extents[i]));
+    return apply(s, json_pack("{s:s,s:I,s:[{s:I,s:o}]}", "verb", "slab.add", "vdisk",
+                              (json_int_t)vdisk, "slabs", "number", (json_int_t)number, "columns",
+                              columns));
+}
+
+static const struct vdisk_record *vdisk_of(struct state *s, uint64_t id)
+{
+    return database_find(s->database, TABLE_VDISK, id);
+}
+
+static int mark_stale(struct state *s, uint64_t vdisk, uint64_t epoch, uint64_t disk)
+{
+    return apply(s,
+                 json_pack("{s:s,s:I,s:I,s:[I]}", "verb", "vdisk.stale", "vdisk", (json_int_t)vdisk,
+                           "epoch", (json_int_t)epoch, "disks", (json_int_t)disk));
+}
+
+static int mark_in_sync(struct state *s, uint64_t vdisk, uint64_t epoch, uint64_t disk)
+{
+    return apply(s,
+                 json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.in_sync", "vdisk", (json_int_t)vdisk,
+                           "epoch", (json_int_t)epoch, "disk", (json_int_t)disk));
+}
+
+static int own(struct state *s, uint64_t vdisk, uint64_t epoch, uint64_t owner)
+{
+    return apply(s, json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.own", "vdisk", (json_int_t)vdisk,
+                              "epoch", (json_int_t)epoch, "owner", (json_int_t)owner));
+}
+
+/* I3: a command decided in an older epoch is void, whatever it says. */
+static void commands_of_an_old_epoch_are_void(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk, epoch, second;
+
+    make_cluster(s, disks);
+    second = ((const struct node_record *)database_at(s->database, TABLE_NODE, 1))->base.id;
+    vdisk = make_volume(s, "v", 1);
+    assert_int_equal(
+        add_slab(s, vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){0, 0, 0}),
+        0);
+    epoch = vdisk_of(s, vdisk)->epoch;
+    assert_int_equal(mark_stale(s, vdisk, epoch, disks[2]), 0);
+    assert_int_equal(vdisk_of(s, vdisk)->epoch, epoch + 1);
+    assert_int_equal(mark_stale(s, vdisk, epoch, disks[4]), -ESTALE);
+    assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[2]), -ESTALE);
+    assert_int_equal(own(s, vdisk, epoch, second), -ESTALE);
+    assert_int_equal(vdisk_of(s, vdisk)->epoch, epoch + 1);
+    assert_int_equal(own(s, vdisk, epoch + 1, second), 0);
+    assert_int_equal(vdisk_of(s, vdisk)->session, epoch + 2);
+}
+
+/* I3: by nothing, not by the death of its node either. */
+static void the_last_in_sync_column_is_never_stale(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk;
+    const struct slab_record *slab;
+
+    make_cluster(s, disks);
+    vdisk = make_volume(s, "v", 1);
+    assert_int_equal(
+        add_slab(s, vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){0, 0, 0}),
+        0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[0]), 0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[2]), 0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[4]), -EALREADY);
+    for (int i = 0; i < NODES; i++) {
+        const struct node_record *node = database_at(s->database, TABLE_NODE, i);
+
+        apply(s, json_pack("{s:s,s:I,s:I}", "verb", "node.down", "node", (json_int_t)node->base.id,
+                           "start_counter", (json_int_t)0));
+    }
+    slab = database_slab(s->database, vdisk, 0);
+    assert_int_equal(slab->columns[2].state, COLUMN_RECORD_IN_SYNC);
+    assert_int_equal(vdisk_of(s, vdisk)->owner, 0);
+}
+
+/* Two slabs never share an extent, and a refused command leaves no trace. */
+static void an_extent_belongs_to_one_slab(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk;
+    size_t changes;
+
+    make_cluster(s, disks);
+    vdisk = make_volume(s, "v", 1);
+    assert_int_equal(
+        add_slab(s, vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){1, 2, 3}),
+        0);
+    assert_int_equal(
+        add_slab(s, vdisk, 1, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){4, 2, 5}),
+        -EAGAIN);
+    database_changes(s->database, &changes);
+    assert_int_equal(changes, 0);
+    assert_true(database_extent_is_free(s->database, disks[0], 4));
+    assert_int_equal(database_used_extents(s->database, disks[0]), 1);
+    assert_int_equal(
+        add_slab(s, vdisk, 1, (uint64_t[]){disks[0], disks[0], disks[4]}, (uint64_t[]){4, 5, 5}),
+        -EINVAL);
+    assert_null(database_slab(s->database, vdisk, 1));
+}
+
+static void two_starts_of_a_vm_cannot_both_win(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vm;
+    json_t *start;
+
+    make_cluster(s, disks);
+    assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I,s:I,s:[s]}", "verb", "vm.create", "name",
+                                        "vm1", "memory_bytes", (json_int_t)(64 * MIB), "vcpus",
+                                        (json_int_t)1, "disks", "v/disk.raw")),
+                     0);
+    vm = reply(s, "vm");
+    start = json_pack("{s:s,s:I,s:I,s:I}", "verb", "vm.start", "vm", (json_int_t)vm, "node",
+                      (json_int_t)1, "incarnation", (json_int_t)0);
+    assert_int_equal(apply(s, json_incref(start)), 0);
+    assert_int_equal(reply(s, "incarnation"), 1);
+    assert_int_equal(apply(s, json_incref(start)), -ESTALE);
+    json_object_set_new(start, "incarnation", json_integer(1));
+    assert_int_equal(apply(s, json_incref(start)), -EALREADY);
+    json_object_set_new(start, "force", json_true());
+    assert_int_equal(apply(s, start), 0);
+    /* the first incarnation's end is nobody's business any more */
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I}", "verb", "vm.ended", "vm", (json_int_t)vm,
+                                        "incarnation", (json_int_t)1)),
+                     0);
+    assert_int_equal(((const struct vm_record *)database_find(s->database, TABLE_VM, vm))->ended,
+                     0);
+}
+
+/* ---- random commands ---- */
+
+static uint64_t next_random(uint64_t *seed)
+{
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return *seed;
+}
+
+static json_t *random_command(struct state *s, uint64_t *seed, const uint64_t *disks,
+                              uint64_t vdisk)
+{
+    json_int_t epoch = (json_int_t)(vdisk_of(s, vdisk)->epoch - (next_random(seed) % 8 == 0));
+    json_int_t disk = (json_int_t)disks[next_random(seed) % (NODES * DISKS_PER_NODE)];
+    const struct node_record *node =
+        database_at(s->database, TABLE_NODE, next_random(seed) % NODES);
+
+    switch (next_random(seed) % 6) {
+    case 0:
+        return json_pack("{s:s,s:I,s:I,s:[I]}", "verb", "vdisk.stale", "vdisk", (json_int_t)vdisk,
+                         "epoch", epoch, "disks", disk);
+    case 1:
+        return json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.in_sync", "vdisk", (json_int_t)vdisk,
+                         "epoch", epoch, "disk", disk);
+    case 2:
+        return json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.own", "vdisk", (json_int_t)vdisk,
+                         "epoch", epoch, "owner", (json_int_t)node->base.id);
+    case 3:
+        return json_pack("{s:s,s:I,s:I}", "verb", "node.down", "node", (json_int_t)node->base.id,
+                         "start_counter", (json_int_t)node->start_counter);
+    case 4:
+        return json_pack("{s:s,s:I,s:I}", "verb", "node.started", "node", (json_int_t)node->base.id,
+                         "start_counter", (json_int_t)(node->start_counter + 1));
+    default:
+        return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I}", "verb", "vdisk.replace_column", "vdisk",
+                         (json_int_t)vdisk, "epoch", epoch, "slab",
+                         (json_int_t)(next_random(seed) % 8), "disk", disk, "to_disk",
+                         (json_int_t)disks[next_random(seed) % (NODES * DISKS_PER_NODE)],
+                         "to_extent", (json_int_t)(next_random(seed) % EXTENTS));
+    }
+}
+
+/* The epoch rises exactly with each command that takes effect; database_check() asserts the rest
+ * after each. */
+static void random_commands_keep_the_rules(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk, seed = 42;
+    unsigned done = 0;
+
+    make_cluster(s, disks);
+    vdisk = make_volume(s, "v", 1);
+    for (uint64_t slab = 0; slab < 8; slab++)
+        assert_int_equal(add_slab(s, vdisk, slab,
+                                  (uint64_t[]){disks[slab % 2], disks[2 + slab % 2], disks[4]},
+                                  (uint64_t[]){slab, slab, slab}),
+                         0);
+    for (int i = 0; i < 20000; i++) {
+        uint64_t epoch = vdisk_of(s, vdisk)->epoch;
+        json_t *command = random_command(s, &seed, disks, vdisk);
+        bool of_vdisk =
+            strncmp(json_string_value(json_object_get(command, "verb")), "vdisk", 5) == 0;
+        int r = apply(s, command);
+
+        done += r == 0;
+        if (of_vdisk)
+            assert_int_equal(vdisk_of(s, vdisk)->epoch, epoch + (r == 0));
+        else
+            assert_true(vdisk_of(s, vdisk)->epoch <= epoch + 1);
+    }
+    assert_true(done > 5000);
+}
+
+/* ---- storage ---- */
+
+/* What is stored comes back the same, and fields of a newer version are not lost by an older one.
+ */
+static void stored_records_come_back(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE];
+    struct database *copy;
+
+    make_cluster(s, disks);
+    make_volume(s, "v", 1);
+    assert_int_equal(database_new(&copy), 0);
+    for (int table = 0; table < TABLE_COUNT; table++) {
+        const struct record_base *record;
+
+        for (size_t i = 0; (record = database_at(s->database, table, i)); i++) {
+            json_t *json = record_to_json(table, record), *again;
+            char key[DATABASE_KEY_MAX], *text;
+
+            json_object_set_new(json, "from_the_future", json_integer(7));
+            text = json_dumps(json, 0);
+            database_key(table, record->id, key);
+            assert_int_equal(database_load(copy, key, text, strlen(text)), 0);
+            again = record_to_json(table, database_find(copy, table, record->id));
+            assert_true(json_equal(json, again));
+            json_decref(again);
+            json_decref(json);
+            free(text);
+        }
+        assert_int_equal(database_count(copy, table), database_count(s->database, table));
+    }
+    database_free(copy);
+}
+
+static void damaged_records_are_refused(void **state)
+{
+    struct state *s = *state;
+    static const char *const bad[][2] = {
+        {"node/0000000000000001", "{"},
+        {"node/0000000000000001", "[]"},
+        {"node/0000000000000001", "{\"id\": 2}"},
+        {"node/0000000000000001", "{\"name\": 5}"},
+        {"node/0000000000000001", "{\"state\": \"flying\"}"},
+        {"node/1", "{}"},
+        {"nothing/0000000000000001", "{}"},
+        {"node", "{}"},
+        {"disk/0000000000000001", "{\"size_bytes\": -1}"},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_int_equal(database_load(s->database, bad[i][0], bad[i][1], strlen(bad[i][1])),
+                         -EBADMSG);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(commands_of_an_old_epoch_are_void), TEST(the_last_in_sync_column_is_never_stale),
+        TEST(an_extent_belongs_to_one_slab),     TEST(two_starts_of_a_vm_cannot_both_win),
+        TEST(random_commands_keep_the_rules),    TEST(stored_records_come_back),
+        TEST(damaged_records_are_refused),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
