@@ -23,9 +23,9 @@
 struct io;
 struct hv;
 
-#define HV_DISKS_MAX 8
+#define HV_DISKS_MAX 16
 #define HV_NAME_BYTES 64 /* with the 0, as all sizes here */
-#define HV_EXPORT_BYTES 512
+#define HV_EXPORT_BYTES 544
 #define HV_REASON_BYTES 256
 #define HV_VMS_MAX 256 /* on one node */
 
@@ -72,9 +72,9 @@ struct hv_definition {
     uint64_t incarnation;        /* > 0 */
     const char *name;            /* letters, digits, '-', '_', '.'; a file name */
     uint64_t memory_bytes;       /* a multiple of 1 MiB */
-    unsigned vcpus;              /* 1 to 240 */
-    unsigned generation;         /* 1: BIOS, disks on IDE; 2: UEFI, disks on virtio */
-    const struct hv_disk *disks; /* the first one boots; generation 1: at most 4 */
+    unsigned vcpus;              /* 1 to 255 */
+    unsigned generation;         /* 1: BIOS, IDE (4 disks, more are virtio); 2: UEFI, virtio */
+    const struct hv_disk *disks; /* the first one boots */
     size_t disk_count;
     const char *switch_name; /* a bridge of this node; NULL or "": no network */
 };

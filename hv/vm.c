@@ -1,0 +1,324 @@
+/* One VM: two coroutines look after it. The watcher waits for the keeper's end, then for the
+ * folder's lock, and reports; the talker keeps a QMP connection, which may break and come again (a
+ * stopped QEMU, a new daemon) without any meaning for whether the VM lives. */
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hv/hv_internal.h"
+#include "s2d/base/log.h"
+
+#define GONE_RETRY_NS (10 * MS)
+#define TALK_RETRY_NS (200 * MS)
+#define STATUS_TIMEOUT_NS (10 * SEC)
+
+/* ---- the table's entry ---- */
+
+void vm_path(const struct vm *vm, const char *file, char path[HV_PATH_BYTES])
+{
+    int length = snprintf(path, HV_PATH_BYTES, "%s/%s", vm->folder, file);
+
+    assert(length < HV_PATH_BYTES); /* vm_new() looked */
+}
+
+int vm_new(struct hv *hv, uint64_t id, uint64_t incarnation, const char *name, struct vm **ret_vm)
+{
+    struct vm *vm;
+    int length;
+
+    if (hv_find(hv, id))
+        return -EEXIST;
+    if (hv->vm_count >= HV_VMS_MAX)
+        return -ENOSPC;
+    vm = calloc(1, sizeof(*vm));
+    if (!vm)
+        return -ENOMEM;
+    length = snprintf(vm->folder, sizeof(vm->folder), "%s/vms/%s", hv->options.dir, name);
+    if (length + strlen("/" QEMU_CONSOLE_SOCKET) > HV_SOCKET_PATH_MAX) {
+        free(vm);
+        return -ENAMETOOLONG;
+    }
+    vm->hv = hv;
+    vm->id = id;
+    vm->incarnation = incarnation;
+    snprintf(vm->name, sizeof(vm->name), "%s", name);
+    snprintf(vm->qmp_status, sizeof(vm->qmp_status), "unknown");
+    co_group_init(&vm->talking);
+    list_push_back(&hv->vms, &vm->node);
+    hv->vm_count++;
+    *ret_vm = vm;
+    return 0;
+}
+
+void vm_free(struct vm *vm)
+{
+    assert(!vm->talker);
+    list_remove(&vm->node);
+    vm->hv->vm_count--;
+    co_cond_broadcast(&vm->hv->changed);
+    io_poll_free(vm->ended);
+    keeper_link_free(vm->keeper);
+    free(vm);
+}
+
+void vm_kill(struct vm *vm, const char *reason)
+{
+    if (vm->killed)
+        return;
+    vm->killed = true;
+    snprintf(vm->kill_reason, sizeof(vm->kill_reason), "%s", reason);
+    if (vm->keeper)
+        keeper_kill(vm->keeper);
+    co_cond_broadcast(&vm->hv->changed);
+}
+
+bool vm_lapsed(const struct vm *vm, uint64_t now_ns)
+{
+    enum keeper_state state = keeper_state(vm->keeper);
+
+    return state == KEEPER_STOPPING || state == KEEPER_STOPPED ||
+           atomic_load(&keeper_memory(vm->keeper)->deadline_ns) <= now_ns;
+}
+
+/* ---- the end ---- */
+
+struct gone_job {
+    const char *folder;
+    int result;
+};
+
+static void run_gone_job(void *arg)
+{
+    struct gone_job *job = arg;
+
+    job->result = keeper_gone(job->folder);
+}
+
+int co_wait_gone(struct io *io, const char *folder, uint64_t deadline_ns)
+{
+    struct gone_job job = {.folder = folder};
+    int r;
+
+    for (;;) {
+        co_offload(io, run_gone_job, &job);
+        if (job.result != 0)
+            return MIN(job.result, 0);
+        if (io_now_ns(io) >= deadline_ns)
+            return -ETIMEDOUT;
+        r = co_sleep_ns(GONE_RETRY_NS);
+        if (r < 0)
+            return r;
+    }
+}
+
+/* The last line that QEMU (or the keeper) printed. */
+static void read_last_line(const char *folder, char line[HV_REASON_BYTES])
+{
+    char path[HV_PATH_BYTES], text[HV_REASON_BYTES];
+    FILE *file;
+
+    line[0] = 0;
+    snprintf(path, sizeof(path), "%s/qemu.log", folder);
+    file = fopen(path, "re");
+    if (!file)
+        return;
+    fseek(file, 0, SEEK_END);
+    fseek(file, MAX(ftell(file) - (long)sizeof(text), 0l), SEEK_SET);
+    while (fgets(text, sizeof(text), file)) {
+        text[strcspn(text, "\n")] = 0;
+        if (text[0])
+            snprintf(line, HV_REASON_BYTES, "%s", text);
+    }
+    fclose(file);
+}
+
+void vm_read_end(const char *folder, const struct keeper_outcome *outcome, enum hv_end_cause *cause,
+                 char reason[HV_REASON_BYTES])
+{
+    int status = outcome->wait_status;
+    char line[HV_REASON_BYTES];
+
+    read_last_line(folder, line);
+    *cause = HV_ENDED_FAILED;
+    if (!outcome->known) {
+        snprintf(reason, HV_REASON_BYTES, "the VM's keeper died, or the whole node did");
+    } else if (WIFEXITED(status) && WEXITSTATUS(status) != 0) {
+        snprintf(reason, HV_REASON_BYTES, "QEMU failed with status %d: %.200s", WEXITSTATUS(status),
+                 line);
+    } else if (WIFEXITED(status) && strstr(line, "terminating on signal")) {
+        snprintf(reason, HV_REASON_BYTES, "somebody ended QEMU: %.200s", line);
+    } else if (WIFEXITED(status)) {
+        *cause = HV_ENDED_OFF;
+        snprintf(reason, HV_REASON_BYTES, "the guest powered itself off");
+    } else if (outcome->killed) {
+        *cause = HV_ENDED_KILLED;
+        snprintf(reason, HV_REASON_BYTES, "killed");
+    } else {
+        snprintf(reason, HV_REASON_BYTES, "QEMU was killed by signal %d: %.200s", WTERMSIG(status),
+                 line);
+    }
+}
+
+static void run_end_job(void *arg)
+{
+    struct vm *vm = arg;
+    struct keeper_outcome outcome;
+
+    if (keeper_outcome(vm->folder, &outcome) < 0 || outcome.vm_id != vm->id ||
+        outcome.incarnation != vm->incarnation)
+        outcome.known = false;
+    vm_read_end(vm->folder, &outcome, &vm->cause, vm->reason);
+}
+
+static void run_forget_job(void *arg)
+{
+    keeper_forget(((struct vm *)arg)->folder);
+}
+
+/* Nothing of it lives any more. */
+static void co_vm_end(struct vm *vm)
+{
+    struct hv *hv = vm->hv;
+
+    co_offload(hv->io, run_end_job, vm);
+    if (vm->cause == HV_ENDED_KILLED && vm->killed)
+        memcpy(vm->reason, vm->kill_reason, sizeof(vm->reason));
+    vm->gone = true;
+    if (!vm->starting) {
+        struct hv_end end = {.vm_id = vm->id,
+                             .incarnation = vm->incarnation,
+                             .name = vm->name,
+                             .cause = vm->cause,
+                             .reason = vm->reason};
+
+        log_info(hv->io, "hv", "VM ended", "vm=%s incarnation=%llu reason=\"%s\"", vm->name,
+                 (unsigned long long)vm->incarnation, vm->reason);
+        if (hv->options.on_ended)
+            hv->options.on_ended(hv->options.arg, &end);
+    }
+    co_offload(hv->io, run_forget_job, vm); /* after the report: a crash in between reports twice */
+}
+
+/* ---- the talker ---- */
+
+static void vm_on_event(void *arg, const char *event, const json_t *data)
+{
+    struct vm *vm = arg;
+    const char *status = NULL;
+
+    if (strcmp(event, "STOP") == 0)
+        status = "paused";
+    else if (strcmp(event, "RESUME") == 0)
+        status = "running";
+    else if (strcmp(event, "SHUTDOWN") == 0)
+        status = "shutdown";
+    else if (strcmp(event, "GUEST_PANICKED") == 0)
+        status = "guest-panicked";
+    if (status)
+        snprintf(vm->qmp_status, sizeof(vm->qmp_status), "%s", status);
+    if (strcmp(event, "BLOCK_IO_ERROR") == 0)
+        log_warn(vm->hv->io, "hv", "the guest was given an I/O error",
+                 "vm=%s device=%s operation=%s reason=\"%s\"", vm->name,
+                 json_string_value(json_object_get(data, "device")) ?: "?",
+                 json_string_value(json_object_get(data, "operation")) ?: "?",
+                 json_string_value(json_object_get(data, "reason")) ?: "?");
+    else if (strcmp(event, "RESET") == 0)
+        log_info(vm->hv->io, "hv", "the guest restarted", "vm=%s", vm->name);
+}
+
+static void co_ask_status(struct vm *vm)
+{
+    const char *status;
+    json_t *value;
+
+    if (co_qmp_execute(vm->qmp, "query-status", NULL, STATUS_TIMEOUT_NS, &value) < 0)
+        return;
+    status = json_string_value(json_object_get(value, "status"));
+    if (status)
+        snprintf(vm->qmp_status, sizeof(vm->qmp_status), "%s", status);
+    json_decref(value);
+}
+
+static void co_vm_talk(void *arg)
+{
+    struct vm *vm = arg;
+    struct hv *hv = vm->hv;
+    char path[HV_PATH_BYTES];
+    int r = 0;
+
+    vm_path(vm, QEMU_QMP_SOCKET, path);
+    while (r != -ECANCELED) {
+        struct qmp *qmp;
+
+        r = co_qmp_connect(hv->io, path, UINT64_MAX, vm_on_event, vm, &qmp);
+        if (r == 0) {
+            vm->qmp = qmp;
+            co_ask_status(vm);
+            co_cond_broadcast(&hv->changed);
+            r = co_qmp_wait_closed(qmp);
+            vm->qmp = NULL;
+            co_qmp_free(qmp);
+        }
+        if (r != -ECANCELED)
+            r = co_sleep_ns(TALK_RETRY_NS);
+    }
+    vm->talker = NULL;
+    co_group_done(&vm->talking);
+}
+
+static void co_stop_talker(struct vm *vm)
+{
+    if (vm->talker)
+        co_cancel(vm->talker);
+    co_group_wait(&vm->talking);
+}
+
+/* ---- the watcher ---- */
+
+static void co_vm_watch(void *arg)
+{
+    struct vm *vm = arg;
+    struct hv *hv = vm->hv;
+    int r;
+
+    r = co_io_poll(vm->ended, POLLIN);
+    if (r >= 0)
+        r = co_wait_gone(hv->io, vm->folder, UINT64_MAX);
+    co_stop_talker(vm);
+    if (r >= 0) {
+        co_vm_end(vm);
+        vm->watcher = NULL;
+        co_cond_broadcast(&hv->changed);
+    } else if (r != -ECANCELED) {
+        log_error(hv->io, "hv", "cannot watch a VM any more: it runs on until its deadline",
+                  "vm=%s error=%s", vm->name, strerror(-r));
+    }
+    if (!vm->starting) /* else co_hv_start() frees it */
+        vm_free(vm);
+    co_group_done(&hv->watchers);
+}
+
+int vm_watch(struct vm *vm)
+{
+    struct hv *hv = vm->hv;
+    int r;
+
+    r = io_poll_new(hv->io, keeper_fd(vm->keeper), &vm->ended);
+    if (r < 0)
+        return r;
+    co_group_add(&vm->talking, 1);
+    r = co_spawn_handle(hv->io, "vm-talk", co_vm_talk, vm, &vm->talker);
+    if (r < 0) {
+        co_group_done(&vm->talking);
+        return r;
+    }
+    co_group_add(&hv->watchers, 1);
+    r = co_spawn_handle(hv->io, "vm-watch", co_vm_watch, vm, &vm->watcher);
+    if (r < 0) {
+        co_group_done(&hv->watchers);
+        co_stop_talker(vm);
+    }
+    return r;
+}
