@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#define USUAL_SEEDS 2000
+#define USUAL_SEEDS 3000
 
 static uint64_t first_seed = 1, seed_count = USUAL_SEEDS;
 static bool tell;
