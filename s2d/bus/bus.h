@@ -134,9 +134,9 @@ enum bus_flags {
 /* Queues a message for the end of the turn. header and data up to 32 KiB are copied; larger data is
  * sent from its place, and must stay until sent(arg) (called exactly once, on the loop, never from
  * inside bus_send(), also when the connection breaks; NULL with copied data is fine). Returns 0, or
- * (sent() is not called) -ENOTCONN, -EMSGSIZE, -ENOBUFS (more than 16 MiB queued for a peer that
- * does not read), -ENOMEM, -EAGAIN (BUS_DATA: no credit was taken on this connection). Credit is
- * spent by success only. */
+ * (sent() is not called) -ENOTCONN, -EMSGSIZE, -ENOBUFS (16 MiB of control, 64 MiB of data queued
+ * by copy for a peer that does not read), -ENOMEM, -EAGAIN (BUS_DATA: no credit was taken on this
+ * connection). Credit is spent by success only. */
 struct bus_send {
     uint64_t to;
     enum bus_channel channel;

@@ -22,9 +22,11 @@
 #define RECEIVE_BYTES_DEFAULT (64 * MIB)
 #define RECEIVE_SHARES 16            /* a peer's window is one share of receive_bytes */
 #define RECEIVE_BUFFER_BYTES 262144u /* of a connection */
-#define SEND_QUEUE_MAX (16 * MIB)    /* of a connection */
-#define BATCH_COPY_BYTES 262144u     /* what a batch holds by copy */
-#define BATCH_BYTES_MAX MIB          /* a batch that has reached it takes no more */
+/* What a connection holds by copy for a peer that does not read. */
+#define CONTROL_QUEUE_MAX (16 * MIB)
+#define DATA_QUEUE_MAX (64 * MIB)
+#define BATCH_COPY_BYTES 262144u /* what a batch holds by copy */
+#define BATCH_BYTES_MAX MIB      /* a batch that has reached it takes no more */
 #define BATCH_PIECES 64
 #define FREE_BATCHES_MAX 16
 #define CALL_BUCKETS 1024
@@ -106,7 +108,7 @@ struct connection {
     /* sending */
     struct list batches; /* struct send_batch; the last one gathers, the first may be under way */
     struct list flush_node;
-    uint64_t queued_bytes;
+    uint64_t queued_bytes; /* by copy */
     struct io_op send_op;
     bool sending;
 
@@ -196,7 +198,7 @@ struct bus {
     unsigned handshake_count;
     uint64_t next_connection;
     enum bus_refusal last_refusal; /* that was logged for an accepted stream */
-    uint64_t last_refusal_node;
+    uint64_t last_refusal_node, last_refusal_ns;
 
     struct io_timer tick;
     struct io_task flush_task;

@@ -129,7 +129,7 @@ static void send_done(struct io_op *op, int result)
         return;
     }
     list_remove(&batch->node);
-    connection->queued_bytes -= batch->bytes;
+    connection->queued_bytes -= batch->used;
     if (!list_empty(&connection->batches))
         flush_soon(connection);
     batch_finish(connection->bus, batch);
@@ -192,12 +192,12 @@ int connection_send(struct connection *connection, struct frame *frame,
     bool in_place = payload->data_bytes > BUS_COPY_MAX;
     uint32_t data_copied = in_place ? 0 : payload->data_bytes;
     size_t copied = FRAME_BYTES + payload->header_bytes + data_copied;
-    size_t total = FRAME_BYTES + payload->header_bytes + payload->data_bytes;
+    uint64_t queued_max = connection->channel == BUS_CONTROL ? CONTROL_QUEUE_MAX : DATA_QUEUE_MAX;
     uint8_t bytes[FRAME_BYTES];
     struct send_batch *batch;
 
     assert(connection->up);
-    if (connection->queued_bytes + total > SEND_QUEUE_MAX)
+    if (connection->queued_bytes + copied > queued_max)
         return -ENOBUFS;
     batch = gathering_batch(connection, copied);
     if (!batch)
@@ -213,7 +213,7 @@ int connection_send(struct connection *connection, struct frame *frame,
     if (payload->done.fn)
         batch->done[batch->done_count++] = payload->done;
 
-    connection->queued_bytes += total;
+    connection->queued_bytes += copied;
     counter_add(&connection->bus->counters[connection->channel].messages_sent, 1);
     flush_soon(connection);
     return 0;
@@ -368,6 +368,8 @@ static const char *parse(struct connection *connection)
         whole = frame_total_bytes(&frame) <= have;
         if (!whole && (frame.data_bytes <= BUS_COPY_MAX || have < FRAME_BYTES + frame.header_bytes))
             return NULL;
+        if (frame.version != connection->version)
+            return "a frame of another version than agreed";
         why = credit_granted(connection, frame.granted);
         if (!why)
             why = whole ? take_whole(connection, &frame) : begin_large(connection, &frame);

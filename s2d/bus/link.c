@@ -432,16 +432,26 @@ static bool all_zeros(const uint8_t bytes[16])
     return memcmp(bytes, zeros, sizeof(zeros)) == 0;
 }
 
-/* Nobody else is refused twice in a row for the same reason in the log. */
+/* A stranger may knock for days: the same one is logged once a minute, all of them once a second.
+ */
+static bool refusal_is_news(const struct handshake *handshake)
+{
+    const struct bus *bus = handshake->bus;
+    bool same =
+        handshake->refusal == bus->last_refusal && handshake->hello.node == bus->last_refusal_node;
+    uint64_t ago_ns = io_now_ns(bus->io) - bus->last_refusal_ns;
+
+    return bus->last_refusal == REFUSAL_NONE || ago_ns >= (same ? 60 * SEC : SEC);
+}
+
 static void accept_log_refusal(struct handshake *handshake)
 {
     struct bus *bus = handshake->bus;
 
     counter_add(&bus->handshakes_refused, 1);
-    if (handshake->refusal == REFUSAL_CROSSING)
+    if (handshake->refusal == REFUSAL_CROSSING || !refusal_is_news(handshake))
         return;
-    if (handshake->refusal == bus->last_refusal && handshake->hello.node == bus->last_refusal_node)
-        return;
+    bus->last_refusal_ns = io_now_ns(bus->io);
     bus->last_refusal = handshake->refusal;
     bus->last_refusal_node = handshake->hello.node;
     log_warn(bus->io, "bus", "connection refused", "peer=%llu address=%s why=\"%s\"",

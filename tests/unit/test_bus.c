@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "bus_harness.h"
+#include "s2d/base/metrics.h"
 #include "s2d/bus/bus_format.h"
 #include "s2d/bus/message_types.h"
 
@@ -210,6 +211,27 @@ static void too_large_messages_are_refused_here(void **state)
     send.connection = bus_connection(world->nodes[1].bus, 2, BUS_CONTROL) + 1000;
     assert_int_equal(bus_send(world->nodes[1].bus, &send), -ENOTCONN);
     world_free(world);
+}
+
+/* What operators see is what happened; and nothing stays registered after the close. */
+static void counters_are_exported(void **state)
+{
+    struct world *world = world_new(backend_of(state), 1);
+    struct metrics *metrics = NULL;
+    char *text = NULL;
+
+    assert_int_equal(metrics_new(&metrics), 0);
+    world->nodes[1].options.metrics = metrics;
+    world_connect(world, 2);
+    assert_int_equal(metrics_render(metrics, &text), 0);
+    assert_non_null(strstr(text, "s2d_bus_connects_total{channel=\"control\"} 1"));
+    assert_non_null(strstr(text, "s2d_bus_connects_total{channel=\"data\"} 1"));
+    free(text);
+    world_free(world);
+    assert_int_equal(metrics_render(metrics, &text), 0);
+    assert_null(strstr(text, "s2d_bus"));
+    free(text);
+    metrics_free(metrics);
 }
 
 /* ---- calls ---- */
@@ -751,6 +773,43 @@ static void a_cut_is_silence(void **state)
     world_free(world);
 }
 
+static void count_sent(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+/* What is queued for a peer that nobody hears is bounded, and every sent() comes, once. */
+static void what_is_queued_is_bounded(void **state)
+{
+    struct world *world = world_new(ON_SIM, 6);
+    struct node *a = &world->nodes[1];
+    static uint8_t bytes[BUS_COPY_MAX];
+    unsigned queued = 0, sent = 0;
+    struct bus_send send = {.to = 2,
+                            .type = TEST_NOTE,
+                            .data = bytes,
+                            .data_bytes = sizeof(bytes),
+                            .sent = count_sent,
+                            .sent_arg = &sent};
+    int r;
+
+    (void)state;
+    world_connect(world, 2);
+    sim_cut(world->sim, 1, 2);
+    for (r = 0; r == 0; queued++) {
+        r = bus_send(a->bus, &send);
+        if (queued % 16 == 0)
+            world_pass(world, MS / 10);
+    }
+    queued--;
+    assert_int_equal(r, -ENOBUFS);
+    assert_in_range(queued * sizeof(bytes), 15 * MIB, 24 * MIB); /* the socket takes some */
+    world_pass(world, 2 * BUS_SILENCE_NS);
+    assert_false(bus_is_up(a->bus, 2, BUS_CONTROL));
+    assert_int_equal(sent, queued);
+    world_free(world);
+}
+
 /* A process that was stopped (SIGSTOP) finds itself without connections, and gets new ones. */
 static void a_paused_node_comes_back(void **state)
 {
@@ -1274,6 +1333,7 @@ int main(void)
         ON_BOTH(messages_of_all_sizes_arrive_whole),
         ON_BOTH(payloads_can_carry_a_checksum),
         ON_BOTH(too_large_messages_are_refused_here),
+        ON_BOTH(counters_are_exported),
         ON_BOTH(calls_are_answered),
         ON_BOTH(large_replies_land_in_place),
         ON_BOTH(a_reply_that_does_not_fit_is_dropped),
@@ -1289,6 +1349,7 @@ int main(void)
         cmocka_unit_test(a_restart_is_proof_of_death),
         ON_BOTH(an_older_start_is_refused),
         cmocka_unit_test(a_cut_is_silence),
+        cmocka_unit_test(what_is_queued_is_bounded),
         cmocka_unit_test(a_paused_node_comes_back),
         cmocka_unit_test(broken_connections_come_back_at_once),
         cmocka_unit_test(crossing_dials_leave_one_connection),
