@@ -1,0 +1,273 @@
+/* s2d perf: two looks at every node's metrics, and what happened between them. */
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/cli/client.h"
+#include "tools/cli/commands.h"
+#include "tools/cli/prometheus.h"
+
+#define NODES_MAX 64
+
+/* What is shown of each kind of thing. The names are the metrics' own; "read" and "write" may be
+ * two metrics, or two labels of one. */
+struct perf_source {
+    const char *reads, *reads_label, *writes, *writes_label;
+    const char *read_bytes, *write_bytes;
+    const char *read_latency, *write_latency; /* in nanoseconds; NULL: not measured */
+};
+
+static const struct perf_source of_node = {
+    .reads = "s2d_nbd_requests_total",
+    .reads_label = "kind=\"read\"",
+    .writes = "s2d_nbd_requests_total",
+    .writes_label = "kind=\"write\"",
+    .read_bytes = "s2d_nbd_bytes_total",
+    .write_bytes = "s2d_nbd_bytes_total",
+    .read_latency = "s2d_nbd_latency_ns",
+    .write_latency = "s2d_nbd_latency_ns",
+};
+static const struct perf_source of_volume = {
+    .reads = "s2d_mirror_reads_total",
+    .writes = "s2d_mirror_writes_total",
+    .read_bytes = "s2d_mirror_read_bytes_total",
+    .write_bytes = "s2d_mirror_written_bytes_total",
+    .write_latency = "s2d_mirror_write_latency_ns",
+};
+
+struct look { /* at all nodes, at about the same time */
+    double time_s;
+    struct samples nodes[NODES_MAX];
+    bool answered[NODES_MAX];
+};
+
+struct perf {
+    struct cli *cli;
+    json_t *nodes, *volumes;
+    struct look before, after;
+};
+
+static double now_s(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void look_done(struct look *look)
+{
+    for (size_t i = 0; i < NODES_MAX; i++)
+        samples_done(&look->nodes[i]);
+    *look = (struct look){0};
+}
+
+static bool is_up(const json_t *node)
+{
+    return strcmp(cli_string(node, "state"), "down") != 0;
+}
+
+static int take_look(struct perf *perf, struct look *look)
+{
+    for (size_t i = 0; i < MIN(json_array_size(perf->nodes), NODES_MAX); i++) {
+        const json_t *node = json_array_get(perf->nodes, i);
+        struct http_answer answer;
+        int status;
+
+        if (!is_up(node))
+            continue;
+        status = cli_call_data(perf->cli, "GET",
+                               cli_target("/v1/nodes/{}/metrics", cli_string(node, "name")), NULL,
+                               0, &answer);
+        if (status != CLI_DONE)
+            return status;
+        if (samples_parse(answer.body, &look->nodes[i]) < 0)
+            abort();
+        look->answered[i] = true;
+        http_answer_done(&answer);
+    }
+    look->time_s = now_s();
+    return CLI_DONE;
+}
+
+/* The rate of a counter over the nodes from first to before last. A daemon that restarted counts
+ * from 0 again. */
+static double rate(const struct perf *perf, size_t first, size_t last, const char *name,
+                   const char *label)
+{
+    double sum = 0;
+
+    for (size_t i = first; i < last; i++) {
+        double before = samples_sum(&perf->before.nodes[i], name, label);
+        double after = samples_sum(&perf->after.nodes[i], name, label);
+
+        if (perf->before.answered[i] && perf->after.answered[i])
+            sum += after >= before ? after - before : after;
+    }
+    return sum / MAX(perf->after.time_s - perf->before.time_s, 1e-3);
+}
+
+/* The worst node's: who asks for a volume's latency means that of its owner, and only that has any.
+ */
+static double percentile(const struct perf *perf, size_t first, size_t last, const char *name,
+                         const char *label, double fraction)
+{
+    double worst = 0;
+
+    for (size_t i = first; i < last && name; i++)
+        worst = MAX(worst, samples_percentile(&perf->before.nodes[i], &perf->after.nodes[i], name,
+                                              label, fraction));
+    return worst / 1e3;
+}
+
+static json_t *measure(const struct perf *perf, const char *name, const struct perf_source *source,
+                       const char *label, size_t first, size_t last)
+{
+    const char *reads = source->reads_label ? source->reads_label : label;
+    const char *writes = source->writes_label ? source->writes_label : label;
+    json_t *row = json_pack("{s:s,s:f,s:f,s:f,s:f}", "name", name, "reads_per_s",
+                            rate(perf, first, last, source->reads, reads), "writes_per_s",
+                            rate(perf, first, last, source->writes, writes), "read_mib_per_s",
+                            rate(perf, first, last, source->read_bytes, reads) / (double)MIB,
+                            "write_mib_per_s",
+                            rate(perf, first, last, source->write_bytes, writes) / (double)MIB);
+
+    if (!row)
+        abort();
+    if (source->read_latency) {
+        json_object_set_new(
+            row, "read_p50_us",
+            json_real(percentile(perf, first, last, source->read_latency, reads, 0.5)));
+        json_object_set_new(
+            row, "read_p99_us",
+            json_real(percentile(perf, first, last, source->read_latency, reads, 0.99)));
+    }
+    json_object_set_new(
+        row, "write_p50_us",
+        json_real(percentile(perf, first, last, source->write_latency, writes, 0.5)));
+    json_object_set_new(
+        row, "write_p99_us",
+        json_real(percentile(perf, first, last, source->write_latency, writes, 0.99)));
+    return row;
+}
+
+static json_t *measure_nodes(const struct perf *perf)
+{
+    json_t *rows = json_array();
+
+    for (size_t i = 0; i < MIN(json_array_size(perf->nodes), NODES_MAX); i++) {
+        if (perf->after.answered[i])
+            json_array_append_new(rows,
+                                  measure(perf, cli_string(json_array_get(perf->nodes, i), "name"),
+                                          &of_node, NULL, i, i + 1));
+    }
+    return rows;
+}
+
+static json_t *measure_volumes(const struct perf *perf)
+{
+    size_t nodes = MIN(json_array_size(perf->nodes), NODES_MAX);
+    json_t *rows = json_array();
+
+    for (size_t i = 0; i < json_array_size(perf->volumes); i++) {
+        const json_t *volume = json_array_get(perf->volumes, i);
+        char label[40];
+
+        snprintf(label, sizeof(label), "vdisk=\"%llu\"",
+                 (unsigned long long)cli_integer(volume, "vdisk"));
+        json_array_append_new(
+            rows, measure(perf, cli_string(volume, "name"), &of_volume, label, 0, nodes));
+    }
+    return rows;
+}
+
+static const struct column perf_columns[] = {
+    {"NAME", "name", COLUMN_TEXT},
+    {"READS/S", "reads_per_s", COLUMN_NUMBER},
+    {"WRITES/S", "writes_per_s", COLUMN_NUMBER},
+    {"READ MIB/S", "read_mib_per_s", COLUMN_NUMBER},
+    {"WRITE MIB/S", "write_mib_per_s", COLUMN_NUMBER},
+    {"READ P50 US", "read_p50_us", COLUMN_NUMBER},
+    {"P99", "read_p99_us", COLUMN_NUMBER},
+    {"WRITE P50 US", "write_p50_us", COLUMN_NUMBER},
+    {"P99", "write_p99_us", COLUMN_NUMBER},
+    {NULL, NULL, 0},
+};
+
+static void show(const struct perf *perf)
+{
+    json_t *result =
+        json_pack("{s:o,s:o}", "nodes", measure_nodes(perf), "volumes", measure_volumes(perf));
+
+    if (!result)
+        abort();
+    if (perf->cli->arguments->json) {
+        cli_print_json(result);
+    } else {
+        if (perf->cli->out_is_tty && perf->cli->arguments->command->verb[0])
+            fputs("\033[H\033[J", stdout);
+        puts("Nodes (what clients of the node's NBD socket see)");
+        output_table(stdout, perf->cli->colours, json_object_get(result, "nodes"), perf_columns);
+        puts("\nVolumes (at the owner)");
+        output_table(stdout, perf->cli->colours, json_object_get(result, "volumes"), perf_columns);
+    }
+    fflush(stdout);
+    json_decref(result);
+}
+
+static void sleep_ms(uint64_t ms)
+{
+    struct timespec time = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000 * 1000000)};
+
+    nanosleep(&time, NULL);
+}
+
+static int list_things(struct perf *perf)
+{
+    int status = cli_call(perf->cli, "GET", cli_target("/v1/nodes"), NULL, &perf->nodes);
+
+    return status != CLI_DONE
+               ? status
+               : cli_call(perf->cli, "GET", cli_target("/v1/volumes"), NULL, &perf->volumes);
+}
+
+static int run(struct cli *cli, uint64_t period_ms, bool again)
+{
+    struct perf *perf = calloc(1, sizeof(*perf));
+    int status;
+
+    if (!perf)
+        abort();
+    perf->cli = cli;
+    status = list_things(perf);
+    if (status == CLI_DONE)
+        status = take_look(perf, &perf->before);
+    while (status == CLI_DONE) {
+        sleep_ms(period_ms);
+        status = take_look(perf, &perf->after);
+        if (status != CLI_DONE)
+            break;
+        show(perf);
+        if (!again || ferror(stdout))
+            break;
+        look_done(&perf->before);
+        perf->before = perf->after;
+        perf->after = (struct look){0};
+    }
+    look_done(&perf->before);
+    look_done(&perf->after);
+    json_decref(perf->nodes);
+    json_decref(perf->volumes);
+    free(perf);
+    return status;
+}
+
+int run_perf(struct cli *cli, const struct cli_arguments *arguments)
+{
+    return run(cli, cli_number_or(arguments, "seconds", 1000), false);
+}
+
+int run_perf_top(struct cli *cli, const struct cli_arguments *arguments)
+{
+    return run(cli, cli_number_or(arguments, "seconds", 2000), true);
+}
