@@ -86,6 +86,11 @@ must_check int feed_start(struct feed *feed);
 /* The disk is in this node now. */
 void feed_locate(struct feed *feed, uint64_t node);
 
+static inline bool feed_is_local(const struct feed *feed)
+{
+    return feed->store && feed->store->is_local;
+}
+
 /* Queues part behind all before it (its seq is higher); sends it if the feed is up. */
 void feed_send(struct feed *feed, struct feed_part *part);
 

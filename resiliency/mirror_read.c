@@ -106,9 +106,7 @@ static uint32_t nth_column(const struct mirror *mirror, struct write_extent exte
     uint32_t width = mirror->config->width, local = width, start;
 
     for (uint32_t i = 0; i < width; i++) {
-        const struct feed *feed = mirror_feed(mirror, extent.slab, i);
-
-        if (feed->store && feed->store->is_local)
+        if (feed_is_local(mirror_feed(mirror, extent.slab, i)))
             local = i;
     }
     start = local < width ? local : (extent.slab + extent.block / RECORD_BLOCKS_MAX) % width;

@@ -124,7 +124,7 @@ static void write_send_parts(struct mirror_write *write, bool local)
     for (uint32_t i = 0; i < write->width; i++) {
         struct feed *feed = mirror_feed(mirror, write->slab, i);
 
-        if ((feed->store && feed->store->is_local) != local)
+        if (feed_is_local(feed) != local)
             continue;
         if (!column_counts(mirror, write->slab, i) && !feed->catching)
             continue;

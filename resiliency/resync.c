@@ -182,24 +182,34 @@ static bool bit_get(const uint64_t *bits, uint32_t i)
     return bits[i / 64] >> (i % 64) & 1;
 }
 
-/* The feed of the in-sync column to compare with; NULL: none answers now. */
-static struct feed *find_source(const struct resync *resync, struct extent_ref *ret_where)
+/* The column to compare with. */
+struct source {
+    struct feed *feed;
+    struct extent_ref where;
+};
+
+/* An in-sync column whose feed is up; false: none answers now. Best is one that was in-sync
+ * already when the target turned stale, in stale_epoch (*ret_knows: its stamps tell everything that
+ * the target missed); then a local one. */
+static bool find_source(const struct resync *resync, uint64_t stale_epoch,
+                        struct source *ret_source, bool *ret_knows)
 {
     const struct mirror *mirror = resync->mirror;
     const struct column_config *columns = mirror_columns(mirror, resync->slab);
-    struct feed *source = NULL;
+    int best = -1;
 
     for (uint32_t i = 0; i < mirror->config->width; i++) {
         struct feed *feed = mirror_feed(mirror, resync->slab, i);
+        bool knows = columns[i].in_sync_epoch < stale_epoch;
+        int merit = 2 * knows + feed_is_local(feed);
 
-        if (columns[i].state != COLUMN_IN_SYNC || !feed->up)
+        if (columns[i].state != COLUMN_IN_SYNC || !feed->up || merit <= best)
             continue;
-        if (source && !feed->store->is_local)
-            continue;
-        source = feed;
-        *ret_where = columns[i].where;
+        best = merit;
+        *ret_source = (struct source){feed, columns[i].where};
+        *ret_knows = knows;
     }
-    return source;
+    return best >= 0;
 }
 
 /* Checksums of [block, block + count); what a store cannot tell gets a sum of its own, unlike
@@ -257,40 +267,43 @@ static uint32_t count_todo(const struct resync *resync, uint32_t block, uint32_t
 
 static int co_compare_chunk(struct resync *resync, uint32_t block, uint32_t count)
 {
-    struct feed *feed = resync->feed, *source;
-    struct extent_ref where;
+    struct source source;
+    bool knows;
     int r;
 
-    source = find_source(resync, &where);
-    if (!source)
+    if (!find_source(resync, 0, &source, &knows))
         return -EHOSTUNREACH;
-    r = co_sums(resync, source, where, block, count, resync->source_sums, UINT64_MAX);
+    r = co_sums(resync, source.feed, source.where, block, count, resync->source_sums, UINT64_MAX);
     if (r < 0)
         return r;
-    r = co_sums(resync, feed, mirror_columns(resync->mirror, resync->slab)[resync->column].where,
-                block, count, resync->target_sums, UINT64_MAX - 1);
+    r = co_sums(resync, resync->feed,
+                mirror_columns(resync->mirror, resync->slab)[resync->column].where, block, count,
+                resync->target_sums, UINT64_MAX - 1);
     if (r < 0)
         return r;
     return co_copy_differences(resync, block, count);
 }
 
+/* Stamps tell what a column changed, not what it was spared from changing: a block that a resync
+ * found equal has no new stamp, though others may have missed what went on in between. So only a
+ * column that was in-sync already when the target turned stale can say what is to be compared;
+ * if none is left, and for a new column, everything is. */
 static int co_compare_list(struct resync *resync)
 {
     struct mirror *mirror = resync->mirror;
     uint32_t blocks = mirror->config->slab_blocks;
     struct column_config target = mirror_columns(mirror, resync->slab)[resync->column];
-    struct extent_ref where;
-    struct feed *source;
+    struct source source;
+    bool knows;
     int r;
 
-    memset(resync->todo, target.stale_epoch == 0 ? 0xff : 0, DIV_ROUND_UP(blocks, 64) * 8);
-    if (target.stale_epoch == 0)
-        return 0; /* new: all of it */
-    source = find_source(resync, &where);
-    if (!source)
+    if (!find_source(resync, target.stale_epoch, &source, &knows))
         return -EHOSTUNREACH;
-    r = co_column_compare_set(source->store, mirror->vdisk.id, where, target.stale_epoch, blocks,
-                              resync->todo);
+    memset(resync->todo, knows ? 0 : 0xff, DIV_ROUND_UP(blocks, 64) * 8);
+    if (!knows)
+        return 0;
+    r = co_column_compare_set(source.feed->store, mirror->vdisk.id, source.where,
+                              target.stale_epoch, blocks, resync->todo);
     if (r < 0)
         return r;
     return co_column_compare_set(resync->feed->store, mirror->vdisk.id, target.where, 0, blocks,

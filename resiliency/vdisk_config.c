@@ -121,7 +121,7 @@ size_t vdisk_config_mark_stale(struct vdisk_config *config, uint64_t disk, uint6
     return changed;
 }
 
-size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk)
+size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch)
 {
     size_t changed = 0;
 
@@ -132,6 +132,7 @@ size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk)
             continue;
         column->state = COLUMN_IN_SYNC;
         column->stale_epoch = 0;
+        column->in_sync_epoch = new_epoch;
         changed++;
     }
     return changed;

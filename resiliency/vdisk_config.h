@@ -17,9 +17,12 @@ struct column_config {
     uint64_t disk; /* 0: the slab is not allocated */
     uint64_t node; /* where the disk is now */
     struct extent_ref where;
-    uint64_t
-        stale_epoch; /* COLUMN_STALE: the epoch that its marking made; 0: new, it holds nothing */
-    uint8_t state;   /* enum column_state */
+    uint8_t state; /* enum column_state */
+    /* COLUMN_STALE: the epoch that its marking made; 0: it is new and holds nothing. */
+    uint64_t stale_epoch;
+    /* COLUMN_IN_SYNC: the epoch that made it so; 0: since it was placed. Its pages' stamps do not
+     * tell everything that changed before (resync.c). */
+    uint64_t in_sync_epoch;
 };
 
 #define VDISK_COLUMNS_MAX 16 /* of a slab */
@@ -67,7 +70,7 @@ must_check int vdisk_config_check(const struct vdisk_config *config);
  * on `disk` stale as of new_epoch, except the last in-sync one of its slab. Returns how many. */
 size_t vdisk_config_mark_stale(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch);
 /* And for "in-sync": every stale column on `disk`. */
-size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk);
+size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch);
 /* A private copy to change, with one reference; slab_count may grow. Returns 0 or -ENOMEM. */
 must_check int vdisk_config_copy(const struct vdisk_config *config, uint32_t slab_count,
                                  struct vdisk_config **ret_config);

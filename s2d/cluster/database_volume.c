@@ -211,6 +211,7 @@ static struct slab_record *parse_slab(struct command *command, const struct vdis
         slab->columns[i].state = node_of_disk_is_down(command->database, slab->columns[i].disk)
                                      ? COLUMN_RECORD_STALE
                                      : COLUMN_RECORD_IN_SYNC;
+        slab->columns[i].in_sync_epoch = 0;
         slab->columns[i].stale_epoch = 0; /* a stale one is new: all of it is to be copied */
         in_sync |= slab->columns[i].state == COLUMN_RECORD_IN_SYNC;
     }
@@ -453,6 +454,7 @@ static void vdisk_in_sync(struct command *command)
                 continue;
             column->state = COLUMN_RECORD_IN_SYNC;
             column->stale_epoch = 0;
+            column->in_sync_epoch = vdisk->epoch + 1;
             database_put(database, TABLE_SLAB, slab);
         }
     }

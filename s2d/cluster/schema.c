@@ -99,9 +99,13 @@ static const struct field disk_fields[] = {
 };
 
 static const struct field column_fields[] = {
-    U64(column_record, disk),        U64(column_record, extent),
-    U64(column_record, generation),  ENUM(column_record, state, column_state_words),
-    U64(column_record, stale_epoch), END,
+    U64(column_record, disk),
+    U64(column_record, extent),
+    U64(column_record, generation),
+    ENUM(column_record, state, column_state_words),
+    U64(column_record, stale_epoch),
+    U64(column_record, in_sync_epoch),
+    END,
 };
 
 static const struct field slab_fields[] = {

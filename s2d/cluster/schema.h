@@ -79,9 +79,11 @@ struct column_record { /* part of a slab */
     uint64_t disk;
     uint64_t extent;
     uint64_t generation;
-    unsigned state;       /* enum column_record_state */
-    uint64_t stale_epoch; /* of a stale column: what changed in or after it may be missing; 0:
-                             everything */
+    unsigned state;         /* enum column_record_state */
+    uint64_t stale_epoch;   /* of a stale column: what changed in or after it may be missing; 0:
+                               everything */
+    uint64_t in_sync_epoch; /* of an in-sync one: the epoch that made it so; 0: since it was placed.
+                               What changed before is not all stamped there */
 };
 
 struct slab_record { /* its id is made of vdisk and number */

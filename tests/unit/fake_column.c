@@ -525,6 +525,13 @@ void fake_column_set_reachable(struct fake_column *fake, bool reachable)
     settle(fake, -ENOTCONN);
 }
 
+void fake_column_set_hang(struct fake_column *fake, bool hang)
+{
+    fake->hang = hang;
+    if (!hang)
+        io_timer_arm(fake->io, &fake->timer, io_now_ns(fake->io));
+}
+
 const char *fake_column_peek(struct fake_column *fake, struct extent_ref where, uint32_t block)
 {
     return view_block(fake, where, block).data;

@@ -56,6 +56,9 @@ void fake_column_done(struct fake_column *fake);
 /* The connection breaks, or the node is back. */
 void fake_column_set_reachable(struct fake_column *fake, bool reachable);
 
+/* Records are taken and get durable only when it ends. */
+void fake_column_set_hang(struct fake_column *fake, bool hang);
+
 /* What a read would show: NULL for zeros. */
 const char *fake_column_peek(struct fake_column *fake, struct extent_ref where, uint32_t block);
 /* Flips bits of it. */

@@ -61,7 +61,7 @@ static void apply_proposal(struct world *world, const struct command *command)
         if (command->kind == COMMAND_STALE)
             changed += vdisk_config_mark_stale(config, command->disks[i], config->epoch);
         else
-            changed += vdisk_config_mark_in_sync(config, command->disks[i]);
+            changed += vdisk_config_mark_in_sync(config, command->disks[i], config->epoch);
     }
     if (changed == 0)
         vdisk_config_put(config);

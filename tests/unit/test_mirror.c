@@ -136,7 +136,7 @@ static void write_waits_for_every_column(struct world *world)
     struct request request = {first_owner(world), 1, 'a', 0, false};
 
     world->raft_delay_ns = 400 * MS;
-    world->columns[2].hang = true;
+    fake_column_set_hang(&world->columns[2], true);
     request_start(world, &request);
     assert_false(co_done_within(&request, 2900 * MS)); /* slow is not away: 3 s */
     assert_int_equal(world->stale_proposals, 0);
@@ -407,14 +407,12 @@ static void joining_column_is_waited_for(struct world *world)
     fake_column_set_reachable(&world->columns[2], true);
     while (world->in_sync_proposals == proposals)
         co_sleep_ns(MS);
-    world->columns[2].hang = true; /* between proposal and answer */
+    fake_column_set_hang(&world->columns[2], true); /* between proposal and answer */
     request_start(world, &request);
     assert_false(co_done_within(&request, 200 * MS));
     assert_false(world_in_sync(world, 3));
-    world->columns[2].hang = false;
+    fake_column_set_hang(&world->columns[2], false);
     assert_true(co_world_heal(world));
-    fake_column_set_reachable(&world->columns[2], false); /* wakes the fake; within patience */
-    fake_column_set_reachable(&world->columns[2], true);
     assert_true(co_done_within(&request, SEC));
     world_check_copies(world);
 }
@@ -424,6 +422,42 @@ static void test_joining_column_is_waited_for(void **state)
 {
     (void)state;
     world_run(THREE, joining_column_is_waited_for);
+}
+
+static void evict_by_writing(struct world *world, uint64_t disk, uint64_t block, char fill)
+{
+    co_sleep_ns(100 * MS); /* all watermarks are told */
+    fake_column_set_reachable(&world->columns[disk - 1], false);
+    assert_int_equal(co_owner_write(first_owner(world), block, fill), 0);
+    assert_false(world_in_sync(world, disk));
+}
+
+static void co_wait_in_sync(struct world *world, uint64_t disk)
+{
+    fake_column_set_reachable(&world->columns[disk - 1], true);
+    for (int i = 0; i < 100 && !world_in_sync(world, disk); i++)
+        co_sleep_ns(100 * MS);
+    assert_true(world_in_sync(world, disk));
+}
+
+static void equal_blocks_leave_no_stamp(struct world *world)
+{
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
+    evict_by_writing(world, 3, 1, 'b');
+    evict_by_writing(world, 2, 1, 'a'); /* disk 2 is left with 'b' */
+    co_wait_in_sync(world, 3);          /* held 'a' all the time: found equal, not copied */
+    evict_by_writing(world, 1, 2, 'c'); /* the only one that saw both changes */
+    co_wait_in_sync(world, 2);
+    assert_int_equal(world_peek(world, 2, 1), 'a');
+    world_check_copies(world);
+}
+
+/* A column that was brought up does not know what changed and changed back while it was away, so
+ * its stamps alone are no guide for others. */
+static void test_equal_blocks_leave_no_stamp(void **state)
+{
+    (void)state;
+    world_run(THREE, equal_blocks_leave_no_stamp);
 }
 
 static void void_proposal_is_made_again(struct world *world)
@@ -720,6 +754,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_resync_ends_under_load),
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
+        cmocka_unit_test(test_equal_blocks_leave_no_stamp),
         cmocka_unit_test(test_void_proposal_is_made_again),
         cmocka_unit_test(test_paused_resync_waits),
         cmocka_unit_test(test_newest_is_written_again),
