@@ -64,9 +64,11 @@ struct csv_volume_state {
 
 /* Puts a volume into the table, or changes it. When it had another fs before, no request enters
  * that one any more, those inside are waited for, and what was open is closed: when this returns,
- * the caller may unmount or abandon it. So for an fs whose vdisk may never answer, call fs_fail()
- * first (or see that the vdisk answers -ESTALE). Files stay open for their clients, which open them
- * again at the new owner by themselves: leave them some seconds before co_fs_reap_orphans().
+ * the caller unmounts or abandons it. (Where a file without a name was open, the fs was
+ * checkpointed and made to fail, so that the file is still there for the next owner: then
+ * co_fs_unmount() says -ESTALE and frees it all the same.) If the vdisk may never answer, call
+ * fs_fail() first, or see that it answers -ESTALE. Files stay open for their clients, which open
+ * them again at the new owner by themselves: leave them some seconds before co_fs_reap_orphans().
  * Returns 0, -EINVAL (id, name), -EEXIST (the name is another volume's), -ENOMEM. */
 int co_csv_set_volume(struct csv *csv, const struct csv_volume_state *state);
 

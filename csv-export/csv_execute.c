@@ -8,6 +8,14 @@
 
 #include "csv-export/csv_internal.h"
 
+/* -ENOENT: there is no such inode any more. -ESTALE: as everywhere, this is not the owner's fs. */
+static int co_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **ret_inode)
+{
+    int r = co_fs_inode_get(fs, ino, 0, ret_inode);
+
+    return r == -ESTALE && fs_error(fs) == 0 ? -ENOENT : r;
+}
+
 /* ---- open files ---- */
 
 static struct list *bucket(struct csv_volume *volume, uint64_t handle)
@@ -165,7 +173,7 @@ static int co_open(struct csv_volume *volume, const struct csv_request *request,
         return -ENOMEM;
     opened->in_flight = 1;
     co_fence(volume, request);
-    r = opened->fenced ? -EPERM : co_fs_inode_get(volume->fs, request->ino, 0, &inode);
+    r = opened->fenced ? -EPERM : co_inode_get(volume->fs, request->ino, &inode);
     if (r == 0) {
         r = co_fs_getattr(inode, &reply->attr);
         if (r == 0)
@@ -218,6 +226,20 @@ void co_csv_close_opens(struct csv_volume *volume, uint64_t client, uint64_t bef
         else
             co_cond_wait(&volume->open_idle);
     }
+}
+
+bool co_csv_has_nameless(struct csv_volume *volume)
+{
+    for (size_t i = 0; i < CSV_OPEN_BUCKETS; i++) {
+        list_for_each (node, &volume->opens[i]) {
+            struct csv_opened *opened = list_entry(node, struct csv_opened, node);
+            struct fs_attr attr;
+
+            if (co_fs_getattr(opened->inode, &attr) == 0 && attr.nlink == 0)
+                return true;
+        }
+    }
+    return false;
 }
 
 /* ---- data ---- */
@@ -373,7 +395,7 @@ static int co_two_dirs(struct csv_volume *volume, struct fs_inode *first,
     cleanup(fs_inode_putp) struct fs_inode *second = NULL;
     int r;
 
-    r = co_fs_inode_get(volume->fs, request->ino2, 0, &second);
+    r = co_inode_get(volume->fs, request->ino2, &second);
     if (r < 0)
         return r;
     if (request->op == CSV_RENAME)
@@ -404,7 +426,7 @@ static int co_on_inode(struct csv_volume *volume, const struct csv_request *requ
     cleanup(fs_inode_putp) struct fs_inode *inode = NULL;
     int r;
 
-    r = co_fs_inode_get(volume->fs, request->ino, 0, &inode);
+    r = co_inode_get(volume->fs, request->ino, &inode);
     if (r < 0)
         return r;
     switch (request->op) {
@@ -464,8 +486,6 @@ int co_csv_execute(struct csv_volume *volume, const struct csv_request *request,
         reply->bulk_bytes = room;
     }
     r = co_dispatch(volume, request, reply);
-    if (r == -ESTALE && fs_error(volume->fs) == 0)
-        r = -ENOENT; /* it is the inode that is gone, not our ownership */
     if (r < 0)
         reply->bulk_bytes = 0;
     return r;

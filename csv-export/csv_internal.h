@@ -120,6 +120,9 @@ int co_csv_execute(struct csv_volume *volume, const struct csv_request *request,
 /* Closes what a client (0: all) had open before its start counter was `before_counter`. */
 void co_csv_close_opens(struct csv_volume *volume, uint64_t client, uint64_t before_counter);
 
+/* Is a file open whose last name is gone? Nothing else may be under way. */
+bool co_csv_has_nameless(struct csv_volume *volume);
+
 /* ---- csv_redirect.c ---- */
 
 /* Sends a request to volume->owner. -ESTALE: look again; anything may have happened. */

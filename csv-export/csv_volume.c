@@ -150,12 +150,18 @@ void csv_volume_leave(struct csv_volume *volume)
         co_cond_broadcast(&volume->idle);
 }
 
-/* Takes the fs away: nothing of it is held when this returns. */
+/* Takes the fs away: nothing of it is held when this returns. Files without a name that are open
+ * must outlive us, so the fs may not see our last reference go: it is told to do nothing any more.
+ */
 static void co_detach_fs(struct csv_volume *volume)
 {
     volume->draining = true;
     while (volume->in_flight > 0)
         co_cond_wait(&volume->idle);
+    if (fs_error(volume->fs) == 0 && co_csv_has_nameless(volume)) {
+        (void)!co_fs_checkpoint(volume->fs); /* the next mount is quicker; no more depends on it */
+        fs_fail(volume->fs);
+    }
     co_csv_close_opens(volume, 0, 0);
     csv_attachments_free(volume);
     volume->fs = NULL;

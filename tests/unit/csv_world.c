@@ -1,0 +1,257 @@
+#include "csv_world.h"
+
+#include <stdio.h>
+#include <sys/mman.h>
+
+#define SIZE_BYTES (256 * MIB)
+
+/* ---- the disk ---- */
+
+static struct csv_vdisk *vdisk_of(struct vdisk *vdisk)
+{
+    return container_of(vdisk, struct csv_vdisk, vdisk);
+}
+
+static int co_vread(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length)
+{
+    struct csv_vdisk *disk = vdisk_of(vdisk);
+
+    assert(offset % BLOCK_SIZE == 0 && length % BLOCK_SIZE == 0);
+    assert(offset + length <= vdisk->size_bytes);
+    if (disk->revoked)
+        return -ESTALE;
+    memcpy(buffer, disk->bytes + offset, length);
+    return 0;
+}
+
+static int co_pass(struct csv_vdisk *disk)
+{
+    co_sleep_ns(20 * US); /* a disk takes time: else one coroutine has the loop to itself */
+    while (disk->hold && !disk->revoked) {
+        disk->held++;
+        co_cond_broadcast(&disk->held_one);
+        co_cond_wait(&disk->released);
+        disk->held--;
+    }
+    return disk->revoked ? -ESTALE : 0;
+}
+
+static int lost(struct csv_vdisk *disk)
+{
+    if (!disk->lose_answer)
+        return 0;
+    disk->revoked = true;
+    return -ESTALE;
+}
+
+static int co_vwrite(struct vdisk *vdisk, const void *buffer, uint64_t offset, uint64_t length,
+                     struct client_request request)
+{
+    struct csv_vdisk *disk = vdisk_of(vdisk);
+    int r = co_pass(disk);
+
+    (void)request;
+    assert(offset % BLOCK_SIZE == 0 && length % BLOCK_SIZE == 0);
+    assert((uintptr_t)buffer % BLOCK_SIZE == 0);
+    assert(offset + length <= vdisk->size_bytes);
+    if (r < 0)
+        return r;
+    memcpy(disk->bytes + offset, buffer, length);
+    return lost(disk);
+}
+
+static int co_vtrim(struct vdisk *vdisk, uint64_t offset, uint64_t length,
+                    struct client_request request)
+{
+    struct csv_vdisk *disk = vdisk_of(vdisk);
+    int r = co_pass(disk);
+
+    (void)request;
+    if (r < 0)
+        return r;
+    memset(disk->bytes + offset, 0, length);
+    return lost(disk);
+}
+
+static const struct vdisk_ops vdisk_ops = {
+    .co_read = co_vread, .co_write = co_vwrite, .co_trim = co_vtrim};
+
+static struct csv_vdisk *vdisk_new(struct csv_world *world)
+{
+    struct csv_vdisk *disk = calloc(1, sizeof(*disk));
+
+    assert(disk);
+    disk->vdisk =
+        (struct vdisk){.ops = &vdisk_ops, .id = CSV_VOLUME_ID, .size_bytes = world->size_bytes};
+    disk->bytes = world->bytes;
+    co_cond_init(&disk->held_one);
+    co_cond_init(&disk->released);
+    return disk;
+}
+
+void csv_vdisk_release(struct csv_vdisk *vdisk)
+{
+    vdisk->hold = false;
+    co_cond_broadcast(&vdisk->released);
+}
+
+/* ---- who owns ---- */
+
+/* The table of one node, as the cluster database would fill it. */
+static void co_tell(struct csv_world *world, unsigned node)
+{
+    struct csv_volume_state state = {
+        .id = CSV_VOLUME_ID,
+        .name = "v",
+        .owner = world->owner,
+        .session = world->session,
+        .fs = node == world->owner ? world->fs : NULL,
+    };
+    int r = co_csv_set_volume(world->csv[node], &state);
+
+    assert(r == 0);
+}
+
+void co_csv_world_revoke(struct csv_world *world, bool abruptly)
+{
+    unsigned node = world->owner;
+
+    if (node == 0)
+        return;
+    if (abruptly) {
+        world->vdisk->revoked = true;
+        co_cond_broadcast(&world->vdisk->released);
+        fs_fail(world->fs);
+    }
+    world->owner = 0;
+    co_tell(world, node);
+    if (abruptly || fs_error(world->fs) < 0) {
+        co_fs_abandon(world->fs);
+    } else {
+        int r = co_fs_unmount(world->fs);
+
+        assert(r == 0 || world->vdisk->revoked);
+    }
+    world->fs = NULL;
+    free(world->vdisk);
+    world->vdisk = NULL;
+}
+
+void co_csv_world_give(struct csv_world *world, unsigned node)
+{
+    int r;
+
+    assert(world->owner == 0);
+    if (node != 0) {
+        world->vdisk = vdisk_new(world);
+        r = co_fs_mount(world->world->nodes[node].io, &world->vdisk->vdisk, NULL, &world->fs);
+        assert(r == 0);
+    }
+    world->owner = node;
+    world->session++;
+    for (unsigned i = 1; i <= CSV_NODES; i++)
+        co_tell(world, i);
+}
+
+void co_csv_world_move(struct csv_world *world, unsigned node, bool abruptly)
+{
+    co_csv_world_revoke(world, abruptly);
+    co_csv_world_give(world, node);
+}
+
+void co_csv_world_break(struct csv_world *world, unsigned a, unsigned b)
+{
+    struct node *first = &world->world->nodes[a], *second = &world->world->nodes[b];
+
+    bus_remove_peer(first->bus, b);
+    node_add_peer(first, second);
+}
+
+/* ---- life ---- */
+
+static int authorize(void *arg, const char *volume, const char *path, uint64_t incarnation,
+                     bool read_only)
+{
+    struct csv_world *world = arg;
+
+    snprintf(world->authorized, sizeof(world->authorized), "%s/%s@%llu%s", volume, path,
+             (unsigned long long)incarnation, read_only ? " read-only" : "");
+    return world->authorize_result;
+}
+
+static void co_setup(struct csv_world *world)
+{
+    struct fs_format_options format = {.label = "v"};
+    struct csv_vdisk *disk = vdisk_new(world);
+    int r = co_fs_format(world->world->nodes[1].io, &disk->vdisk, &format);
+
+    assert(r == 0);
+    free(disk);
+    for (unsigned node = 1; node <= CSV_NODES; node++) {
+        struct csv_options options = {
+            .node = node,
+            .start_counter = 1,
+            .bus = world->world->nodes[node].bus,
+            .authorize = authorize,
+            .arg = world,
+        };
+
+        r = csv_new(world->world->nodes[node].io, &options, &world->csv[node]);
+        assert(r == 0);
+        co_tell(world, node);
+        world->volume[node] = csv_volume_find(world->csv[node], "v");
+        assert(world->volume[node]);
+    }
+    co_csv_world_give(world, 1);
+}
+
+static void report(void *arg, const char *line)
+{
+    (void)arg;
+    fprintf(stderr, "check: %s\n", line);
+}
+
+static void co_teardown(struct csv_world *world)
+{
+    struct fs_check_result result;
+    int r;
+
+    if (world->fs) {
+        r = co_fs_check(world->fs, report, NULL, &result);
+        assert(r == 0);
+        assert(result.problems == 0);
+        assert(csv_volume_count(world->volume[world->owner]).open_files == 0);
+    }
+    for (unsigned node = 1; node <= CSV_NODES; node++)
+        csv_volume_put(world->volume[node]);
+    co_csv_world_revoke(world, false);
+    for (unsigned node = 1; node <= CSV_NODES; node++)
+        co_csv_close(world->csv[node]);
+}
+
+static void co_world_main(void *arg)
+{
+    struct csv_world *world = arg;
+
+    co_setup(world);
+    world->body(world);
+    co_teardown(world);
+}
+
+void csv_world_run(void (*body)(struct csv_world *world))
+{
+    struct csv_world *world = calloc(1, sizeof(*world));
+
+    assert(world);
+    world->body = body;
+    world->size_bytes = SIZE_BYTES;
+    world->bytes = mmap(NULL, SIZE_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert(world->bytes != MAP_FAILED);
+    world->world = world_new(ON_URING, 1);
+    world_connect(world->world, CSV_NODES);
+    node_run(&world->world->nodes[1], co_world_main, world);
+    world_free(world->world);
+    munmap(world->bytes, SIZE_BYTES);
+    free(world);
+}

@@ -1,0 +1,53 @@
+/* csv_world: nodes with a bus and a file service each, on one loop, and one volume in RAM that any
+ * of them can own. */
+#ifndef S2D_TESTS_CSV_WORLD_H
+#define S2D_TESTS_CSV_WORLD_H
+
+#include "csv-export/csv.h"
+#include "tests/unit/bus_harness.h"
+
+#define CSV_NODES 3
+#define CSV_VOLUME_ID 7
+
+/* One owner's view of the volume's disk. */
+struct csv_vdisk {
+    struct vdisk vdisk;
+    uint8_t *bytes;   /* shared by all owners */
+    bool revoked;     /* answers -ESTALE from now on */
+    bool hold;        /* writes wait, before they have happened */
+    bool lose_answer; /* the next writes happen, then the disk is revoked and says -ESTALE */
+    unsigned held;
+    struct co_cond held_one, released;
+};
+
+struct csv_world {
+    struct world *world;
+    struct csv *csv[CSV_NODES + 1];
+    struct csv_volume *volume[CSV_NODES + 1]; /* by node, from 1 */
+    uint8_t *bytes;
+    uint64_t size_bytes;
+    struct csv_vdisk *vdisk; /* the present owner's */
+    struct fs *fs;
+    unsigned owner; /* 0: nobody */
+    uint64_t session;
+    int authorize_result;
+    char authorized[256]; /* the last question */
+    void (*body)(struct csv_world *world);
+};
+
+/* Runs body in a coroutine of a new world, whose volume node 1 owns; then checks the file system
+ * and that nothing is left. */
+void csv_world_run(void (*body)(struct csv_world *world));
+
+/* The volume is taken from its owner (abruptly: its disk answers no more), and given to another
+ * (node 0: to nobody). */
+void co_csv_world_revoke(struct csv_world *world, bool abruptly);
+void co_csv_world_give(struct csv_world *world, unsigned node);
+void co_csv_world_move(struct csv_world *world, unsigned node, bool abruptly);
+
+/* The connections between two nodes end, and come back. */
+void co_csv_world_break(struct csv_world *world, unsigned a, unsigned b);
+
+void csv_vdisk_release(struct csv_vdisk *vdisk);
+
+#endif
