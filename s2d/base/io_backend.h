@@ -88,8 +88,8 @@ struct io {
 void loop_init(struct io *io, const struct io_backend_ops *ops);
 void loop_done(struct io *io); /* asserts that nothing is left; frees the stacks */
 
-/* One turn, after the backend has delivered completions (by calling op->done() or co_wake()): reads
- * the clock, fires due timers, runs what is ready, then the deferred tasks, until nothing is left
+/* One turn, after the backend has set now_ns and delivered completions (by calling op->done() or
+ * co_wake()): fires due timers, runs what is ready, then the deferred tasks, until nothing is left
  * to run. */
 void loop_turn(struct io *io);
 bool loop_has_work(const struct io *io);             /* something is ready, queued or deferred */

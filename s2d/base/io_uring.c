@@ -218,11 +218,13 @@ static void uring_run(struct io *io)
 {
     struct uring *uring = uring_of(io);
 
+    io->now_ns = uring_clock_ns(io);
     for (;;) {
         loop_turn(io);
         if (io->stopping)
             break;
         submit_and_wait(uring);
+        io->now_ns = uring_clock_ns(io);
         collect_completions(uring);
     }
 }

@@ -207,7 +207,6 @@ static bool run_ready(struct io *io)
 
 void loop_turn(struct io *io)
 {
-    io->now_ns = io->ops->clock_ns(io);
     fire_timers(io);
     /* Deferred work comes when nothing else is left; what it makes ready belongs to the same turn.
      */
