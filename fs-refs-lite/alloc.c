@@ -413,7 +413,7 @@ static int co_group_read(struct fs *fs, struct group *group)
     if (r < 0)
         return r;
     block = alloc_group_first(&fs->alloc, group->index) + item.slot;
-    r = co_vdisk_read(fs->vdisk, group->map, block * BLOCK_SIZE, BLOCK_SIZE);
+    r = co_disk_read(fs, group->map, block * BLOCK_SIZE, BLOCK_SIZE);
     if (r < 0)
         return r;
     if (group_item_get(fs, group->index, &now) < 0 || memcmp(&now, &item, sizeof(now)) != 0)

@@ -141,8 +141,8 @@ static int co_nodes_write_run(struct fs *fs, struct node **nodes, size_t count, 
         node_seal(fs, nodes[i]);
         memcpy(staging + i * BLOCK_SIZE, nodes[i]->disk, BLOCK_SIZE);
     }
-    r = co_vdisk_write(fs->vdisk, staging, nodes[0]->address * BLOCK_SIZE, count * BLOCK_SIZE,
-                       (struct client_request){0});
+    r = co_disk_write(fs, staging, nodes[0]->address * BLOCK_SIZE, count * BLOCK_SIZE,
+                      (struct client_request){0});
     if (r < 0)
         return r;
     for (size_t i = 0; i < count; i++)
@@ -185,9 +185,9 @@ static int co_bitmaps_write(struct fs *fs)
 
     while (checkpoint->bitmaps_written < checkpoint->bitmap_count) {
         size_t i = checkpoint->bitmaps_written;
-        int r = co_vdisk_write(fs->vdisk, &checkpoint->bitmaps[i],
-                               checkpoint->bitmap_blocks[i] * BLOCK_SIZE, BLOCK_SIZE,
-                               (struct client_request){0});
+        int r =
+            co_disk_write(fs, &checkpoint->bitmaps[i], checkpoint->bitmap_blocks[i] * BLOCK_SIZE,
+                          BLOCK_SIZE, (struct client_request){0});
 
         if (r < 0)
             return r;
@@ -209,8 +209,8 @@ int co_root_write(struct fs *fs, const struct fs_root *root)
         copies[i] = *root;
         block_seal(&copies[i], FS_ROOT_MAGIC, fs->super.header.volume, block + i, generation);
     }
-    return co_vdisk_write(fs->vdisk, copies, block * BLOCK_SIZE, FS_ROOT_COPIES * BLOCK_SIZE,
-                          (struct client_request){0});
+    return co_disk_write(fs, copies, block * BLOCK_SIZE, FS_ROOT_COPIES * BLOCK_SIZE,
+                         (struct client_request){0});
 }
 
 static int co_checkpoint_write(struct fs *fs)
@@ -248,8 +248,8 @@ static int co_checkpoint_trim(struct fs *fs)
 
         if (trims->runs[i].blocks < TRIM_BLOCKS_MIN)
             continue;
-        r = co_vdisk_trim(fs->vdisk, trims->runs[i].address * BLOCK_SIZE,
-                          trims->runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
+        r = co_disk_trim(fs, trims->runs[i].address * BLOCK_SIZE,
+                         trims->runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
         if (r == -ESTALE)
             return r;
         if (fs->error)
@@ -273,7 +273,7 @@ static int co_checkpoint_finish(struct fs *fs)
         r = co_checkpoint_write(fs);
     if (r == 0 && fs->checkpoint.trimming)
         r = co_checkpoint_trim(fs);
-    return r == -ESTALE ? fs_fail_with(fs, r) : r;
+    return r;
 }
 
 static int co_checkpoint_locked(struct fs *fs, uint32_t flags, bool is_forced)
@@ -284,7 +284,7 @@ static int co_checkpoint_locked(struct fs *fs, uint32_t flags, bool is_forced)
         return r;
     r = co_checkpoint_begin(fs, flags);
     if (r < 0)
-        return r == -ESTALE ? fs_fail_with(fs, r) : r;
+        return r;
     return co_checkpoint_finish(fs);
 }
 

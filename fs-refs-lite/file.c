@@ -65,7 +65,7 @@ static int co_read_bounced(struct fs_inode *inode, const struct extent *extent, 
     struct fs *fs = inode->fs;
     uint64_t from = ALIGN_DOWN(offset, BLOCK_SIZE), to = ALIGN_UP(end, (uint64_t)BLOCK_SIZE);
     char *bounce = co_buffer_get(fs->bounce, to - from);
-    int r = co_vdisk_read(fs->vdisk, bounce, extent_address(extent, from), to - from);
+    int r = co_disk_read(fs, bounce, extent_address(extent, from), to - from);
 
     if (r == 0)
         memcpy(buffer, bounce + (offset - from), end - offset);
@@ -85,7 +85,7 @@ static int co_read_extent(struct fs_inode *inode, const struct extent *extent, c
         fs->counters.data_reads++;
         if (is_aligned(buffer, offset) && step >= BLOCK_SIZE) {
             step = ALIGN_DOWN(step, BLOCK_SIZE);
-            r = co_vdisk_read(fs->vdisk, buffer, extent_address(extent, offset), step);
+            r = co_disk_read(fs, buffer, extent_address(extent, offset), step);
         } else {
             step = MIN(step, BOUNCE_BYTES - offset % BLOCK_SIZE);
             r = co_read_bounced(inode, extent, buffer, offset, offset + step);
@@ -161,16 +161,15 @@ static int co_overwrite_bounced(struct fs_inode *inode, const struct extent *ext
     int r = 0;
 
     if (offset > from || (end < to && last == from))
-        r = co_vdisk_read(fs->vdisk, bounce, extent_address(extent, from), BLOCK_SIZE);
+        r = co_disk_read(fs, bounce, extent_address(extent, from), BLOCK_SIZE);
     if (r == 0 && end < to && last > from)
-        r = co_vdisk_read(fs->vdisk, bounce + (last - from), extent_address(extent, last),
-                          BLOCK_SIZE);
+        r = co_disk_read(fs, bounce + (last - from), extent_address(extent, last), BLOCK_SIZE);
     if (r == 0) {
         if (buffer)
             memcpy(bounce + (offset - from), buffer, end - offset);
         else
             memset(bounce + (offset - from), 0, end - offset);
-        r = co_vdisk_write(fs->vdisk, bounce, extent_address(extent, from), to - from, request);
+        r = co_disk_write(fs, bounce, extent_address(extent, from), to - from, request);
     }
     buffer_put(fs->bounce, bounce, to - from);
     return r;
@@ -189,7 +188,7 @@ int co_file_overwrite(struct fs_inode *inode, const struct extent *extent, const
         fs->counters.data_writes++;
         if (buffer && is_aligned(buffer, offset) && step >= BLOCK_SIZE) {
             step = ALIGN_DOWN(step, BLOCK_SIZE);
-            r = co_vdisk_write(fs->vdisk, buffer, extent_address(extent, offset), step, request);
+            r = co_disk_write(fs, buffer, extent_address(extent, offset), step, request);
         } else {
             step = MIN(step, BOUNCE_BYTES - offset % BLOCK_SIZE);
             r = co_overwrite_bounced(inode, extent, buffer, offset, offset + step, request);
@@ -217,7 +216,7 @@ static int co_fill_bounced(struct fs_inode *inode, const struct extent *extent, 
     memset(bounce, 0, offset - from);
     memcpy(bounce + (offset - from), buffer, end - offset);
     memset(bounce + (end - from), 0, to - end);
-    r = co_vdisk_write(fs->vdisk, bounce, extent_address(extent, from), to - from, request);
+    r = co_disk_write(fs, bounce, extent_address(extent, from), to - from, request);
     buffer_put(fs->bounce, bounce, to - from);
     return r;
 }
@@ -235,7 +234,7 @@ static int co_fill_data(struct fs_inode *inode, const struct extent *extent, con
         fs->counters.data_writes++;
         if (is_aligned(buffer, offset) && step >= BLOCK_SIZE) {
             step = ALIGN_DOWN(step, BLOCK_SIZE);
-            r = co_vdisk_write(fs->vdisk, buffer, extent_address(extent, offset), step, request);
+            r = co_disk_write(fs, buffer, extent_address(extent, offset), step, request);
         } else {
             step = MIN(step, BOUNCE_BYTES - offset % BLOCK_SIZE);
             r = co_fill_bounced(inode, extent, buffer, offset, offset + step, request);
@@ -253,7 +252,7 @@ static int co_trim_bytes(struct fs *fs, const struct extent *extent, uint64_t fr
 {
     if (from >= to)
         return 0;
-    return co_vdisk_trim(fs->vdisk, extent_address(extent, from), to - from, request);
+    return co_disk_trim(fs, extent_address(extent, from), to - from, request);
 }
 
 /* All of a fresh extent: trimmed before and behind the data. */

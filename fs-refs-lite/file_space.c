@@ -21,9 +21,8 @@ static int co_zero_extent(struct fs_inode *inode, const struct extent *extent, u
     if (r == 0 && last < to)
         r = co_file_overwrite(inode, extent, NULL, last, to - last, (struct client_request){0});
     if (r == 0 && first < last)
-        r = co_vdisk_trim(inode->fs->vdisk,
-                          (extent->address - extent->file_block) * BLOCK_SIZE + first, last - first,
-                          (struct client_request){0});
+        r = co_disk_trim(inode->fs, (extent->address - extent->file_block) * BLOCK_SIZE + first,
+                         last - first, (struct client_request){0});
     return r;
 }
 
@@ -245,8 +244,8 @@ static int co_allocate_hole(struct fs_inode *inode, const struct extent *hole, u
     if (r < 0)
         return r;
     for (unsigned i = 0; r == 0 && i < hold.count; i++)
-        r = co_vdisk_trim(inode->fs->vdisk, hold.runs[i].address * BLOCK_SIZE,
-                          hold.runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
+        r = co_disk_trim(inode->fs, hold.runs[i].address * BLOCK_SIZE,
+                         hold.runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
     if (r < 0) {
         alloc_release(inode->fs, &hold);
         return r;

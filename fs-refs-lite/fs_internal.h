@@ -62,6 +62,31 @@ struct fs {
 /* Records what makes the fs unusable, once, and wakes whoever waits. Returns error. */
 int fs_fail_with(struct fs *fs, int error);
 
+/* The vdisk, for a mounted fs: once it has lost its ownership the fs does nothing any more. */
+must_check static inline int co_disk_read(struct fs *fs, void *buffer, uint64_t offset,
+                                          uint64_t length)
+{
+    int r = co_vdisk_read(fs->vdisk, buffer, offset, length);
+
+    return r == -ESTALE ? fs_fail_with(fs, r) : r;
+}
+
+must_check static inline int co_disk_write(struct fs *fs, const void *buffer, uint64_t offset,
+                                           uint64_t length, struct client_request request)
+{
+    int r = co_vdisk_write(fs->vdisk, buffer, offset, length, request);
+
+    return r == -ESTALE ? fs_fail_with(fs, r) : r;
+}
+
+must_check static inline int co_disk_trim(struct fs *fs, uint64_t offset, uint64_t length,
+                                          struct client_request request)
+{
+    int r = co_vdisk_trim(fs->vdisk, offset, length, request);
+
+    return r == -ESTALE ? fs_fail_with(fs, r) : r;
+}
+
 static inline void fs_note_damage(struct fs *fs)
 {
     fs->counters.damage++;

@@ -86,12 +86,11 @@ static int co_ring_write(struct fs *fs, const char *buffer, uint64_t at, uint64_
     uint64_t first = MIN(blocks, journal->blocks - at);
     int r;
 
-    r = co_vdisk_write(fs->vdisk, buffer, (journal->first_block + at) * BLOCK_SIZE,
-                       first * BLOCK_SIZE, (struct client_request){0});
+    r = co_disk_write(fs, buffer, (journal->first_block + at) * BLOCK_SIZE, first * BLOCK_SIZE,
+                      (struct client_request){0});
     if (r == 0 && first < blocks)
-        r = co_vdisk_write(fs->vdisk, buffer + first * BLOCK_SIZE,
-                           journal->first_block * BLOCK_SIZE, (blocks - first) * BLOCK_SIZE,
-                           (struct client_request){0});
+        r = co_disk_write(fs, buffer + first * BLOCK_SIZE, journal->first_block * BLOCK_SIZE,
+                          (blocks - first) * BLOCK_SIZE, (struct client_request){0});
     return r;
 }
 
@@ -203,11 +202,10 @@ static int co_ring_read(struct fs *fs, char *buffer, uint64_t at, uint64_t block
     uint64_t first = MIN(blocks, journal->blocks - at);
     int r;
 
-    r = co_vdisk_read(fs->vdisk, buffer, (journal->first_block + at) * BLOCK_SIZE,
-                      first * BLOCK_SIZE);
+    r = co_disk_read(fs, buffer, (journal->first_block + at) * BLOCK_SIZE, first * BLOCK_SIZE);
     if (r == 0 && first < blocks)
-        r = co_vdisk_read(fs->vdisk, buffer + first * BLOCK_SIZE, journal->first_block * BLOCK_SIZE,
-                          (blocks - first) * BLOCK_SIZE);
+        r = co_disk_read(fs, buffer + first * BLOCK_SIZE, journal->first_block * BLOCK_SIZE,
+                         (blocks - first) * BLOCK_SIZE);
     return r;
 }
 

@@ -96,7 +96,7 @@ static int co_super_read(struct fs *fs, void *block)
     bool is_foreign = false;
 
     for (uint64_t copy = 0; copy < FS_SUPER_COPIES; copy++) {
-        int r = co_vdisk_read(fs->vdisk, block, (FS_SUPER_BLOCK + copy) * BLOCK_SIZE, BLOCK_SIZE);
+        int r = co_disk_read(fs, block, (FS_SUPER_BLOCK + copy) * BLOCK_SIZE, BLOCK_SIZE);
 
         if (r == -EIO) /* the other copy is there for this */
             continue;
@@ -136,7 +136,7 @@ static int co_root_read(struct fs *fs, uint64_t parity, void *buffer, struct fs_
 
     for (uint64_t copy = 0; copy < FS_ROOT_COPIES; copy++) {
         uint64_t block = FS_ROOT_BLOCK(parity) + copy;
-        int r = co_vdisk_read(fs->vdisk, buffer, block * BLOCK_SIZE, BLOCK_SIZE);
+        int r = co_disk_read(fs, buffer, block * BLOCK_SIZE, BLOCK_SIZE);
 
         if (r == -EIO)
             continue;
@@ -374,11 +374,11 @@ int co_fs_trim_free(struct fs *fs)
             if (r < 0)
                 return r;
             for (unsigned i = 0; r == 0 && i < hold.count; i++)
-                r = co_vdisk_trim(fs->vdisk, hold.runs[i].address * BLOCK_SIZE,
-                                  hold.runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
+                r = co_disk_trim(fs, hold.runs[i].address * BLOCK_SIZE,
+                                 hold.runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
             alloc_release(fs, &hold);
             if (r < 0)
-                return r == -ESTALE ? fs_fail_with(fs, r) : r;
+                return r;
         }
     }
     return 0;

@@ -268,7 +268,7 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
 
     node->state = NODE_LOADING;
     fs->counters.node_reads++;
-    r = co_vdisk_read(fs->vdisk, node->disk, want->address * BLOCK_SIZE, BLOCK_SIZE);
+    r = co_disk_read(fs, node->disk, want->address * BLOCK_SIZE, BLOCK_SIZE);
     if (r == 0 && fs->error)
         r = fs->error;
     if (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume)) {

@@ -1,4 +1,5 @@
 #include "tests/unit/fs_harness.h"
+#include "s2d/base/sim.h"
 
 struct world *world_now;
 
@@ -20,28 +21,40 @@ _Noreturn void check_int_failed(const char *what, long long value, long long exp
 struct run {
     struct world *world;
     void (*co_main)(struct world *world);
+    bool has_returned;
 };
 
-static void co_run(void *arg)
+static void co_run(struct io *io, void *arg)
 {
     struct run *run = arg;
 
+    run->world->io = io;
     run->co_main(run->world);
-    io_stop(run->world->io);
+    run->has_returned = true;
+    io_stop(io);
+}
+
+static bool has_returned(void *arg)
+{
+    const struct run *run = arg;
+
+    return run->has_returned;
 }
 
 void world_run(uint64_t size_bytes, uint64_t seed, void (*co_main)(struct world *world))
 {
     struct world world = {.seed = seed};
     struct run run = {.world = &world, .co_main = co_main};
+    struct sim_options options = sim_default_options(seed);
+    struct sim *sim;
 
     world_now = &world;
-    check_int(io_uring_new(NULL, &world.io), 0);
+    check_int(sim_new(&options, &sim), 0);
     check_int(ram_vdisk_init(&world.ram, size_bytes, seed), 0);
-    check_int(co_spawn(world.io, "test", co_run, &run), 0);
-    io_run(world.io);
+    check_int(sim_start(sim, 1, co_run, &run), 0);
+    check(sim_run(sim, UINT64_MAX, has_returned, &run));
     ram_vdisk_done(&world.ram);
-    io_free(world.io);
+    sim_free(sim);
     world_now = NULL;
 }
 

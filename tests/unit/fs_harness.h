@@ -1,4 +1,4 @@
-/* fs_harness: a loop, a RAM vdisk and a file system on it, for tests. check(…) works outside of
+/* fs_harness: a simulated machine, a RAM vdisk and a file system on it, for tests. check(…) works outside of
  * cmocka's longjmp(), which must not leave a coroutine: a failure prints where it is and ends the
  * program. */
 #ifndef S2D_TESTS_FS_HARNESS_H
@@ -38,7 +38,7 @@ _Noreturn void check_failed(const char *what, const char *file, int line);
 _Noreturn void check_int_failed(const char *what, long long value, long long expected,
                                 const char *file, int line);
 
-/* Runs fn(world) in a coroutine on a new loop with a vdisk of that size, until it returns. */
+/* Runs co_main(world) on a machine of the simulator, with a vdisk of that size, until it returns. The seed repeats all. */
 void world_run(uint64_t size_bytes, uint64_t seed, void (*co_main)(struct world *world));
 
 void co_world_format(struct world *world);

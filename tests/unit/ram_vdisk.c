@@ -54,7 +54,7 @@ static void change(struct ram_vdisk *ram, const char *buffer, uint64_t offset, u
 {
     if (buffer)
         memcpy(ram->memory + offset, buffer, length);
-    else
+    else if (madvise(ram->memory + offset, length, MADV_DONTNEED) < 0)
         memset(ram->memory + offset, 0, length);
 }
 

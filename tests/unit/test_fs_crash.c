@@ -1,0 +1,242 @@
+/* Power cuts and random operations, against a model. Several workers run at once, each in a
+ * directory of its own with a model of its own; when the power goes, each has at most one operation
+ * in flight, which may have happened or not; all that was answered must be there. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+/* cmocka wants the above first */
+#include <cmocka.h>
+
+#include "tests/unit/fs_model.h"
+
+#define VOLUME (96 * MIB)
+#define WORKERS 3
+
+struct worker {
+    struct world *world;
+    struct co_group *group;
+    char base[16];
+    uint64_t random;
+    unsigned ops; /* to do */
+    struct model *model;
+    struct model *after; /* with the operation in flight */
+    uint64_t loose_id;
+    struct op op; /* the last one */
+    struct fs_inode *handles[MODEL_HANDLES];
+};
+
+static uint64_t worker_random(void *arg)
+{
+    struct worker *worker = arg;
+    uint64_t z = (worker->random += 0x9e3779b97f4a7c15u);
+
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static void worker_drop_handles(struct worker *worker)
+{
+    for (unsigned i = 0; i < MODEL_HANDLES; i++) {
+        fs_inode_put(worker->handles[i]);
+        worker->handles[i] = NULL;
+        (void)model_apply(worker->model, &(struct op){.kind = OP_DROP, .handle = i});
+    }
+}
+
+/* Runs operations until they are done or the power is gone. */
+static void co_work(void *arg)
+{
+    struct worker *worker = arg;
+
+    while (worker->ops > 0) {
+        int r, expected;
+
+        worker->op = op_random(worker_random, worker);
+        r = co_op_run(worker->world, worker->base, &worker->op, worker->handles, worker->model);
+        if (r == -ESTALE && fs_error(worker->world->fs)) {
+            worker->loose_id = model_target(worker->model, &worker->op);
+            worker->after = model_copy(worker->model);
+            if (worker->op.kind != OP_WRITE_HELD) {
+                (void)model_apply(worker->after, &worker->op);
+            } else if (worker->loose_id) {
+                /* Without its handle: the copy of the file is changed by its path, if it has one.
+                 */
+                model_write_id(worker->after, worker->loose_id, &worker->op);
+            }
+            break;
+        }
+        worker->world->what = op_name(worker->op.kind);
+        expected = model_apply(worker->model, &worker->op);
+        check_int(r, expected);
+        worker->ops--;
+    }
+    worker_drop_handles(worker);
+}
+
+static void workers_start(struct world *world, struct worker *workers, unsigned count, unsigned ops)
+{
+    for (unsigned i = 0; i < count; i++) {
+        workers[i] = (struct worker){
+            .world = world, .random = world->seed * 1000 + i, .ops = ops, .model = model_new()};
+        snprintf(workers[i].base, sizeof(workers[i].base), "w%u", i);
+        check_int(co_mkdir(world, workers[i].base), 0);
+    }
+}
+
+static void co_workers_run(struct world *world, struct worker *workers, unsigned count)
+{
+    struct co_group group;
+
+    co_group_init(&group);
+    for (unsigned i = 0; i < count; i++)
+        check_int(co_group_spawn(&group, world->io, "worker", co_work, &workers[i]), 0);
+    co_group_wait(&group);
+}
+
+/* Each worker's directory is as before its last operation, or as after it. From then on the model
+ * is what was found. */
+static void co_workers_compare(struct world *world, struct worker *workers, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct worker *worker = &workers[i];
+        const char *difference =
+            co_model_compare(world, worker->base, worker->model, worker->after, worker->loose_id);
+
+        if (difference && worker->after && !worker->loose_id)
+            difference = co_model_compare(world, worker->base, worker->after, NULL, 0);
+        if (difference) {
+            fprintf(stderr, "worker %u: %s differs after %s %s %s offset=%llu length=%llu\n", i,
+                    difference, op_name(worker->op.kind), worker->op.path, worker->op.to,
+                    (unsigned long long)worker->op.offset, (unsigned long long)worker->op.length);
+            check_failed(difference, __FILE__, __LINE__);
+        }
+    }
+}
+
+static void workers_free(struct worker *workers, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        model_free(workers[i].model);
+        model_free(workers[i].after);
+    }
+}
+
+/* ---- the power goes after the nth write ---- */
+
+static uint64_t cut_at;    /* 0: never */
+static uint64_t cut_total; /* writes of a run without a cut */
+static unsigned cut_ops;
+
+/* Mounting writes too; the power may go again in the middle of that. */
+static void co_mount_cut(struct world *world)
+{
+    if (world->which % 2) {
+        world->ram.cut_after = world->which / 2 % 6;
+        if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == 0)
+            co_world_crash(world);
+        ram_vdisk_restart(&world->ram);
+    }
+    co_world_mount(world);
+}
+
+static void co_cut_run(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB};
+    struct worker workers[WORKERS];
+    uint64_t before;
+
+    world->which = cut_at;
+    world->ram.random += cut_at;
+    world->ram.delay_max = 3;
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    workers_start(world, workers, WORKERS, cut_ops);
+    before = world->ram.writes + world->ram.trims;
+    if (cut_at)
+        world->ram.cut_after = before + cut_at - 1;
+    co_workers_run(world, workers, WORKERS);
+    cut_total = world->ram.writes + world->ram.trims - before;
+    co_world_crash(world);
+    co_mount_cut(world);
+    check_int(co_fs_reap_orphans(world->fs), 0);
+    co_world_check(world);
+    co_workers_compare(world, workers, WORKERS);
+    co_world_remount(world);
+    co_world_check(world);
+    co_workers_compare(world, workers, WORKERS);
+    co_world_unmount(world);
+    workers_free(workers, WORKERS);
+}
+
+static void power_cut_at_every_write(void **state)
+{
+    (void)state;
+    cut_ops = 60;
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        cut_at = 0;
+        world_run(VOLUME, seed, co_cut_run);
+        for (uint64_t n = 1, total = cut_total; n <= total; n++) {
+            cut_at = n;
+            world_run(VOLUME, seed, co_cut_run);
+        }
+    }
+}
+
+static void power_cut_in_long_runs(void **state)
+{
+    (void)state;
+    cut_ops = 1000;
+    for (uint64_t seed = 100; seed < 112; seed++) {
+        cut_at = 37 + seed * 7919 % 3000;
+        world_run(VOLUME, seed, co_cut_run);
+    }
+}
+
+/* ---- without cuts: many operations, remounts ---- */
+
+static void co_soak(struct world *world)
+{
+    struct worker workers[WORKERS];
+
+    world->ram.delay_max = 1;
+    co_world_format(world);
+    co_world_mount(world);
+    workers_start(world, workers, WORKERS, 0);
+    for (unsigned round = 0; round < 6; round++) {
+        world->which = round;
+        for (unsigned i = 0; i < WORKERS; i++)
+            workers[i].ops = 400;
+        co_workers_run(world, workers, WORKERS);
+        if (round % 2)
+            co_world_remount(world);
+        else {
+            co_world_crash(world);
+            co_world_mount(world);
+        }
+        check_int(co_fs_reap_orphans(world->fs), 0);
+        co_world_check(world);
+        co_workers_compare(world, workers, WORKERS);
+    }
+    co_world_unmount(world);
+    workers_free(workers, WORKERS);
+}
+
+static void random_operations_match_the_model(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++)
+        world_run(VOLUME, seed, co_soak);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_operations_match_the_model),
+        cmocka_unit_test(power_cut_at_every_write),
+        cmocka_unit_test(power_cut_in_long_runs),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
