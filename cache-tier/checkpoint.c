@@ -44,23 +44,20 @@ struct checkpoint {
     struct image *images;
     size_t image_count;
     uint8_t *table_blocks; /* encoded */
-    uint64_t images_done;
+    uint64_t images_done, copies_done;
 };
 
 /* ---- the region ---- */
 
-static void choose_region(struct checkpoint *work, uint64_t want_blocks)
+static void extend_region(struct checkpoint *work, uint64_t want_blocks)
 {
     struct log *log = work->store->log;
-    uint64_t position = log_tail(log), head = log_head(log);
+    uint64_t start = work->cut, head = log_head(log);
 
-    work->from = position;
-    work->batches = 0;
-    while (position < head && position - work->from < want_blocks) {
-        position += log_batch_blocks(log, position);
+    while (work->cut < head && work->cut - start < want_blocks) {
+        work->cut += log_batch_blocks(log, work->cut);
         work->batches++;
     }
-    work->cut = position;
 }
 
 static bool in_region(const struct checkpoint *work, const struct pending *pending)
@@ -85,12 +82,34 @@ static uint64_t pending_in_region(const struct checkpoint *work)
     return blocks;
 }
 
+/* The oldest sixteenth of the log, or more: as long as most of it is uncommitted records, which are
+ * only copied, it frees too little. Returns 0, or -EAGAIN: the copies would not fit in what is kept
+ * for them. */
+static int choose_region(struct checkpoint *work, uint64_t want_blocks)
+{
+    struct log *log = work->store->log;
+    uint64_t pending;
+
+    work->from = work->cut = log_tail(log);
+    work->batches = 0;
+    do {
+        extend_region(work, want_blocks);
+        pending = pending_in_region(work);
+    } while (pending > (work->cut - work->from) / 2 && pending <= want_blocks &&
+             work->cut < log_head(log));
+    if (work->cut == work->from || pending > want_blocks || pending > (work->cut - work->from) / 2)
+        return -EAGAIN;
+    return 0;
+}
+
 /* ---- 1: records in the way ---- */
 
 struct move {
     struct control control;
     struct pending *pending;
     struct log_position position; /* tells whether pending is still the same record */
+    struct log_position watermark;
+    struct stream *stream;
 };
 
 static bool move_valid(const struct move *move)
@@ -109,6 +128,7 @@ static bool move_encode(struct log_item *item, void *to)
 
     if (!move_valid(move))
         return false; /* committed or dropped meanwhile: then it is not in the way */
+    move->watermark = move->stream->watermark;
     record->head.kind = pending->kind == RECORD_WRITE ? LOG_WRITE : LOG_ZERO;
     record->head.column = pending->column;
     record->head.bytes = item->header_bytes;
@@ -121,8 +141,8 @@ static bool move_encode(struct log_item *item, void *to)
     record->session = pending->position.session;
     record->seq = pending->position.seq;
     record->epoch = pending->epoch;
-    record->watermark_session = pending->stream->watermark.session;
-    record->watermark_seq = pending->stream->watermark.seq;
+    record->watermark_session = move->watermark.session;
+    record->watermark_seq = move->watermark.seq;
     record->client_session = pending->client_session;
     record->client_number = pending->client_number;
     record->address = pending->address;
@@ -139,6 +159,8 @@ static void move_done(struct log_item *item, int result)
     struct store *store = move->control.store;
     struct record_place place = {item->batch_position, item->data_position};
 
+    if (result == 0 && log_position_compare(move->watermark, move->stream->durable_watermark) > 0)
+        move->stream->durable_watermark = move->watermark;
     if (result == 0 && move->pending->stream &&
         log_position_compare(move->pending->position, move->position) == 0)
         store_relocate(store, move->pending, &place);
@@ -159,6 +181,7 @@ static int co_move_record(struct checkpoint *work, struct pending *pending)
                  sizeof(struct log_data_record) + blocks * sizeof(uint64_t));
     move.pending = pending;
     move.position = pending->position;
+    move.stream = pending->stream;
     move.control.item.data = work->window;
     move.control.item.data_blocks = blocks;
     if (blocks > 0) {
@@ -219,31 +242,91 @@ static int co_record_streams(struct checkpoint *work)
 
 /* ---- 3: data ---- */
 
-/* At this instant every version in the region is committed, by a watermark that is durable. */
-static bool collect(struct checkpoint *work)
+static int add_item(struct checkpoint *work, uint32_t at)
+{
+    const struct overlay *overlay = work->store->overlay;
+
+    if (work->item_count == work->item_size) {
+        size_t size = MAX(work->item_size * 2, 1024);
+        struct destage *items = realloc(work->items, size * sizeof(*items));
+
+        if (!items)
+            return -ENOMEM;
+        work->items = items;
+        work->item_size = size;
+    }
+    work->items[work->item_count++] = (struct destage){
+        .key = overlay_key(overlay, at),
+        .sum = overlay_sum(overlay, at),
+        .ring_block = at,
+        .stamp = MIN(overlay_stamp(overlay, at), UINT32_MAX),
+    };
+    return 0;
+}
+
+/* The blocks of a committed copy that are still live; what is in the region is there already. */
+static int collect_copy(struct checkpoint *work, const struct pending *copy)
+{
+    struct store *store = work->store;
+
+    if (copy->kind == RECORD_ZERO || copy->batch_position < work->cut)
+        return 0;
+    for (uint32_t i = 0; i < copy->count; i++) {
+        uint32_t at = copy->ring_block + i;
+        int r = 0;
+
+        if (overlay_in_use(store->overlay, at) && overlay_record(store->overlay, at) == 0 &&
+            overlay_key(store->overlay, at) ==
+                store_key(store, copy->where.extent, copy->block + i))
+            r = add_item(work, at);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int collect_copies(struct checkpoint *work)
+{
+    struct store *store = work->store;
+
+    /* all of them: those that a watermark covers which is not durable come round again at a replay,
+     * and are destaged again */
+    list_for_each_safe (node, &store->copies) {
+        struct pending *copy = list_entry(node, struct pending, node);
+        int r = collect_copy(work, copy);
+
+        if (r < 0)
+            return r;
+        pending_put(&store->streams, copy);
+    }
+    return 0;
+}
+
+/* At this instant every version in the region is committed, by a watermark that is durable. Returns
+ * 0, -EAGAIN, -ENOMEM. */
+static int collect(struct checkpoint *work)
 {
     struct store *store = work->store;
     uint64_t blocks = work->cut - work->from;
+    int r = 0;
 
     work->item_count = 0;
-    for (uint64_t i = 0; i < blocks; i++) {
+    for (uint64_t i = 0; i < blocks && r == 0; i++) {
         uint32_t at = log_block_of(store->log, work->from + i);
 
         if (!overlay_in_use(store->overlay, at))
             continue;
         if (overlay_record(store->overlay, at) != 0)
-            return false; /* its drop is on the way: come back */
-        assert(work->item_count < work->item_size);
-        work->items[work->item_count++] = (struct destage){
-            .key = overlay_key(store->overlay, at),
-            .sum = overlay_sum(store->overlay, at),
-            .ring_block = at,
-            .stamp = MIN(overlay_stamp(store->overlay, at), UINT32_MAX),
-        };
+            return -EAGAIN; /* its drop is on the way: come back */
+        r = add_item(work, at);
     }
+    if (r < 0)
+        return r;
+    r = collect_copies(work);
     store->checkpoint.serial++;
+    work->copies_done = log_head(store->log);
     overlay_zero_begin(store->overlay, work->cut);
-    return true;
+    return r;
 }
 
 static int compare_items(const void *a, const void *b)
@@ -722,24 +805,24 @@ static int co_checkpoint_once(struct checkpoint *work, uint64_t want_blocks)
     struct store *store = work->store;
     int r;
 
-    choose_region(work, want_blocks);
-    if (work->cut == work->from)
-        return -EAGAIN;
-    /* a region full of uncommitted records would only be copied round and round */
-    if (pending_in_region(work) > want_blocks / 2)
-        return -EAGAIN;
+    r = choose_region(work, want_blocks);
+    if (r < 0)
+        return r;
     r = co_move_records(work);
     if (r < 0)
         return r;
     r = co_record_streams(work);
     if (r < 0)
         return r;
-    if (!collect(work))
-        return -EAGAIN;
+    r = collect(work);
+    if (r < 0)
+        return r;
     r = co_destage(work);
     if (r == 0) {
+        struct log_cut cut = {work->cut, work->batches, work->images_done, work->copies_done};
+
         forget_entries(work);
-        r = co_log_move_tail(store->log, work->cut, work->batches, work->images_done);
+        r = co_log_move_tail(store->log, &cut);
         store->stats.checkpoints++;
     }
     work_reset(work);

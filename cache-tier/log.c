@@ -34,7 +34,7 @@ struct log {
     uint64_t tail_position, tail_sequence;
     uint64_t durable_head; /* behind the last durable batch */
     uint64_t next_position, next_sequence;
-    uint64_t images_done;
+    uint64_t images_done, copies_done;
     uint64_t anchor_generation;
     uint32_t incarnation;
     int error;
@@ -181,6 +181,7 @@ int co_log_write_anchors(struct disk *disk, const struct log_start *start)
         anchor->head_position = start->head_position;
         anchor->head_sequence = start->head_sequence;
         anchor->images_done = start->images_done;
+        anchor->copies_done = start->copies_done;
         anchor->incarnation = start->incarnation;
         anchor->copy = copy;
         log_anchor_finish(anchor);
@@ -342,6 +343,7 @@ static void header_fill(struct log *log, struct log_batch_header *header)
     header->tail_position = log->tail_position;
     header->tail_sequence = log->tail_sequence;
     header->images_done = log->images_done;
+    header->copies_done = log->copies_done;
     header->incarnation = log->incarnation;
     header->crc = log_header_crc(header);
 }
@@ -546,28 +548,30 @@ int co_log_close_batch(struct log *log)
 
 /* ---- the tail ---- */
 
-int co_log_move_tail(struct log *log, uint64_t position, uint64_t batches, uint64_t images_done)
+int co_log_move_tail(struct log *log, const struct log_cut *cut)
 {
     struct log_start start = {
-        .tail_position = position,
-        .tail_sequence = log->tail_sequence + batches,
+        .tail_position = cut->position,
+        .tail_sequence = log->tail_sequence + cut->batches,
         .head_position = log->durable_head,
         .head_sequence = log_last_sequence(log) + 1,
-        .images_done = images_done,
+        .images_done = cut->images_done,
+        .copies_done = cut->copies_done,
         .anchor_generation = log->anchor_generation + 1,
         .incarnation = log->incarnation,
     };
     int r;
 
-    assert(position >= log->tail_position);
-    assert(position <= log->durable_head);
+    assert(cut->position >= log->tail_position);
+    assert(cut->position <= log->durable_head);
     r = co_log_write_anchors(log->disk, &start);
     if (r < 0)
         return r;
     log->anchor_generation = start.anchor_generation;
     log->tail_position = start.tail_position;
     log->tail_sequence = start.tail_sequence;
-    log->images_done = images_done;
+    log->images_done = start.images_done;
+    log->copies_done = start.copies_done;
     admit(log);
     return 0;
 }
@@ -597,6 +601,7 @@ void log_set_start(struct log *log, const struct log_start *start)
     log->durable_head = log->next_position = start->head_position;
     log->next_sequence = start->head_sequence;
     log->images_done = start->images_done;
+    log->copies_done = start->copies_done;
     log->anchor_generation = start->anchor_generation;
     log->incarnation = start->incarnation;
 }

@@ -62,7 +62,7 @@ void log_reject_waiting(struct log *log, bool (*match)(void *arg, const struct l
 struct log_start {
     uint64_t tail_position, tail_sequence;
     uint64_t head_position, head_sequence; /* of the next batch */
-    uint64_t images_done;
+    uint64_t images_done, copies_done;     /* log_format.h */
     uint64_t anchor_generation;
     uint32_t incarnation; /* of this open; the anchors say so already */
 };
@@ -107,10 +107,15 @@ uint64_t log_block_offset(const struct log *log, uint32_t block);
 uint32_t log_batch_blocks(const struct log *log, uint64_t position);
 void log_note_batch(struct log *log, uint64_t position, uint32_t blocks);
 
-/* Moves the tail to a batch boundary, `batches` batches on; images up to sequence images_done are
- * in place. Durable when it returns 0; room is free from then on. Returns 0, -EIO, -ECANCELED. */
-must_check int co_log_move_tail(struct log *log, uint64_t position, uint64_t batches,
-                                uint64_t images_done);
+/* Moves the tail. Durable when it returns 0; room is free from then on. Returns 0, -EIO,
+ * -ECANCELED. */
+struct log_cut {
+    uint64_t position;    /* a batch boundary */
+    uint64_t batches;     /* from the old tail to there */
+    uint64_t images_done; /* images up to this sequence are in place */
+    uint64_t copies_done; /* position: see LOG_MOVED */
+};
+must_check int co_log_move_tail(struct log *log, const struct log_cut *cut);
 
 /* ---- figures ---- */
 

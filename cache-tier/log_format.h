@@ -33,9 +33,10 @@ struct log_anchor {
         head_position; /* the next batch when this was written: images before it are all in place */
     uint64_t head_sequence;
     uint64_t images_done;
+    uint64_t copies_done;
     uint32_t incarnation;
     uint32_t copy;
-    uint8_t reserved[BLOCK_SIZE - 88];
+    uint8_t reserved[BLOCK_SIZE - 96];
 };
 static_assert(sizeof(struct log_anchor) == BLOCK_SIZE, "on disk");
 
@@ -61,7 +62,8 @@ struct log_batch_header {
     uint32_t data_blocks;
     uint32_t record_count;
     uint32_t flags;
-    uint64_t reserved[3];
+    uint64_t copies_done; /* see LOG_MOVED */
+    uint64_t reserved[2];
 };
 static_assert(sizeof(struct log_batch_header) == 128, "on disk");
 
@@ -89,7 +91,10 @@ enum log_kind {
 
 enum log_record_flags {
     /* A copy, at the log's head, of a record that was in the tail's way. At this place in the log
-     * its stream's watermark is below it. */
+     * its stream's watermark is below it. It stands behind newer records of its blocks, so when
+     * those were destaged and cut off it must not come back: a copy before position `copies_done`
+     * that counts as committed by what stands before that position is in place, or superseded
+     * there, and replay passes it over. */
     LOG_MOVED = 1u << 31,
 };
 

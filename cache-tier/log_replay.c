@@ -260,6 +260,7 @@ static int co_find_tail_by_scan(struct reader *reader, struct log_start *start)
     start->head_position = best.tail_position;
     start->head_sequence = best.tail_sequence;
     start->images_done = best.images_done;
+    start->copies_done = best.copies_done;
     start->incarnation = best.incarnation;
     start->anchor_generation = 1;
     return 0;
@@ -289,6 +290,7 @@ static int co_find_tail(struct reader *reader, struct log_start *start)
         start->head_position = best->head_position;
         start->head_sequence = best->head_sequence;
         start->images_done = best->images_done;
+        start->copies_done = best->copies_done;
         start->incarnation = best->incarnation;
         start->anchor_generation = best->generation;
         return 0;
@@ -324,6 +326,7 @@ static void deliver_record(void *arg, const struct log_record *record, uint32_t 
         .batch_position = chain->last->position,
         .data_position = chain->last->position + chain->last->header_blocks + data_block,
         .header_offset = offset,
+        .copies_done = chain->found->start.copies_done,
     };
 
     chain->found->records++;
@@ -341,6 +344,7 @@ static void deliver_last(struct chain *chain)
         log_batch_each(last, deliver_record, chain);
     chain->found->batches++;
     chain->found->start.images_done = MAX(chain->found->start.images_done, last->images_done);
+    chain->found->start.copies_done = MAX(chain->found->start.copies_done, last->copies_done);
     last->sequence = 0;
 }
 

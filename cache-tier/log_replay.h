@@ -13,6 +13,7 @@ struct log_place {     /* of a record */
     uint64_t batch_position;
     uint64_t data_position;
     uint32_t header_offset;
+    uint64_t copies_done; /* as the anchors say */
 };
 
 struct log_replay_ops {

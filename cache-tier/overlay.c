@@ -288,6 +288,14 @@ void overlay_zero_commit(struct overlay *overlay, uint32_t extent, uint32_t bloc
     }
 }
 
+void overlay_zero_forget(struct overlay *overlay, uint32_t extent, uint32_t block, uint32_t count)
+{
+    uint64_t key = ((uint64_t)extent << overlay->extent_shift) + block;
+
+    for (uint32_t i = 0; i < count; i++)
+        zero_bit_clear(overlay, key + i);
+}
+
 void overlay_zero_begin(struct overlay *overlay, uint64_t position)
 {
     for (uint32_t i = 0; i < overlay->options.extent_count && overlay->zero_extents > 0; i++) {

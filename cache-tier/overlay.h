@@ -55,6 +55,8 @@ uint32_t overlay_extent_count(const struct overlay *overlay, uint32_t extent); /
 /* The range is zero by a record at log position `position`: committed versions in it go. */
 void overlay_zero_commit(struct overlay *overlay, uint32_t extent, uint32_t block, uint32_t count,
                          uint64_t position, uint64_t stamp);
+/* The range's zeros are in place already. */
+void overlay_zero_forget(struct overlay *overlay, uint32_t extent, uint32_t block, uint32_t count);
 bool overlay_is_zero(const struct overlay *overlay, uint64_t key);
 
 /* Sets aside, for destaging, the zeros of every extent that has some from before `position`. They

@@ -222,6 +222,7 @@ static int store_new(struct io *io, struct disk *disk, const struct store_option
     if (!store)
         return -ENOMEM;
     streams_init(&store->streams);
+    list_init(&store->copies);
     store->io = io;
     store->disk = disk;
     store->geometry = *disk_geometry(disk);

@@ -205,17 +205,43 @@ static void apply_blocks(struct store *store, const struct record *record, const
     }
 }
 
-static void pending_commit(struct store *store, struct pending *pending, uint64_t stamp)
+static void commit_blocks(struct store *store, const struct pending *pending, uint64_t stamp)
 {
     if (pending->kind == RECORD_ZERO) {
+        /* a copy's zeros go with the next checkpoint, wherever it is (store->copies) */
         overlay_zero_commit(store->overlay, pending->where.extent, pending->block, pending->count,
-                            pending->batch_position, stamp);
-    } else {
-        for (uint32_t i = 0; i < pending->count; i++)
-            overlay_commit(store->overlay, pending->ring_block + i, stamp);
+                            pending->moved ? 0 : pending->batch_position, stamp);
+        return;
     }
+    for (uint32_t i = 0; i < pending->count; i++)
+        overlay_commit(store->overlay, pending->ring_block + i, stamp);
+}
+
+/* What a copy holds is in place already, or something newer is: it and what is older goes. */
+static void pass_over_blocks(struct store *store, const struct pending *pending)
+{
+    if (pending->kind == RECORD_ZERO) {
+        overlay_zero_forget(store->overlay, pending->where.extent, pending->block, pending->count);
+        return;
+    }
+    for (uint32_t i = 0; i < pending->count; i++)
+        overlay_remove(store->overlay, pending->ring_block + i);
+}
+
+static void pending_commit(struct store *store, struct pending *pending, uint64_t stamp)
+{
+    bool pass_over = pending->moved && store->passing_copies;
+
+    commit_blocks(store, pending, stamp);
+    if (pass_over)
+        pass_over_blocks(store, pending);
     stream_remove_pending(pending->stream, pending);
-    pending_put(&store->streams, pending);
+    if (!pending->moved || pass_over) {
+        pending_put(&store->streams, pending);
+        return;
+    }
+    pending->stream = NULL; /* pending no more: another copy under way comes too late */
+    list_push_back(&store->copies, &pending->node);
 }
 
 void store_apply(struct store *store, struct stream *stream, const struct record *record,
@@ -238,6 +264,7 @@ void store_apply(struct store *store, struct stream *stream, const struct record
     }
     pending->batch_position = place->batch_position;
     pending->ring_block = log_block_of(store->log, place->data_position);
+    pending->moved = moved;
     stream_add_pending(stream, pending);
     if (record->kind == RECORD_ZERO)
         list_push_back(&store->extents[record->where.extent].zeros, &pending->zero_node);
@@ -272,6 +299,7 @@ void store_relocate(struct store *store, struct pending *pending, const struct r
     if (pending->kind == RECORD_WRITE)
         for (uint32_t i = 0; i < pending->count; i++)
             overlay_move(store->overlay, pending->ring_block + i, to + i);
+    pending->moved = true;
     pending->ring_block = to;
     pending->batch_position = place->batch_position;
 }

@@ -49,6 +49,10 @@ struct store {
     struct page_cache *pages;
     struct streams streams;
     struct extent_state *extents;
+    /* Committed records whose place in the log is a copy (LOG_MOVED): the next checkpoint destages
+     * what of them is still live, wherever it is, so that replay may pass them over. */
+    struct list copies;  /* struct pending, in no stream */
+    bool passing_copies; /* replay is before `copies_done` */
     struct checkpoint_state checkpoint;
     bool closing;
     uint64_t commits; /* watermarks that moved; wakes a checkpoint that waits for one */

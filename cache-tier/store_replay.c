@@ -284,6 +284,7 @@ static void replay_record(void *arg, const struct log_record *record, const stru
 {
     struct replay *replay = arg;
 
+    replay->store->passing_copies = place->batch_position < place->copies_done;
     switch ((enum log_kind)record->kind) {
     case LOG_WRITE:
     case LOG_ZERO:
@@ -422,6 +423,7 @@ static int co_replay_records(struct store *store, struct replay *replay)
         return r;
     if (replay->no_memory)
         return -ENOMEM;
+    store->passing_copies = false;
     log_set_start(store->log, &found.start);
     settle_streams(store);
     store->health.replayed_records = found.records;

@@ -77,6 +77,7 @@ struct pending *pending_get(struct streams *streams, const struct record *record
     pending = list_entry(list_pop_front(&streams->free), struct pending, node);
     list_init(&pending->zero_node);
     pending->dropped = false;
+    pending->moved = false;
     pending->position = record->position;
     pending->where = record->where;
     pending->slab = record->slab;
@@ -94,7 +95,7 @@ struct pending *pending_get(struct streams *streams, const struct record *record
 
 void pending_put(struct streams *streams, struct pending *pending)
 {
-    assert(list_empty(&pending->node));
+    list_remove(&pending->node);
     assert(list_empty(&pending->zero_node));
     pending->stream = NULL;
     list_push_front(&streams->free, &pending->node);

@@ -37,6 +37,7 @@ struct pending {
     uint16_t column;
     uint8_t kind;
     bool dropped; /* a drop has its place in the log: no copy of it may follow */
+    bool moved;   /* what the log holds of it is a copy */
     uint32_t block, count;
     uint32_t flags;
     uint64_t address, epoch;
@@ -61,7 +62,7 @@ struct stream *stream_find_or_add(struct streams *streams, uint64_t vdisk); /* N
 /* A pending record with the fields of `record`, in no list. Memory is kept for later ones. NULL: no
  * memory. */
 struct pending *pending_get(struct streams *streams, const struct record *record);
-void pending_put(struct streams *streams, struct pending *pending);
+void pending_put(struct streams *streams, struct pending *pending); /* in no stream */
 struct pending *pending_by_id(const struct streams *streams, uint32_t id);
 /* Puts it where its position belongs; almost always at the end. */
 void stream_add_pending(struct stream *stream, struct pending *pending);

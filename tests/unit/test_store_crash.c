@@ -5,8 +5,13 @@
  * compared with a model:
  *
  *   what was acknowledged reads back; what was not reads as it was before or as it was to be, the
- * same at every later look; blocks of an extent's new life never show its old one; the seal reports
- * exactly what is above the watermark; the highest epoch shown is still refused its past.
+ *   same at every later look; blocks of an extent's new life never show its old one, and an extent
+ *   given back stays so; the seal reports what is above the watermark, in order; epochs below the
+ *   highest shown are refused.
+ *
+ * A second vdisk is slow: its records stay above the watermark for laps of the log, over starts and
+ * sessions, and its column sometimes drops its tail. Then its blocks show what was committed, and
+ * the dropped ones are on the compare list until it is cleared.
  *
  * Then the workload goes on from there and is cut again. */
 #include <setjmp.h>
@@ -21,6 +26,9 @@
 #define LOG_BYTES (4 * MIB)
 #define EXTENTS 4
 #define DEPTH 6 /* records in flight */
+#define SLOW_VDISK 8
+#define SLOW_EXTENT EXTENTS
+#define SLOW_BLOCKS 24
 
 /* What one block may show: the last acknowledged value, and any in flight when the power went. */
 #define VALUES_MAX (DEPTH + 2)
@@ -29,7 +37,16 @@ struct cell {
     size_t count;
 };
 
+struct slow_model {
+    struct cell newest[SLOW_BLOCKS];    /* what a read may show */
+    struct cell committed[SLOW_BLOCKS]; /* what is left when the tail is dropped */
+    bool compared[SLOW_BLOCKS];         /* is on the compare list for sure */
+    uint64_t epoch;
+};
+
 struct model {
+    struct slow_model slow;
+    bool freed[EXTENTS]; /* for sure: requests of its last life are refused */
     struct cell cells[EXTENTS][RIG_EXTENT_BLOCKS];
     uint64_t generations[EXTENTS];
     uint64_t maybe_generations[EXTENTS]; /* being taken into use when the power went; 0: no */
@@ -45,7 +62,7 @@ struct run {
     uint64_t random;
     uint64_t rounds; /* to do; then it closes */
     struct rig_store rig;
-    struct rig_owner owner;
+    struct rig_owner owner, slow;
     bool cut;
 };
 
@@ -183,6 +200,7 @@ static bool co_recycle(struct run *run)
         assert_true(r == 0 || r == -ECANCELED);
         if (r < 0)
             return false;
+        run->model->freed[extent] = true;
     }
     one.stamp = run->model->next_stamp;
     run->model->next_stamp += 1000;
@@ -196,6 +214,7 @@ static bool co_recycle(struct run *run)
         return false;
     run->model->generations[extent] = where.generation + 1;
     run->model->maybe_generations[extent] = 0;
+    run->model->freed[extent] = false;
     for (uint32_t i = 0; i < RIG_EXTENT_BLOCKS; i++)
         cell_set(&run->model->cells[extent][i], 0);
     model_end(run->model, &one);
@@ -213,6 +232,143 @@ static bool co_new_session(struct run *run)
         run->model->epoch = epoch;
     run->owner.watermark = watermark;
     return r == 0;
+}
+
+/* ---- the slow vdisk ---- */
+
+static bool co_slow_write(struct run *run)
+{
+    struct slow_model *slow = &run->model->slow;
+    uint32_t block = pick(run, SLOW_BLOCKS), count = 1 + pick(run, MIN(3, SLOW_BLOCKS - block));
+    uint64_t stamp = pick(run, 4) == 0 ? 0 : run->model->next_stamp;
+    struct rig_write write;
+    int r;
+
+    run->model->next_stamp += 1000;
+    for (uint32_t i = 0; i < count; i++)
+        cell_may_be(&slow->newest[block + i], stamp ? stamp + i : 0);
+    rig_prepare(&run->slow, &write, stamp ? RECORD_WRITE : RECORD_ZERO, SLOW_EXTENT, block, count,
+                stamp);
+    rig_submit(&run->slow, &write);
+    r = co_rig_wait(&write);
+    assert_true(r == 0 || r == -ECANCELED);
+    for (uint32_t i = 0; i < count && r == 0; i++)
+        cell_set(&slow->newest[block + i], stamp ? stamp + i : 0);
+    return r == 0;
+}
+
+static bool co_slow_commit(struct run *run)
+{
+    struct slow_model *slow = &run->model->slow;
+    struct log_position watermark = {run->slow.session, run->slow.seq};
+    int r;
+
+    for (uint32_t i = 0; i < SLOW_BLOCKS; i++)
+        cell_may_be(&slow->committed[i], slow->newest[i].values[0]);
+    r = co_store_mark(run->rig.store, SLOW_VDISK, run->slow.epoch, watermark, true);
+    assert_true(r == 0 || r == -ECANCELED);
+    if (r < 0)
+        return false;
+    run->slow.watermark = watermark;
+    for (uint32_t i = 0; i < SLOW_BLOCKS; i++)
+        cell_set(&slow->committed[i], slow->newest[i].values[0]);
+    return true;
+}
+
+static bool co_slow_drop(struct run *run)
+{
+    struct slow_model *slow = &run->model->slow;
+    struct extent_ref where = {SLOW_EXTENT, 1};
+    struct slow_model before = *slow;
+    int r;
+
+    for (uint32_t i = 0; i < SLOW_BLOCKS; i++)
+        for (size_t v = 0; v < slow->committed[i].count; v++)
+            cell_may_be(&slow->newest[i], slow->committed[i].values[v]);
+    r = co_store_drop_tail(run->rig.store, SLOW_VDISK, run->slow.epoch, &where, 1);
+    assert_true(r == 0 || r == -ECANCELED);
+    if (r < 0)
+        return false;
+    for (uint32_t i = 0; i < SLOW_BLOCKS; i++) {
+        slow->newest[i] = slow->committed[i];
+        if (!cell_allows(&before.committed[i], before.newest[i].values[0]))
+            slow->compared[i] = true;
+    }
+    return true;
+}
+
+static bool co_slow_clear(struct run *run)
+{
+    struct extent_ref where = {SLOW_EXTENT, 1};
+    int r;
+
+    memset(run->model->slow.compared, 0, sizeof(run->model->slow.compared));
+    r = co_store_clear_compare(run->rig.store, SLOW_VDISK, run->slow.epoch, &where, 1);
+    assert_true(r == 0 || r == -ECANCELED);
+    return r == 0;
+}
+
+static bool co_slow_round(struct run *run)
+{
+    struct store_stream_info info;
+
+    /* what is above the watermark must fit in what a log keeps for copies: an owner's credits see
+     * to it */
+    if (store_stream_info(run->rig.store, SLOW_VDISK, &info) && info.pending_records > 14)
+        return pick(run, 2) ? co_slow_commit(run) : co_slow_drop(run);
+    switch (pick(run, 40)) {
+    case 0:
+        return co_slow_commit(run);
+    case 1:
+        return co_slow_drop(run);
+    case 2:
+        return pick(run, 4) != 0 || co_slow_clear(run);
+    default:
+        return co_slow_write(run);
+    }
+}
+
+/* Shows what it should, and its dropped blocks are named. */
+static bool co_slow_check(struct run *run)
+{
+    struct slow_model *slow = &run->model->slow;
+    uint64_t bitmap[RIG_EXTENT_BLOCKS / 64] = {0};
+    struct extent_ref where = {SLOW_EXTENT, 1};
+    int r;
+
+    for (uint32_t i = 0; i < SLOW_BLOCKS; i++) {
+        uint64_t value;
+
+        r = co_rig_read(&run->slow, SLOW_EXTENT, i, &value);
+        if (r == -ECANCELED)
+            return false;
+        assert_int_equal(r, 0);
+        if (!cell_allows(&slow->newest[i], value))
+            fail_msg("slow block %u shows %llu, not %llu (of %zu)", i, (unsigned long long)value,
+                     (unsigned long long)slow->newest[i].values[0], slow->newest[i].count);
+        cell_set(&slow->newest[i], value);
+    }
+    r = co_store_compare_set(run->rig.store, SLOW_VDISK, where, 0, bitmap);
+    if (r == -ECANCELED)
+        return false;
+    assert_int_equal(r, 0);
+    for (uint32_t i = 0; i < SLOW_BLOCKS; i++)
+        if (slow->compared[i] && !(bitmap[i / 64] >> (i % 64) & 1))
+            fail_msg("slow block %u shows in no compare list", i);
+    return true;
+}
+
+/* A new session; what was above the watermark stays there. */
+static bool co_slow_open(struct run *run)
+{
+    struct slow_model *slow = &run->model->slow;
+    int r;
+
+    run->slow = (struct rig_owner){.store = run->rig.store, .vdisk = SLOW_VDISK, .generation = 1};
+    slow->epoch++;
+    r = co_rig_seal(&run->slow, run->rig.store, slow->epoch);
+    assert_true(r == 0 || r == -ECANCELED);
+    return r == 0 && co_slow_check(run);
 }
 
 static bool co_round(struct run *run)
@@ -242,6 +398,9 @@ static bool co_round(struct run *run)
         if (pick(run, 4) == 0)
             return co_recycle(run);
         break;
+    case 6:
+    case 7:
+        return co_slow_round(run);
     default:
         if (!co_burst(run))
             return false;
@@ -288,8 +447,17 @@ static bool co_check(struct run *run)
                          cell->count);
             cell_set(cell, value);
         }
+        if (model->freed[extent]) {
+            where.generation = model->generations[extent];
+            r = co_store_read(run->rig.store, RIG_VDISK, where, 0, 1, 0, data, NULL, NULL);
+            if (r == -ECANCELED)
+                return false;
+            assert_int_equal(r, -ESTALE);
+            where.generation++;
+        }
         model->generations[extent] = where.generation;
         model->maybe_generations[extent] = 0;
+        model->freed[extent] = false;
     }
     return true;
 }
@@ -346,7 +514,7 @@ static void workload_main(struct io *io, void *arg)
         return;
     assert_false(store_health(run->rig.store)->log_damaged);
     assert_int_equal(store_health(run->rig.store)->corrupt_pages, 0);
-    if (co_check(run) && co_take_over(run) && co_check(run)) {
+    if (co_check(run) && co_take_over(run) && co_check(run) && co_slow_open(run)) {
         while (run->rounds > 0 && co_round(run)) {
             run->rounds--;
             run->model->rounds++;
@@ -366,6 +534,10 @@ static struct model *model_new(void)
         model->generations[extent] = 1;
         for (uint32_t i = 0; i < RIG_EXTENT_BLOCKS; i++)
             cell_set(&model->cells[extent][i], 0);
+    }
+    for (uint32_t i = 0; i < SLOW_BLOCKS; i++) {
+        cell_set(&model->slow.newest[i], 0);
+        cell_set(&model->slow.committed[i], 0);
     }
     return model;
 }
