@@ -211,6 +211,7 @@ static void services_main(void *arg)
 
                 if (r == 0)
                     r = open_vms(daemon);
+                api_routes_start(&daemon->api);
                 if (r < 0) {
                     log_error(daemon->io, "daemon", "exports cannot be opened", "error=%s",
                               strerror(-r));
@@ -285,6 +286,7 @@ static void co_stop(struct daemon *daemon)
     while (!daemon->services_ended)
         co_cond_wait(&daemon->changed);
     co_api_server_close(daemon->api_server);
+    co_api_routes_stop(&daemon->api);
     co_vms_free(take_ptr(daemon->vms));
     if (daemon->nbd_server)
         nbd_server_shutdown(daemon->nbd_server);

@@ -367,6 +367,8 @@ static int open_csv(struct node *node)
         .start_counter = node->identity.start_counter,
         .bus = node->bus,
         .metrics = node->metrics,
+        .authorize = node_authorize,
+        .arg = node,
     };
 
     return csv_new(node->io, &options, &node->csv);

@@ -112,6 +112,10 @@ void node_reconcile_volumes(struct node *node);
 void node_volumes_boot(struct node *node); /* the first lease */
 void co_node_volumes_stop(struct node *node, bool handover);
 
+/* authorize.c: csv_options.authorize */
+int node_authorize(void *arg, const char *volume, const char *path, uint64_t incarnation,
+                   bool read_only);
+
 /* failover.c */
 void node_lead_pass(struct node *node);
 void node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason);

@@ -1,0 +1,41 @@
+/* Who may open a VM's disk (design.md section 10): asked on the owner of the volume, each time a
+ * file is opened by path.
+ *
+ * While a VM runs, its disks open for writing only under its present incarnation; anybody else may
+ * look at them read-only. An incarnation that is newer than this node's database is right: only a
+ * member can name one, and it was read from a database that is ahead of ours. */
+#include "s2d/node/node_internal.h"
+
+static bool has_disk(const struct vm_record *vm, const char *volume, const char *path)
+{
+    size_t length = strlen(volume);
+
+    for (uint64_t i = 0; i < vm->disk_count; i++) {
+        const char *disk = vm->disks[i];
+
+        if (strncmp(disk, volume, length) == 0 && disk[length] == '/' &&
+            strcmp(disk + length + 1, path) == 0)
+            return true;
+    }
+    return false;
+}
+
+int node_authorize(void *arg, const char *volume, const char *path, uint64_t incarnation,
+                   bool read_only)
+{
+    struct node *node = arg;
+    const struct vm_record *vm;
+
+    for (size_t i = 0; (vm = database_at(consensus_database(node->consensus), TABLE_VM, i)); i++) {
+        if (!has_disk(vm, volume, path))
+            continue;
+        if (incarnation > vm->incarnation)
+            return 0;
+        if (incarnation == vm->incarnation && incarnation > vm->ended)
+            return 0;
+        if (incarnation == 0 && (read_only || vm->incarnation == vm->ended))
+            return 0;
+        return -EPERM;
+    }
+    return incarnation == 0 ? 0 : -EPERM;
+}
