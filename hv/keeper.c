@@ -247,6 +247,7 @@ static void be_punctual(void)
         setpriority(PRIO_PROCESS, 0, -20);
 }
 
+/* After vfork(): on its parent's stack, while that waits. */
 static _Noreturn void become_qemu(pid_t keeper, int nice_value, char **argv)
 {
     sigset_t none;
@@ -283,9 +284,11 @@ static void keep(struct keeper *keeper, int nice_value, char **argv)
     prepare_signals(keeper);
     be_punctual();
     write_record(keeper);
-    keeper->qemu = fork();
+    /* vfork() returns when QEMU's program has been loaded. A child that is stopped any earlier
+     * could have been so before it asked to die with us: it would stay, and hold the lock. */
+    keeper->qemu = vfork();
     if (keeper->qemu < 0)
-        die("fork");
+        die("vfork");
     if (keeper->qemu == 0)
         become_qemu(self, nice_value, argv);
     atomic_store(&keeper->memory->started_ns, now_ns());
