@@ -62,6 +62,8 @@ void vm_free(struct vm *vm); /* neither watcher nor talker runs */
 must_check int vm_watch(struct vm *vm);
 /* Tells the keeper to kill. reason: for people. Any number of times; the first reason counts. */
 void vm_kill(struct vm *vm, const char *reason);
+/* With the lease held: it goes on if it is current, else it is killed. */
+void vm_judge(struct vm *vm, hv_is_current *is_current, void *arg);
 /* Its deadline has passed, or its keeper has stopped it. */
 bool vm_lapsed(const struct vm *vm, uint64_t now_ns);
 void vm_path(const struct vm *vm, const char *file, char path[HV_PATH_BYTES]);

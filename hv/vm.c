@@ -82,6 +82,20 @@ bool vm_lapsed(const struct vm *vm, uint64_t now_ns)
            atomic_load(&keeper_memory(vm->keeper)->deadline_ns) <= now_ns;
 }
 
+void vm_judge(struct vm *vm, hv_is_current *is_current, void *arg)
+{
+    struct hv *hv = vm->hv;
+
+    if (!is_current(arg, vm->id, vm->incarnation)) {
+        vm_kill(vm, "this incarnation is not the VM's present one");
+        return;
+    }
+    log_info(hv->io, "hv", "VM goes on: its incarnation is current", "vm=%s incarnation=%llu",
+             vm->name, (unsigned long long)vm->incarnation);
+    keeper_continue(vm->keeper, hv->deadline_ns);
+    co_cond_broadcast(&hv->changed);
+}
+
 /* ---- the end ---- */
 
 struct gone_job {

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${S2D_BUILD:-build}
 driver=$build/hv/hv_driver
-keeper=$PWD/$build/hv/s2d-keeper
+keeper=$PWD/$build/bin/s2d-keeper
 dir=$(mktemp -d /var/tmp/s2d-guest-XXXXXX)
 server_pid= driver_pid=
 

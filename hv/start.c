@@ -1,0 +1,259 @@
+/* Starting a VM: its folder, its keeper, and the wait until QMP answers. */
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hv/hv_internal.h"
+#include "s2d/base/log.h"
+
+#define START_TIMEOUT_NS (60 * SEC) /* QEMU opens its disks before QMP answers */
+#define PREDECESSOR_TIMEOUT_NS (5 * SEC)
+#define TCG_NICE 5 /* guests that are computed must not take the daemon's CPU */
+
+/* ---- what blocks ---- */
+
+struct start_job {
+    const struct vm *vm;
+    const struct hv_definition *definition;
+    const struct hv *hv;
+    struct keeper_link *link;
+    int result;
+    char why[HV_REASON_BYTES];
+};
+
+static int fail_job(struct start_job *job, const char *what, const char *path)
+{
+    int error = errno;
+
+    snprintf(job->why, sizeof(job->why), "%s %.160s: %s", what, path, strerror(error));
+    return error ? -error : -EIO;
+}
+
+static int make_folder(struct start_job *job, const char *path)
+{
+    return mkdir(path, 0700) < 0 && errno != EEXIST ? fail_job(job, "cannot create", path) : 0;
+}
+
+/* The VM's own UEFI variables: made once on each node, then kept. */
+static int copy_variables(struct start_job *job)
+{
+    char from[HV_PATH_BYTES], to[HV_PATH_BYTES], part[HV_PATH_BYTES];
+    cleanup(freep) char *buffer = malloc(MIB);
+    FILE *source, *target;
+    size_t length;
+    bool copied;
+
+    vm_path(job->vm, QEMU_VARS_FILE, to);
+    vm_path(job->vm, "vars.new", part);
+    snprintf(from, sizeof(from), "%s/" QEMU_VARS_NAME, job->hv->options.firmware);
+    if (access(to, F_OK) == 0)
+        return 0;
+    source = fopen(from, "re");
+    if (!source || !buffer)
+        return fail_job(job, "cannot read", from);
+    length = fread(buffer, 1, MIB, source);
+    fclose(source);
+    target = fopen(part, "we");
+    if (!target)
+        return fail_job(job, "cannot create", part);
+    copied = fwrite(buffer, 1, length, target) == length;
+    if (fclose(target) != 0 || !copied || rename(part, to) < 0)
+        return fail_job(job, "cannot write", part);
+    return 0;
+}
+
+static int prepare_folder(struct start_job *job)
+{
+    static const char *const sockets[] = {QEMU_QMP_SOCKET, QEMU_CONSOLE_SOCKET, QEMU_AGENT_SOCKET};
+    char path[HV_PATH_BYTES];
+    int r;
+
+    snprintf(path, sizeof(path), "%s/vms", job->hv->options.dir);
+    r = make_folder(job, path);
+    if (r == 0)
+        r = make_folder(job, job->vm->folder);
+    if (r == 0 && job->definition->generation == 2)
+        r = copy_variables(job);
+    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(sockets); i++) {
+        vm_path(job->vm, sockets[i], path);
+        if (unlink(path) < 0 && errno != ENOENT)
+            r = fail_job(job, "cannot remove", path);
+    }
+    return r;
+}
+
+static int start_keeper(struct start_job *job)
+{
+    const struct hv *hv = job->hv;
+    struct qemu_host host = {.qemu = hv->options.qemu,
+                             .firmware = hv->options.firmware,
+                             .nbd_socket = hv->options.nbd_socket,
+                             .accel = hv->accel};
+    cleanup(qemu_command_freep) char **argv = NULL;
+    struct keeper_order order = {.program = hv->options.keeper,
+                                 .folder = job->vm->folder,
+                                 .name = job->vm->name,
+                                 .vm_id = job->vm->id,
+                                 .incarnation = job->vm->incarnation,
+                                 .deadline_ns = hv->deadline_ns,
+                                 .nice = hv->accel == HV_ACCEL_TCG ? TCG_NICE : 0};
+    int r = qemu_command_new(job->definition, &host, &argv);
+
+    if (r < 0)
+        return r;
+    order.argv = argv;
+    r = keeper_start(&order, &job->link);
+    if (r == -EBUSY)
+        snprintf(job->why, sizeof(job->why), "an earlier QEMU of this VM still lives");
+    else if (r < 0)
+        snprintf(job->why, sizeof(job->why), "the keeper %.100s failed (%s): see %.60s/qemu.log",
+                 hv->options.keeper, strerror(-r), job->vm->folder);
+    return r;
+}
+
+static void run_start_job(void *arg)
+{
+    struct start_job *job = arg;
+
+    job->result = prepare_folder(job);
+    if (job->result == 0)
+        job->result = start_keeper(job);
+}
+
+/* The keeper was started; whatever fails from here on, it has to go. */
+static int co_abandon(struct vm *vm, int error)
+{
+    struct hv *hv = vm->hv;
+    int r;
+
+    vm_kill(vm, "its start failed");
+    r = co_wait_gone(hv->io, vm->folder, UINT64_MAX);
+    vm_free(vm);
+    return r < 0 ? r : error;
+}
+
+static int co_start_keeper(struct vm *vm, const struct hv_definition *definition)
+{
+    struct hv *hv = vm->hv;
+    struct start_job job = {.vm = vm, .definition = definition, .hv = hv};
+    uint64_t lapses = hv->lapses;
+    int r;
+
+    r = co_wait_gone(hv->io, vm->folder, io_now_ns(hv->io) + PREDECESSOR_TIMEOUT_NS);
+    if (r < 0) {
+        hv_set_error(hv, "an earlier QEMU of this VM still lives");
+        return r == -ETIMEDOUT ? -EBUSY : r;
+    }
+    if (hv->deadline_ns <= io_clock_ns(hv->io)) {
+        hv_set_error(hv, "the node holds no lease");
+        return -ESTALE;
+    }
+    co_offload(hv->io, run_start_job, &job);
+    if (job.result < 0) {
+        hv_set_error(hv, "%s", job.why);
+        return job.result;
+    }
+    vm->keeper = job.link;
+    /* The lease may have been renewed while it was started: not if it had lapsed in between. */
+    if (hv->lapses == lapses)
+        keeper_renew(vm->keeper, hv->deadline_ns);
+    if (vm->killed)
+        keeper_kill(vm->keeper);
+    return 0;
+}
+
+/* Until QMP has answered once, or it ended. */
+static int co_wait_up(struct vm *vm)
+{
+    struct hv *hv = vm->hv;
+    uint64_t deadline_ns = io_now_ns(hv->io) + START_TIMEOUT_NS;
+
+    while (!vm->gone && !(vm->qmp && strcmp(vm->qmp_status, "unknown") != 0)) {
+        int r = co_cond_wait_until(&hv->changed, deadline_ns);
+
+        if (r == -ETIMEDOUT) {
+            vm_kill(vm, "QEMU did not come up within a minute: are its disks there?");
+            deadline_ns = UINT64_MAX;
+        } else if (r < 0) {
+            return r;
+        }
+    }
+    return vm->gone ? -EIO : 0;
+}
+
+static int check_start(struct hv *hv, const struct hv_definition *definition)
+{
+    const char *why;
+    int r;
+
+    assert(hv->accel != HV_ACCEL_AUTO); /* co_hv_recover() comes first */
+    r = hv_definition_check(definition, &why);
+    if (r < 0) {
+        hv_set_error(hv, "%s", why);
+        return r;
+    }
+    if (definition->switch_name && definition->switch_name[0] &&
+        !bridge_exists(definition->switch_name)) {
+        hv_set_error(hv, "this node has no bridge called %s", definition->switch_name);
+        return -ENODEV;
+    }
+    return 0;
+}
+
+static int enter_table(struct hv *hv, const struct hv_definition *definition, struct vm **ret_vm)
+{
+    int r = vm_new(hv, definition->id, definition->incarnation, definition->name, ret_vm);
+
+    if (r == -EEXIST)
+        hv_set_error(hv, "this VM runs here already");
+    else if (r == -ENOSPC)
+        hv_set_error(hv, "a node runs at most %d VMs", HV_VMS_MAX);
+    else if (r == -ENAMETOOLONG)
+        hv_set_error(hv, "the sockets in %.100s/vms/%s would have too long paths", hv->options.dir,
+                     definition->name);
+    return r;
+}
+
+static void plug_in(struct vm *vm, const char *bridge)
+{
+    char tap[QEMU_TAP_BYTES];
+    int r;
+
+    qemu_tap_name(vm->id, tap);
+    r = bridge_attach(bridge, tap);
+    if (r < 0)
+        log_warn(vm->hv->io, "hv", "a VM has no network: its interface could not be attached",
+                 "vm=%s bridge=%s error=\"%s\"", vm->name, bridge, strerror(-r));
+}
+
+int co_hv_start(struct hv *hv, const struct hv_definition *definition)
+{
+    struct vm *vm;
+    int r;
+
+    hv->error[0] = 0;
+    r = check_start(hv, definition);
+    if (r == 0)
+        r = enter_table(hv, definition, &vm);
+    if (r < 0)
+        return r;
+    vm->starting = true;
+    r = co_start_keeper(vm, definition);
+    if (r < 0) {
+        vm_free(vm);
+        return r;
+    }
+    r = vm_watch(vm);
+    if (r < 0)
+        return co_abandon(vm, r);
+    r = co_wait_up(vm);
+    if (r == -EIO) {
+        hv_set_error(hv, "%s", vm->reason);
+        vm_free(vm);
+        return r;
+    }
+    vm->starting = false; /* also if we were cancelled: then its end will be reported */
+    if (r == 0 && definition->switch_name && definition->switch_name[0])
+        plug_in(vm, definition->switch_name);
+    return r;
+}
