@@ -89,6 +89,7 @@ struct csv_volume_counts {
  * NULL first and last. */
 struct csv_volume *csv_volume_find(struct csv *csv, const char *name);
 struct csv_volume *csv_volume_next(struct csv *csv, const char *after);
+struct csv_volume *csv_volume_ref(struct csv_volume *volume);
 void csv_volume_put(struct csv_volume *volume); /* NULL is fine */
 DEFINE_CLEANUP(struct csv_volume, csv_volume_put)
 const char *csv_volume_name(const struct csv_volume *volume);

@@ -306,6 +306,16 @@ static int co_make(struct fs_inode *dir, const struct csv_request *request,
     };
     char target[FS_SYMLINK_MAX + 1];
 
+    if (fs_inode_mode(dir) & S_ISGID) { /* a directory that hands its group on */
+        struct fs_attr attr;
+        int r = co_fs_getattr(dir, &attr);
+
+        if (r < 0)
+            return r;
+        new.gid = attr.gid;
+        if (request->op == CSV_MKDIR)
+            new.mode |= S_ISGID;
+    }
     if (request->op == CSV_CREATE)
         return co_fs_create(dir, request->name, &new, request->name_of, ret_inode);
     if (request->op == CSV_MKDIR)

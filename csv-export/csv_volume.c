@@ -50,6 +50,12 @@ struct csv_volume *csv_volume_next(struct csv *csv, const char *after)
     return NULL;
 }
 
+struct csv_volume *csv_volume_ref(struct csv_volume *volume)
+{
+    volume->references++;
+    return volume;
+}
+
 void csv_volume_put(struct csv_volume *volume)
 {
     if (!volume)

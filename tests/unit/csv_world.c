@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
-#define SIZE_BYTES (256 * MIB)
+#define SIZE_BYTES (GIB)
 
 /* ---- the disk ---- */
 
@@ -236,11 +236,13 @@ static void co_world_main(void *arg)
     co_setup(world);
     world->body(world);
     co_teardown(world);
+    io_stop(world->world->io);
 }
 
 void csv_world_run(void (*body)(struct csv_world *world))
 {
     struct csv_world *world = calloc(1, sizeof(*world));
+    int r;
 
     assert(world);
     world->body = body;
@@ -250,7 +252,9 @@ void csv_world_run(void (*body)(struct csv_world *world))
     assert(world->bytes != MAP_FAILED);
     world->world = world_new(ON_URING, 1);
     world_connect(world->world, CSV_NODES);
-    node_run(&world->world->nodes[1], co_world_main, world);
+    r = co_spawn(world->world->io, "test", co_world_main, world);
+    assert(r == 0);
+    io_run(world->world->io);
     world_free(world->world);
     munmap(world->bytes, SIZE_BYTES);
     free(world);
