@@ -21,13 +21,7 @@ struct node_disk { /* of this node */
     bool failed; /* the medium failed: it is told to the cluster, and not opened again in this life
                   */
     bool told;   /* of the failure */
-    bool damaged_log; /* found at the start: all its columns are stale before anybody may use it */
-};
-
-struct peer_disk { /* of another node */
-    struct list node;
-    uint64_t id;
-    struct column_store *column;
+    bool served; /* to peers, and to mirrors of this node */
 };
 
 static struct node_disk *find_disk(struct node *node, uint64_t id)
@@ -43,25 +37,6 @@ static struct node_disk *find_disk(struct node *node, uint64_t id)
 
 /* ---- column stores for the mirrors ---- */
 
-static struct column_store *peer_column(struct node *node, uint64_t on_node, uint64_t id)
-{
-    struct peer_disk *disk;
-
-    list_for_each (entry, &node->peer_disks) {
-        disk = list_entry(entry, struct peer_disk, node);
-        if (disk->id == id)
-            return disk->column;
-    }
-    disk = calloc(1, sizeof(*disk));
-    if (!disk || store_client_new(node->io, node->bus, on_node, id, &disk->column) < 0) {
-        free(disk);
-        return NULL;
-    }
-    disk->id = id;
-    list_push_back(&node->peer_disks, &disk->node);
-    return disk->column;
-}
-
 struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t id)
 {
     struct node_disk *disk;
@@ -69,9 +44,9 @@ struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t i
     if (on_node == 0)
         return NULL;
     if (on_node != node->identity.node)
-        return peer_column(node, on_node, id);
+        return store_client_column(node->store_client, on_node, id);
     disk = find_disk(node, id);
-    return disk && !disk->failed ? disk->column : NULL;
+    return disk && disk->served && !disk->failed ? disk->column : NULL;
 }
 
 /* ---- failures ---- */
@@ -126,7 +101,7 @@ static int co_open_store(struct node *node, struct node_disk *disk, const char *
     }
     r = co_store_open(node->io, disk->disk, &options, &disk->store);
     if (r == 0)
-        r = column_local_new(node->io, disk->store, node->identity.node, disk->id, &disk->column);
+        r = column_local_new(disk->store, node->identity.node, disk->id, &disk->column);
     if (r < 0)
         snprintf(disk->reason, sizeof(disk->reason), "its store cannot be opened: %s",
                  strerror(-r));
@@ -137,7 +112,7 @@ static void co_close_disk(struct node *node, struct node_disk *disk)
 {
     if (disk->store)
         co_store_server_remove(node->store_server, disk->id);
-    co_column_local_free(take_ptr(disk->column));
+    column_local_free(take_ptr(disk->column));
     if (disk->store)
         co_store_close(take_ptr(disk->store));
     disk_close(take_ptr(disk->disk));
@@ -156,7 +131,8 @@ static int co_serve_disk(struct node *node, struct node_disk *disk)
     }
     disk->reason[0] = '\0';
     store_set_error_handler(disk->store, disk_error, disk);
-    return store_server_add(node->store_server, disk->id, disk->store);
+    disk->served = store_server_add(node->store_server, disk->id, disk->store) == 0;
+    return disk->served ? 0 : -ENOMEM;
 }
 
 static struct node_disk *co_open_disk(struct node *node, const struct disk_record *record)
@@ -223,8 +199,7 @@ void co_node_reconcile_disks(struct node *node)
             return;
         if (disk->failed && !disk->told)
             co_tell_failed(node, disk, false);
-        else if (disk->store && !disk->failed && !store_server_has(node->store_server, disk->id) &&
-                 co_serve_disk(node, disk) < 0)
+        else if (disk->store && !disk->failed && !disk->served && co_serve_disk(node, disk) < 0)
             log_warn(node->io, "disks", "a disk is not served yet", "disk=%s", disk->name);
     }
 }
@@ -237,12 +212,6 @@ void co_node_disks_stop(struct node *node)
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
         co_close_disk(node, disk);
-        free(disk);
-    }
-    while ((entry = list_pop_front(&node->peer_disks))) {
-        struct peer_disk *disk = list_entry(entry, struct peer_disk, node);
-
-        co_store_client_free(disk->column);
         free(disk);
     }
 }
@@ -397,7 +366,7 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
     deadline_ns = io_now_ns(node->io) + 30 * SEC;
     while (r == 0) {
         disk = find_disk(node, claim.disk_id);
-        if (disk && store_server_has(node->store_server, claim.disk_id))
+        if (disk && disk->served)
             break;
         if (disk && disk->failed) {
             node_say(ret_message, "%s", disk->reason);

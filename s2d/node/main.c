@@ -103,7 +103,7 @@ static int co_open_nbd(struct daemon *daemon)
     path_of(daemon, "nbd.sock", path);
     snprintf(address, sizeof(address), "unix:%s", path);
     options.address = address;
-    r = nbd_files_new(daemon->io, node_csv(daemon->node), &daemon->nbd_files);
+    r = nbd_files_new(node_csv(daemon->node), &daemon->nbd_files);
     if (r < 0)
         return r;
     return co_nbd_server_open(daemon->io, nbd_files_backend(daemon->nbd_files), &options,
@@ -145,23 +145,26 @@ static struct mount *find_mount(struct daemon *daemon, const char *volume)
 
 static void co_mount_volume(struct daemon *daemon, const char *name)
 {
+    struct csv_volume *volume = csv_volume_find(node_csv(daemon->node), name);
     struct mount *mount = calloc(1, sizeof(*mount));
-    char folder[600];
-    int r;
+    char path[700];
+    struct fuse_mount_options options = {.path = path};
+    int r = -ENOMEM;
 
-    if (!mount)
-        return;
-    snprintf(mount->volume, sizeof(mount->volume), "%s", name);
-    path_of(daemon, "clusterstorage", folder);
-    r = co_fuse_mount_open(daemon->io, node_csv(daemon->node), mount->volume, folder,
-                           &mount->mount);
-    if (r < 0) {
-        log_error(daemon->io, "daemon", "a volume cannot be mounted", "volume=%s error=%s", name,
-                  strerror(-r));
-        free(mount);
-        return;
+    if (mount && volume) {
+        snprintf(mount->volume, sizeof(mount->volume), "%s", name);
+        snprintf(path, sizeof(path), "%s/clusterstorage/%s", daemon->options.dir, name);
+        r = co_fuse_mount_open(daemon->io, volume, &options, &mount->mount);
     }
-    list_push_back(&daemon->mounts, &mount->node);
+    if (r == 0) {
+        list_push_back(&daemon->mounts, &mount->node);
+    } else {
+        if (volume)
+            log_error(daemon->io, "daemon", "a volume cannot be mounted", "volume=%s error=%s",
+                      name, strerror(-r));
+        free(mount);
+    }
+    csv_volume_put(volume);
 }
 
 static void co_unmount(struct mount *mount)
@@ -290,10 +293,10 @@ static void co_stop(struct daemon *daemon)
     co_vms_free(take_ptr(daemon->vms));
     if (daemon->nbd_server)
         nbd_server_shutdown(daemon->nbd_server);
+    if (daemon->node && node_csv(daemon->node))
+        csv_stop(node_csv(daemon->node)); /* what still waits for an owner must not hold us up */
     while (!list_empty(&daemon->mounts))
         co_unmount(list_first(&daemon->mounts, struct mount, node));
-    if (daemon->node && node_csv(daemon->node) && daemon->exit_status != EXIT_SUCCESS)
-        csv_stop(node_csv(daemon->node));
     co_nbd_server_close(daemon->nbd_server);
     nbd_files_free(daemon->nbd_files);
     co_node_stop(daemon->node, daemon->exit_status == EXIT_SUCCESS);
@@ -368,6 +371,23 @@ static int make_folders(const struct daemon *daemon)
             return -errno;
         }
     }
+    return 0;
+}
+
+/* Mounts and VMs are named by absolute paths. */
+static int make_absolute(struct daemon *daemon)
+{
+    char *path = realpath(daemon->options.dir, NULL);
+    size_t length = path ? strlen(path) : 0;
+
+    if (!path || length >= sizeof(daemon->options.dir)) {
+        fprintf(stderr, "s2dd: the path of %s cannot be used: %s\n", daemon->options.dir,
+                path ? "too long" : strerror(errno));
+        free(path);
+        return -EINVAL;
+    }
+    memcpy(daemon->options.dir, path, length + 1);
+    free(path);
     return 0;
 }
 
@@ -457,7 +477,7 @@ int main(int argc, char **argv)
     case OPTIONS_RUN:
         break;
     }
-    if (make_folders(&daemon) < 0 || take_lock(&daemon) < 0)
+    if (make_folders(&daemon) < 0 || make_absolute(&daemon) < 0 || take_lock(&daemon) < 0)
         return EXIT_FAILURE;
     daemon.signal_fd = open_signals();
     settle_process();

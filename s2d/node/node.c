@@ -3,11 +3,13 @@
 #include <stdio.h>
 
 #include "csv-export/csv.h"
+#include "resiliency/store_client.h"
 #include "resiliency/store_server.h"
 #include "s2d/node/node_internal.h"
 
 #define IDENTITY_KEY "node/identity"
 #define OWNER_BUFFER_BYTES (64 * MIB)
+#define STORE_BUFFER_BYTES (32 * MIB)
 #define COLD_START_GRACE_NS (30 * SEC)
 #define VM_RESTART_DELAY_MS 30000
 
@@ -138,7 +140,7 @@ static void on_up(void *arg, uint64_t peer, enum bus_channel channel)
              channel == BUS_CONTROL ? "control" : "data");
     if (node->liveness)
         liveness_connected(node->liveness, peer);
-    store_server_peer_changed(node->store_server, peer, channel, true);
+    store_client_peer_changed(node->store_client, peer);
 }
 
 static void on_down(void *arg, uint64_t peer, enum bus_channel channel)
@@ -147,7 +149,8 @@ static void on_down(void *arg, uint64_t peer, enum bus_channel channel)
 
     log_info(node->io, "node", "connection ended", "peer=%llu channel=%s", (unsigned long long)peer,
              channel == BUS_CONTROL ? "control" : "data");
-    store_server_peer_changed(node->store_server, peer, channel, false);
+    store_server_peer_down(node->store_server, peer);
+    store_client_peer_changed(node->store_client, peer);
 }
 
 static void on_refused(void *arg, uint64_t peer, unsigned times, uint64_t over_ns)
@@ -323,7 +326,10 @@ static int co_open_bus(struct node *node)
     r = bus_new(node->io, &options, &node->bus);
     if (r < 0)
         return r;
-    return store_server_new(node->io, node->bus, node->metrics, &node->store_server);
+    r = buffer_pool_new("store", STORE_BUFFER_BYTES, &node->store_buffers);
+    if (r == 0)
+        r = store_server_new(node->io, node->bus, node->store_buffers, &node->store_server);
+    return r < 0 ? r : store_client_new(node->io, node->bus, &node->store_client);
 }
 
 static int co_open_consensus(struct node *node)
@@ -419,7 +425,6 @@ static struct node *node_new(struct io *io, const struct node_options *options)
     co_cond_init(&node->reconcile);
     co_cond_init(&node->changed);
     list_init(&node->disks);
-    list_init(&node->peer_disks);
     list_init(&node->volumes);
     if (metrics_new(&node->metrics) < 0) {
         free(node);
@@ -475,8 +480,10 @@ void co_node_stop(struct node *node, bool handover)
     co_node_disks_stop(node);
     liveness_free(node->liveness);
     co_consensus_close(node->consensus);
-    co_store_server_close(node->store_server);
+    co_store_client_free(node->store_client);
+    store_server_free(node->store_server);
     co_bus_close(node->bus);
+    buffer_pool_free(node->store_buffers);
     buffer_pool_free(node->owner_buffers);
     metrics_free(node->metrics);
     json_decref(node->identity.peers);

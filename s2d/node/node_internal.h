@@ -33,7 +33,7 @@ struct node_identity { /* kept in the key-value store */
 
 struct node_disk;
 struct node_volume;
-struct peer_disk;
+struct store_client;
 struct store_server;
 
 struct node {
@@ -51,7 +51,9 @@ struct node {
     struct consensus *consensus;
     struct liveness *liveness;
     struct buffer_pool *owner_buffers;
-    struct store_server *store_server;
+    struct buffer_pool *store_buffers;
+    struct store_server *store_server; /* our disks, to the others */
+    struct store_client *store_client; /* their disks, to us */
     struct csv *csv;
 
     bool booted;      /* held a lease once: what the database says then is the state we found */
@@ -64,9 +66,8 @@ struct node {
     struct co_cond
         changed; /* broadcast after each reconciling pass, for those who wait for an effect */
 
-    struct list disks;      /* struct node_disk: of this node */
-    struct list peer_disks; /* struct peer_disk: of the others */
-    struct list volumes;    /* struct node_volume: one for each vdisk */
+    struct list disks;   /* struct node_disk: of this node */
+    struct list volumes; /* struct node_volume: one for each vdisk */
 
     struct down_node { /* what the leader remembers of nodes that are down */
         uint64_t node; /* 0: free */

@@ -15,6 +15,7 @@
 #include "fs-refs-lite/fs.h"
 #include "pool/placement.h"
 #include "resiliency/mirror.h"
+#include "s2d/base/checksum.h"
 #include "s2d/node/node_internal.h"
 
 #define CHECKPOINT_NS (10 * SEC)  /* of the file system */
@@ -71,6 +72,7 @@ static void fill_slab(const struct database *database, const struct slab_record 
             .node = disk ? disk->node : 0,
             .where = {.extent = column->extent, .generation = column->generation},
             .stale_epoch = column->stale_epoch,
+            .in_sync_epoch = column->in_sync_epoch,
             .state = column->state == COLUMN_RECORD_IN_SYNC ? COLUMN_IN_SYNC : COLUMN_STALE,
         };
     }
