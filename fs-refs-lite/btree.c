@@ -59,6 +59,12 @@ static bool node_fits(const struct node *node, size_t bytes)
     return node->used_bytes + bytes <= FS_NODE_ROOM;
 }
 
+/* An empty value lies at the end, so that it stays in place whatever moves. */
+static unsigned value_place(size_t size, unsigned at)
+{
+    return size ? at : BLOCK_SIZE;
+}
+
 /* Moves all values to the end again, so that the free room is in one piece. */
 static void node_compact(struct node *node)
 {
@@ -72,7 +78,7 @@ static void node_compact(struct node *node)
 
         at -= ALIGN_UP(item->value_size, 8u);
         memcpy((char *)disk + at, copy + item->value_at, item->value_size);
-        item->value_at = at;
+        item->value_at = value_place(item->value_size, at);
     }
     disk->values_at = at;
 }
@@ -94,7 +100,7 @@ static void node_insert(struct node *node, unsigned index, const struct fs_key *
     disk->items[index] = (struct fs_item){.object = key->object,
                                           .offset = key->offset,
                                           .kind = key->kind,
-                                          .value_at = disk->values_at,
+                                          .value_at = value_place(size, disk->values_at),
                                           .value_size = size};
     memset((char *)disk + disk->values_at, 0, room);
     if (size)

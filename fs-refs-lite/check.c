@@ -482,7 +482,7 @@ static int co_check(struct check *check)
 
     do {
         r = co_checkpoint_gated(fs);
-    } while (r == 0 && !list_empty(&fs->inodes.times_dirty));
+    } while (r == 0 && !fs->is_read_only && !list_empty(&fs->inodes.times_dirty));
     for (uint64_t group = 0; r == 0 && group < fs->alloc.group_count; group += WINDOW_GROUPS)
         r = co_check_window(check, group);
     if (r == 0)

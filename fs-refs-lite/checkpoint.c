@@ -278,8 +278,11 @@ static int co_checkpoint_finish(struct fs *fs)
 
 static int co_checkpoint_locked(struct fs *fs, uint32_t flags, bool is_forced)
 {
-    int r = co_checkpoint_finish(fs); /* of an earlier one */
+    int r;
 
+    if (fs->is_read_only)
+        return fs->error;
+    r = co_checkpoint_finish(fs); /* of an earlier one */
     if (r < 0 || (!is_forced && !checkpoint_has_work(fs)))
         return r;
     r = co_checkpoint_begin(fs, flags);

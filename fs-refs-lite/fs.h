@@ -7,15 +7,17 @@
  *
  * What an answer means. A mutating call returns 0 once its journal record (and, before it, the
  * data) is durable on the vdisk: there is nothing left to flush. No read answers with what a power
- * cut could take back: it waits for the record. The exception is mtime/ctime/change counter of an
- * overwrite in place, kept in RAM until the next checkpoint or co_fs_sync().
+ * cut could take back: it waits for the record. The exception is mtime, ctime and change counter
+ * of an overwrite in place, kept in RAM until the next checkpoint or co_fs_sync().
  *
  * Errors, beside those named at each call, of every co_ call on a mounted fs:
- *   -ESTALE   the vdisk lost its ownership: this fs does nothing any more; co_fs_abandon() it, the
- * new owner mounts. -EIO      the vdisk failed a write of metadata: as -ESTALE; or it failed to
- * read: only what hangs on that block. -EBADMSG  a damaged block of metadata: what hangs on it
- * cannot be used, the rest goes on. -ENOMEM. -EROFS after a damage that forbids writing (never seen
- * without damage).
+ *   -ESTALE   the vdisk lost its ownership. This fs does nothing any more: co_fs_abandon() it, the
+ *             new owner mounts.
+ *   -EIO      the vdisk failed to write a record: as -ESTALE. Or it failed to read, or to write
+ *             data: that is all it costs.
+ *   -EBADMSG  a damaged block of metadata: what hangs on it cannot be used, the rest goes on.
+ *   -EROFS    of what changes metadata: at mount, damaged allocation maps left no place for a root.
+ *   -ENOMEM, -ECANCELED (the coroutine was cancelled before anything was done)
  */
 #ifndef S2D_FS_FS_H
 #define S2D_FS_FS_H

@@ -21,9 +21,9 @@
  *   files     object = inode number. Orphans: object 0.
  *   groups    object = group number, kind FS_KIND_GROUP
  *   slots     object = client session, kind FS_KIND_SLOT, offset = slot
- *   refs      (to come) object = first block of a shared cluster: how many extents point to it;
- * only for shared ones snapshots (to come) roots of the files tree, quotas (to come) object = quota
- * id
+ *   refs      (to come) object = first block of a shared cluster: how many extents point to it
+ *   snapshots (to come) roots of the files tree
+ *   quotas    (to come) object = quota id
  */
 #ifndef S2D_FS_FS_FORMAT_H
 #define S2D_FS_FS_FORMAT_H

@@ -37,6 +37,7 @@ struct fs {
     struct fs_super super;
     struct fs_root root; /* as last written; `trees` and counters below are newer */
     int error;           /* what every call returns now */
+    bool is_read_only;   /* damage left no place to write a root: mutations are -EROFS */
 
     uint64_t generation; /* of the root that the next checkpoint writes */
     struct fs_tree_root trees[FS_TREES];

@@ -230,6 +230,8 @@ static int co_replay(struct fs *fs)
         fs_note_damage(fs);
         r = 0;
     }
+    if (r == -ENOSPC && fs->counters.damage) /* the reserve is behind damaged maps */
+        r = -EBADMSG;
     fs->journal.appended_lsn = fs->journal.durable_lsn = fs->next_lsn - 1;
     return r;
 }
@@ -255,7 +257,12 @@ static int co_mount(struct fs *fs)
     if (!(fs->root.flags & FS_ROOT_CLEAN))
         fs->root.crashes++;
     fs->root.epoch++;
-    return co_checkpoint_force(fs, 0);
+    r = co_checkpoint_force(fs, 0);
+    if (r == -ENOSPC && fs->counters.damage) {
+        fs->is_read_only = true;
+        r = 0;
+    }
+    return r;
 }
 
 int co_fs_mount(struct io *io, struct vdisk *vdisk, const struct fs_mount_options *options,
@@ -284,7 +291,7 @@ int co_fs_unmount(struct fs *fs)
     co_group_wait(&fs->background);
     do { /* times may be left over when there are very many */
         r = co_fs_checkpoint(fs);
-    } while (r == 0 && !list_empty(&fs->inodes.times_dirty));
+    } while (r == 0 && !fs->is_read_only && !list_empty(&fs->inodes.times_dirty));
     if (r == 0)
         r = co_checkpoint_force(fs, FS_ROOT_CLEAN);
     (void)fs_fail_with(fs, -ESTALE);

@@ -395,7 +395,11 @@ void node_freeze(struct fs *fs)
 
 void node_seal(struct fs *fs, struct node *node)
 {
+    static const struct node_want any;
+
     assert(node->state == NODE_FROZEN || node->state == NODE_OBSOLETE);
+    assert(
+        node_items_valid(node->disk, &any)); /* what we could not read back must not be written */
     block_seal(node->disk, FS_NODE_MAGIC, fs->super.header.volume, node->address,
                node->disk->header.generation);
 }

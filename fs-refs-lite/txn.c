@@ -194,6 +194,8 @@ int co_txn_room(struct fs *fs, enum txn_need need)
     for (;;) {
         if (fs->error)
             return fs->error;
+        if (fs->is_read_only)
+            return -EROFS;
         if (fs->gate_closed)
             r = co_cond_wait(&fs->gate);
         else if (!journal_can_gather(&fs->journal))

@@ -1,4 +1,6 @@
 #include "tests/unit/fs_harness.h"
+#include "fs-refs-lite/fs_format.h"
+#include "s2d/base/checksum.h"
 #include "s2d/base/sim.h"
 
 struct world *world_now;
@@ -99,6 +101,29 @@ void co_world_remount(struct world *world)
 {
     co_world_unmount(world);
     co_world_mount(world);
+}
+
+void seal_block(void *block)
+{
+    struct fs_block_header *header = block;
+    struct fs_journal_batch *batch = block;
+
+    switch (header->magic) {
+    case FS_SUPER_MAGIC:
+    case FS_ROOT_MAGIC:
+    case FS_NODE_MAGIC:
+    case FS_BITMAP_MAGIC:
+        header->crc = crc32c((char *)block + offsetof(struct fs_block_header, volume),
+                             BLOCK_SIZE - offsetof(struct fs_block_header, volume));
+        break;
+    case FS_JOURNAL_MAGIC: /* only batches of one block */
+        if (batch->length >= sizeof(*batch) && batch->length <= BLOCK_SIZE)
+            batch->crc =
+                crc32c(batch->volume, batch->length - offsetof(struct fs_journal_batch, volume));
+        break;
+    default:
+        break;
+    }
 }
 
 int co_parent(struct world *world, const char *path, struct fs_inode **ret_dir,

@@ -1,6 +1,6 @@
-/* fs_harness: a simulated machine, a RAM vdisk and a file system on it, for tests. check(…) works outside of
- * cmocka's longjmp(), which must not leave a coroutine: a failure prints where it is and ends the
- * program. */
+/* fs_harness: a simulated machine, a RAM vdisk and a file system on it, for tests. check(…) works
+ * outside of cmocka's longjmp(), which must not leave a coroutine: a failure prints where it is and
+ * ends the program. */
 #ifndef S2D_TESTS_FS_HARNESS_H
 #define S2D_TESTS_FS_HARNESS_H
 
@@ -38,7 +38,8 @@ _Noreturn void check_failed(const char *what, const char *file, int line);
 _Noreturn void check_int_failed(const char *what, long long value, long long expected,
                                 const char *file, int line);
 
-/* Runs co_main(world) on a machine of the simulator, with a vdisk of that size, until it returns. The seed repeats all. */
+/* Runs co_main(world) on a machine of the simulator, with a vdisk of that size, until it returns.
+ * The seed repeats all. */
 void world_run(uint64_t size_bytes, uint64_t seed, void (*co_main)(struct world *world));
 
 void co_world_format(struct world *world);
@@ -47,6 +48,10 @@ void co_world_unmount(struct world *world);
 void co_world_crash(struct world *world); /* abandons, the power comes back */
 void co_world_check(struct world *world); /* co_fs_check() finds nothing */
 void co_world_remount(struct world *world);
+
+/* Makes the checksum of a metadata block right again after it was changed; leaves other blocks
+ * alone. */
+void seal_block(void *block);
 
 /* Shorthands by path, relative to the root. */
 int co_create(struct world *world, const char *path);

@@ -230,7 +230,26 @@ static void random_operations_match_the_model(void **state)
         world_run(VOLUME, seed, co_soak);
 }
 
-int main(void)
+/* test_fs_crash SEEDS FROM: more of the same, for as long as one likes. */
+static int campaign(uint64_t from, uint64_t seeds)
+{
+    for (uint64_t seed = from; seed < from + seeds; seed++) {
+        cut_ops = 20 + seed * 31 % 400;
+        cut_at = 0;
+        if (seed % 8 == 0)
+            world_run(VOLUME, seed, co_soak);
+        world_run(VOLUME, seed, co_cut_run);
+        for (unsigned i = 0; i < 4; i++) {
+            cut_at = 1 + seed * 7919 * (i + 1) % cut_total;
+            world_run(VOLUME, seed, co_cut_run);
+        }
+    }
+    printf("seeds %llu to %llu passed\n", (unsigned long long)from,
+           (unsigned long long)(from + seeds - 1));
+    return 0;
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_operations_match_the_model),
@@ -238,5 +257,7 @@ int main(void)
         cmocka_unit_test(power_cut_in_long_runs),
     };
 
+    if (argc > 1)
+        return campaign(argc > 2 ? strtoull(argv[2], NULL, 10) : 1, strtoull(argv[1], NULL, 10));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
