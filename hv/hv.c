@@ -94,6 +94,7 @@ int hv_new(struct io *io, const struct hv_options *options, struct hv **ret_hv)
     list_init(&hv->vms);
     co_cond_init(&hv->changed);
     co_group_init(&hv->watchers);
+    hv->accel = options->accel;
     r = copy_options(hv, options);
     if (r < 0) {
         hv_delete(hv);

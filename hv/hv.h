@@ -88,13 +88,14 @@ void co_hv_free(struct hv *hv);
 
 /* Takes up what an earlier daemon left in dir: VMs whose incarnation is current go on, also if
  * their keeper had stopped them; the others are killed; those that ended meanwhile are reported.
- * Then probes the accelerator (up to three seconds). Returns when all of that is done. Call it
- * before any other co_ call, when the node's lease is held (hv_renew() has been called) and the
- * database is up to date; go on with hv_renew() and hv_judge() meanwhile. May be repeated after a
+ * Returns when all of that is done; the accelerator is then probed behind the scenes (up to three
+ * seconds; co_hv_start() waits for it). Call it before any other co_ call, when the node's lease is
+ * held (hv_renew() has been called) and the database is up to date; go on with hv_renew() and
+ * hv_judge() meanwhile, or VMs are stopped that were just taken up. May be repeated after a
  * failure. Returns 0, -ECANCELED, -ENOMEM, or why dir cannot be read. */
 typedef bool hv_is_current(void *arg, uint64_t vm_id, uint64_t incarnation);
 must_check int co_hv_recover(struct hv *hv, hv_is_current *is_current, void *arg);
-enum hv_accel hv_accel(const struct hv *hv); /* the one in use; AUTO before co_hv_recover() */
+enum hv_accel hv_accel(const struct hv *hv); /* the one in use; AUTO: not known yet */
 
 /* The node's lease was renewed: running VMs may run until deadline_ns. A VM whose own deadline has
  * already passed is left alone. Returns how many of those there are: they wait for hv_judge(). Does

@@ -12,7 +12,7 @@
 
 #define HV_PATH_BYTES 512
 #define HV_SOCKET_PATH_MAX 107 /* of the kernel */
-#define CONSOLE_LOG_MAX (8 * MIB)
+#define LOG_MAX (8 * MIB)      /* of each VM's console.log and qemu.log */
 
 struct hv {
     struct io *io;

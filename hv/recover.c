@@ -25,18 +25,17 @@ static void run_accel_job(void *arg)
     job->result = accel_probe_kvm(job->hv->probe, job->why);
 }
 
-static void co_choose_accel(struct hv *hv)
+static void co_choose_accel(void *arg)
 {
+    struct hv *hv = arg;
     struct accel_job job = {.hv = hv};
 
-    hv->accel = hv->options.accel;
-    if (hv->accel != HV_ACCEL_AUTO)
-        return;
     co_offload(hv->io, run_accel_job, &job);
-    hv->accel = job.result == 0 ? HV_ACCEL_KVM : HV_ACCEL_TCG;
     if (job.result < 0)
         log_warn(hv->io, "hv", "KVM cannot be used, VMs run emulated and slow", "reason=\"%s\"",
                  job.why);
+    hv->accel = job.result == 0 ? HV_ACCEL_KVM : HV_ACCEL_TCG;
+    co_cond_broadcast(&hv->changed);
 }
 
 struct folder_job {
@@ -169,12 +168,17 @@ static int co_recover_one(struct hv *hv, const char *name, hv_is_current *is_cur
  * new end. */
 static void run_trim_job(void *arg)
 {
-    const char *path = arg;
-    struct stat status;
+    static const char *const logs[] = {QEMU_CONSOLE_LOG, "qemu.log"};
+    const char *folder = arg;
 
-    if (stat(path, &status) == 0 && status.st_size > (off_t)CONSOLE_LOG_MAX &&
-        truncate(path, 0) < 0)
-        return;
+    for (size_t i = 0; i < ARRAY_SIZE(logs); i++) {
+        char path[HV_PATH_BYTES];
+        struct stat status;
+
+        if (snprintf(path, sizeof(path), "%s/%s", folder, logs[i]) < (int)sizeof(path) &&
+            stat(path, &status) == 0 && status.st_size > (off_t)LOG_MAX && truncate(path, 0) < 0)
+            return; /* tried again in a while */
+    }
 }
 
 static void co_housekeeping(void *arg)
@@ -184,12 +188,12 @@ static void co_housekeeping(void *arg)
     while (co_sleep_ns(HOUSEKEEPING_NS) == 0) {
         for (size_t i = 0; i < hv->vm_count; i++) {
             struct list *node = hv->vms.next;
-            char path[HV_PATH_BYTES];
+            char folder[HV_PATH_BYTES];
 
             for (size_t skip = i; skip > 0; skip--)
                 node = node->next; /* the table may change while we are suspended */
-            vm_path(list_entry(node, struct vm, node), QEMU_CONSOLE_LOG, path);
-            co_offload(hv->io, run_trim_job, path);
+            memcpy(folder, list_entry(node, struct vm, node)->folder, sizeof(folder));
+            co_offload(hv->io, run_trim_job, folder);
         }
     }
     hv->housekeeper = NULL;
@@ -250,7 +254,7 @@ int co_hv_recover(struct hv *hv, hv_is_current *is_current, void *arg)
     r = co_wait_killed(hv);
     if (r == 0)
         r = start_housekeeping(hv);
-    if (r == 0)
-        co_choose_accel(hv); /* last: it can take seconds, and guests wait for their daemon */
+    if (r == 0 && hv->accel == HV_ACCEL_AUTO) /* it can take seconds: only starts wait for it */
+        r = co_group_spawn(&hv->watchers, hv->io, "hv-accel", co_choose_accel, hv);
     return r;
 }

@@ -132,6 +132,29 @@ static int co_abandon(struct vm *vm, int error)
     return r < 0 ? r : error;
 }
 
+static void run_failed_job(void *arg)
+{
+    struct start_job *job = arg;
+    struct keeper_outcome outcome;
+    enum hv_end_cause cause;
+
+    if (keeper_outcome(job->vm->folder, &outcome) == 0 && outcome.known)
+        vm_read_end(job->vm->folder, &outcome, &cause, job->why);
+    keeper_forget(job->vm->folder);
+}
+
+/* The keeper was told to kill, if it got so far; QEMU may have been over before we looked, and says
+ * why. */
+static int co_explain_failure(struct start_job *job)
+{
+    struct io *io = job->hv->io;
+    int r = co_wait_gone(io, job->vm->folder, UINT64_MAX);
+
+    if (r == 0)
+        co_offload(io, run_failed_job, job);
+    return r < 0 ? r : job->result;
+}
+
 static int co_start_keeper(struct vm *vm, const struct hv_definition *definition)
 {
     struct hv *hv = vm->hv;
@@ -149,6 +172,8 @@ static int co_start_keeper(struct vm *vm, const struct hv_definition *definition
         return -ESTALE;
     }
     co_offload(hv->io, run_start_job, &job);
+    if (job.result == -EIO)
+        job.result = co_explain_failure(&job);
     if (job.result < 0) {
         hv_set_error(hv, "%s", job.why);
         return job.result;
@@ -186,7 +211,6 @@ static int check_start(struct hv *hv, const struct hv_definition *definition)
     const char *why;
     int r;
 
-    assert(hv->accel != HV_ACCEL_AUTO); /* co_hv_recover() comes first */
     r = hv_definition_check(definition, &why);
     if (r < 0) {
         hv_set_error(hv, "%s", why);
@@ -226,6 +250,16 @@ static void plug_in(struct vm *vm, const char *bridge)
                  "vm=%s bridge=%s error=\"%s\"", vm->name, bridge, strerror(-r));
 }
 
+/* co_hv_recover() has begun to find out. */
+static int co_wait_accel(struct hv *hv)
+{
+    int r = 0;
+
+    while (hv->accel == HV_ACCEL_AUTO && r == 0)
+        r = co_cond_wait(&hv->changed);
+    return r;
+}
+
 int co_hv_start(struct hv *hv, const struct hv_definition *definition)
 {
     struct vm *vm;
@@ -233,6 +267,8 @@ int co_hv_start(struct hv *hv, const struct hv_definition *definition)
 
     hv->error[0] = 0;
     r = check_start(hv, definition);
+    if (r == 0)
+        r = co_wait_accel(hv);
     if (r == 0)
         r = enter_table(hv, definition, &vm);
     if (r < 0)

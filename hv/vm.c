@@ -127,6 +127,15 @@ int co_wait_gone(struct io *io, const char *folder, uint64_t deadline_ns)
     }
 }
 
+/* It goes into messages, JSON and logs: plain text only. */
+static void make_plain(char *text)
+{
+    for (; *text; text++) {
+        if (*text < ' ' || *text > '~')
+            *text = '?';
+    }
+}
+
 /* The last line that QEMU (or the keeper) printed. */
 static void read_last_line(const char *folder, char line[HV_REASON_BYTES])
 {
@@ -146,6 +155,7 @@ static void read_last_line(const char *folder, char line[HV_REASON_BYTES])
             snprintf(line, HV_REASON_BYTES, "%s", text);
     }
     fclose(file);
+    make_plain(line);
 }
 
 void vm_read_end(const char *folder, const struct keeper_outcome *outcome, enum hv_end_cause *cause,

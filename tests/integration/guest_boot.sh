@@ -160,6 +160,9 @@ wait_for 20 "the driver does not start" grep -q '^ok recover' "$dir/driver.log"
 expect "ok start" start 1 1 one 1 192 vol/one
 expect "ok start" start 2 1 two 2 192 vol/two
 expect "failed start*runs here*" start 1 2 one 1 192 vol/one
+expect "failed start*QEMU failed*none*" start 3 1 three 1 64 vol/none
+expect "failed start*no bridge*" start 3 1 three 1 64 vol/one nobridge
+expect "ok state off*" state 3
 wait_up one 1
 wait_up two 1
 grep -a -q 'GUEST up boot=1 count=0 .*firmware=bios' "$(log_of one)" || fail "generation 1 did not boot from BIOS"

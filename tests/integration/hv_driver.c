@@ -3,8 +3,9 @@
  * "ended …" when they happen. It holds a lease of two seconds for itself, unless told not to.
  * CURRENT ("ID:INCARNATION,…") is what is current when it starts.
  *
- *   start ID INCARNATION NAME GENERATION MIB EXPORT     shutdown ID SECONDS     stop ID SECONDS
- * kill ID lease on|off     current ID:INCARNATION,…     state ID     quit (leaves VMs running)
+ *   start ID INCARNATION NAME GENERATION MIB EXPORT [BRIDGE]     shutdown ID SECONDS     stop ID
+ * SECONDS kill ID lease on|off     current ID:INCARNATION,…     state ID     quit (leaves VMs
+ * running)
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -76,16 +77,17 @@ static void co_start(struct driver *driver, const char *line)
 {
     struct hv_disk disk;
     struct hv_definition definition = {.vcpus = 1, .disks = &disk, .disk_count = 1};
-    char name[64], export_name[256];
+    char name[64], export_name[256], bridge[64] = "";
     uint64_t memory_mib;
 
-    if (sscanf(line, "start %" SCNu64 " %" SCNu64 " %63s %u %" SCNu64 " %255s", &definition.id,
-               &definition.incarnation, name, &definition.generation, &memory_mib,
-               export_name) != 6) {
+    if (sscanf(line, "start %" SCNu64 " %" SCNu64 " %63s %u %" SCNu64 " %255s %63s", &definition.id,
+               &definition.incarnation, name, &definition.generation, &memory_mib, export_name,
+               bridge) < 6) {
         printf("failed start: usage\n");
         return;
     }
     definition.name = name;
+    definition.switch_name = bridge;
     definition.memory_bytes = memory_mib * MIB;
     disk.export_name = export_name;
     answer(driver, "start", co_hv_start(driver->hv, &definition));
@@ -164,7 +166,7 @@ static void co_main(void *arg)
     struct hv_options options = {.dir = driver->argv[1],
                                  .nbd_socket = driver->argv[2],
                                  .keeper = driver->argv[3],
-                                 .accel = HV_ACCEL_TCG,
+                                 .accel = HV_ACCEL_AUTO,
                                  .on_ended = on_ended,
                                  .arg = driver};
     int r = hv_new(driver->io, &options, &driver->hv);
