@@ -26,9 +26,10 @@ struct column_append {
     struct store_append store; /* record, sums, data and done() as store_append() takes them */
     /* private to the implementation */
     struct column_stream *stream;
-    struct list node;
-    bool sending; /* the bus reads its data */
-    bool ended;   /* result is known */
+    struct list node;      /* stream->in_flight */
+    struct list wait_node; /* for credit */
+    bool sending;          /* the bus reads its data */
+    bool ended;            /* `result` is known */
     int result;
 };
 
@@ -39,9 +40,10 @@ struct column_stream {
     /* private to the implementation */
     bool attached;
     struct list in_flight; /* struct column_append, in order */
-    struct list node;
-    uint64_t cookie; /* names the stream in what the peer's server says */
-    uint64_t handle; /* names the attachment to the peer's server */
+    struct list node;      /* those with something that has ended */
+    uint64_t cookie;       /* names the stream to the peer's server */
+    uint64_t handle;       /* names the attachment to the peer's server */
+    uint64_t connection;   /* the records go by this one */
 };
 
 struct column_store_ops {
@@ -80,9 +82,10 @@ static inline void column_stream_init(struct column_stream *stream, struct colum
     list_init(&stream->node);
 }
 
-/* Seals the store for (vdisk, epoch, session) and attaches the stream, which must be idle (nothing
- * in flight). On success *ret_seal is the caller's, for store_seal_done(). -ESTALE: fenced by a
- * higher epoch (ret_seal->sealed_epoch). */
+/* Seals the store for (vdisk, epoch, session) and attaches the stream, which must be detached. What
+ * was in flight before ends with it, and must have ended (column_stream_idle()) before the first
+ * append. On success *ret_seal is the caller's, for store_seal_done(). -ESTALE: fenced by a higher
+ * epoch (ret_seal->sealed_epoch). */
 must_check static inline int co_column_seal(struct column_stream *stream, uint64_t epoch,
                                             uint64_t session, struct store_seal *ret_seal)
 {

@@ -39,6 +39,7 @@ static void feed_on_append(struct store_append *append, int result)
 
     assert(part->state == PART_SENT);
     if (result == 0) {
+        feed->failed = false;
         part_finish(part, PART_DURABLE, 0);
     } else {
         part->state = PART_QUEUED;
@@ -96,6 +97,12 @@ void feed_drop_unwanted(struct feed *feed)
     }
 }
 
+static void feed_detach(struct feed *feed)
+{
+    if (feed->store)
+        column_detach(&feed->column);
+}
+
 void feed_break(struct feed *feed, int error)
 {
     struct mirror *mirror = feed->mirror;
@@ -113,7 +120,9 @@ void feed_break(struct feed *feed, int error)
     feed->down_since_ns = io_now_ns(mirror->io);
     log_debug(mirror->io, "mirror", "feed broke", "vdisk=%llu disk=%llu error=%d",
               (unsigned long long)mirror->vdisk.id, (unsigned long long)feed->disk, error);
-    column_detach(&feed->column);
+    if (error == -EIO)
+        feed->not_before_ns = feed->down_since_ns + mirror->limits.retry_ns;
+    feed_detach(feed);
     feed_drop_unwanted(feed);
     evict_watch(mirror);
     feed_changed(feed);
@@ -168,7 +177,6 @@ static void feed_find_store(struct feed *feed)
     struct column_store *store =
         mirror->options.column(mirror->options.arg, feed->node_id, feed->disk);
 
-    assert(column_stream_idle(&feed->column));
     if (store == feed->store)
         return;
     feed->store = store;
@@ -182,15 +190,21 @@ static int co_attach(struct feed *feed)
     uint64_t epoch = mirror->epoch;
     int r;
 
-    co_group_wait(&feed->sent);
-    feed_find_store(feed);
+    feed_detach(feed);
+    if (column_stream_idle(&feed->column))
+        feed_find_store(feed);
     if (!feed->store)
         return -ENODEV;
     if (!feed->store->reachable)
         return -ENOTCONN;
     r = co_column_seal(&feed->column, epoch, mirror->session, &seal);
+    /* The seal ended what was in flight; not before, for a full log may stay full until it. */
+    co_group_wait(&feed->sent);
     feed->fenced = r == -ESTALE && seal.sealed_epoch > mirror->epoch;
-    feed->failed = r == -EIO;
+    if (r == -EIO)
+        feed->failed = true;
+    else if (r == 0 && feed->in_sync_columns == 0)
+        feed->failed = false; /* evicted for it; now it has another chance */
     if (r < 0) {
         if (r == -EIO)
             evict_watch(mirror);
@@ -198,7 +212,7 @@ static int co_attach(struct feed *feed)
     }
     if (mirror->stopped || feed->retired) {
         store_seal_done(&seal);
-        column_detach(&feed->column);
+        feed_detach(feed);
         return -ESTALE;
     }
     feed->up = true;
@@ -350,6 +364,7 @@ static void feed_run(void *arg)
             co_pause(feed);
     }
     feed_break(feed, -ECANCELED);
+    feed_detach(feed);
     feed_drop_unwanted(feed);
     co_group_wait(&feed->sent);
     feed->running = false;
