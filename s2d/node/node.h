@@ -16,6 +16,7 @@
 
 struct consensus;
 struct csv;
+struct fs_check_result;
 struct kv;
 struct liveness;
 struct metrics;
@@ -104,6 +105,13 @@ struct node_volume_status {
 /* Returns 0, -ENOENT. */
 int co_node_volume_status(struct node *node, uint64_t volume,
                           struct node_volume_status *ret_status);
+
+/* s2d volume check: looks through the file system of a volume that this node serves, while it is in
+ * use. report(): one line a problem. Returns 0 when it could look, -ENOENT, -EREMOTE (not served
+ * here), -EBUSY (it is being done already), -ESTALE (it moved meanwhile), -ECANCELED. */
+int co_node_check_volume(struct node *node, uint64_t volume,
+                         void (*report)(void *arg, const char *line), void *arg,
+                         struct fs_check_result *ret_result);
 
 struct node_disk_status {
     bool open;

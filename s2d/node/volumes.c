@@ -25,6 +25,14 @@
 #define SLABS_AHEAD 4  /* thin volumes grow by so many at once */
 #define DISKS_MAX 1024 /* of the pool */
 
+struct volume_check { /* asked for by somebody, done by the volume's own coroutine */
+    void (*report)(void *arg, const char *line);
+    void *arg;
+    struct fs_check_result result;
+    int code;
+    bool done, abandoned; /* nobody waits any more: nothing is reported, whoever is last frees */
+};
+
 struct node_volume {
     struct list node;
     struct node *owner_node; /* the struct node that this belongs to */
@@ -40,7 +48,8 @@ struct node_volume {
     struct fs *fs;
     uint64_t mounted_ns, checkpoint_ns;
     bool reaped;
-    uint64_t move_to; /* hand over to this node; 0: no */
+    uint64_t move_to;           /* hand over to this node; 0: no */
+    struct volume_check *check; /* NULL: nobody asks */
     const char *waiting;
 };
 
@@ -484,11 +493,34 @@ static int co_mount(struct node_volume *volume)
     return 0;
 }
 
+/* ---- checking ---- */
+
+static void report_problem(void *arg, const char *line)
+{
+    struct volume_check *check = arg;
+
+    if (!check->abandoned)
+        check->report(check->arg, line);
+}
+
+static void end_check(struct node_volume *volume, int code)
+{
+    struct volume_check *check = take_ptr(volume->check);
+
+    if (!check)
+        return;
+    check->code = code;
+    check->done = true;
+    if (check->abandoned)
+        free(check);
+}
+
 /* Ends what this node does as owner. clean: the vdisk is still ours. */
 static void co_release(struct node_volume *volume, bool clean)
 {
     struct fs *fs = take_ptr(volume->fs);
 
+    end_check(volume, -ESTALE);
     if (fs && !clean)
         fs_fail(fs);
     if (!clean && volume->mirror)
@@ -559,6 +591,14 @@ static void co_maintain(struct node_volume *volume)
                  "vdisk=%llu error=%s", (unsigned long long)volume->vdisk, strerror(-r));
 }
 
+/* By the coroutine that alone mounts and unmounts: the file system stays as long as it takes. */
+static void co_run_check(struct node_volume *volume)
+{
+    struct volume_check *check = volume->check;
+
+    end_check(volume, co_fs_check(volume->fs, report_problem, check, &check->result));
+}
+
 /* One step of the owner's way. Returns 0: look again at once; < 0: wait for a change or RETRY_NS.
  */
 static int co_own(struct node_volume *volume)
@@ -574,6 +614,10 @@ static int co_own(struct node_volume *volume)
     }
     if (volume->move_to && volume->fs) {
         co_hand_over(volume);
+        return 0;
+    }
+    if (volume->fs && volume->check) {
+        co_run_check(volume);
         return 0;
     }
     if (volume->fs) {
@@ -917,4 +961,39 @@ int co_node_volume_status(struct node *node, uint64_t id, struct node_volume_sta
         ret_status->total_bytes = statfs.total_bytes;
     }
     return 0;
+}
+
+int co_node_check_volume(struct node *node, uint64_t id,
+                         void (*report)(void *arg, const char *line), void *arg,
+                         struct fs_check_result *ret_result)
+{
+    const struct volume_record *record =
+        database_find(consensus_database(node->consensus), TABLE_VOLUME, id);
+    struct node_volume *volume = record ? find_volume(node, record->vdisk) : NULL;
+    struct volume_check *check;
+    int r = 0;
+
+    if (!volume)
+        return -ENOENT;
+    if (!volume->fs)
+        return -EREMOTE;
+    if (volume->check)
+        return -EBUSY;
+    check = calloc(1, sizeof(*check));
+    if (!check)
+        return -ENOMEM;
+    check->report = report;
+    check->arg = arg;
+    volume->check = check;
+    co_cond_signal(&volume->changed);
+    while (!check->done && r != -ECANCELED)
+        r = co_cond_wait(&node->changed);
+    if (!check->done) {
+        check->abandoned = true;
+        return -ECANCELED;
+    }
+    r = check->code;
+    *ret_result = check->result;
+    free(check);
+    return r;
 }

@@ -1,0 +1,158 @@
+/* Disks and the pool. */
+#include <stdio.h>
+
+#include "s2d/node/api_private.h"
+
+#define CLAIM_NS (600 * SEC) /* its log region is written with zeros */
+#define EXTENT_BYTES (256 * MIB)
+
+static json_t *disk_json(const struct database *database, const struct disk_record *disk,
+                         const struct api_reports *reports)
+{
+    uint64_t extent_bytes = database_cluster(database)->extent_bytes;
+    uint64_t used = database_used_extents(database, disk->base.id);
+    const json_t *status = api_report(reports, disk->node, "disks", disk->base.id);
+    json_t *object = api_record_json(TABLE_DISK, disk);
+    struct health_verdict verdict;
+
+    if (!object)
+        return NULL;
+    api_disk_health(database, disk, reports, &verdict);
+    api_set_health(object, &verdict);
+    json_object_set_new(object, "node", api_node_name(database, disk->node));
+    json_object_set_new(object, "used_extents", json_integer((json_int_t)used));
+    json_object_set_new(object, "used_bytes", json_integer((json_int_t)(used * extent_bytes)));
+    if (status)
+        json_object_set(object, "status", (json_t *)status);
+    return object;
+}
+
+static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+{
+    struct api_context *context = arg;
+    const struct database *database = api_database(context, response);
+    const struct disk_record *disk;
+    struct api_reports reports;
+    json_t *list;
+
+    (void)request;
+    if (!database)
+        return;
+    co_api_gather(context, &reports);
+    database = node_database(context->node);
+    list = json_array();
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++)
+        json_array_append_new(list, disk_json(database, disk, &reports));
+    api_reports_done(&reports);
+    api_answer_json(response, list);
+}
+
+static void co_answer_disk(struct api_context *context, uint64_t id, struct api_response *response)
+{
+    const struct disk_record *disk = database_find(node_database(context->node), TABLE_DISK, id);
+    struct api_reports reports = {NULL};
+
+    co_api_gather_from(context, disk ? disk->node : 0, &reports);
+    disk = database_find(node_database(context->node), TABLE_DISK, id);
+    if (disk)
+        api_answer_json(response, disk_json(node_database(context->node), disk, &reports));
+    else
+        api_answer_error(response, -ENOENT, "the disk is gone");
+    api_reports_done(&reports);
+}
+
+static void co_show(void *arg, const struct api_request *request, struct api_response *response)
+{
+    const struct disk_record *disk = api_disk(arg, request, response);
+
+    if (disk)
+        co_answer_disk(arg, disk->base.id, response);
+}
+
+/* {path, role, node}: node: this one. */
+static void co_claim(void *arg, const struct api_request *request, struct api_response *response)
+{
+    static const char *const names[] = {"path", "role", "node", NULL};
+    struct api_context *context = arg;
+    struct api_arguments arguments = api_arguments(request, response, names);
+    const char *path = api_text(&arguments, "path");
+    const char *role = api_text_or(&arguments, "role", "capacity");
+    const char *name = api_text_or(&arguments, "node", node_name(context->node));
+    const struct node_record *node;
+    uint64_t id;
+
+    if (arguments.refused)
+        return;
+    node = api_node_named(context, name, response);
+    if (!node ||
+        co_api_forward(context, node->base.id, API_POST, "/v1/local/disks",
+                       json_pack("{s:s,s:s}", "path", path, "role", role), CLAIM_NS, response) < 0)
+        return;
+    id = (uint64_t)json_integer_value(json_object_get(response->json, "id"));
+    co_answer_disk(context, id, response);
+}
+
+static void co_retire(void *arg, const struct api_request *request, struct api_response *response)
+{
+    const struct disk_record *disk = api_disk(arg, request, response);
+    uint64_t id = disk ? disk->base.id : 0;
+
+    if (disk &&
+        co_api_propose(arg, json_pack("{s:s,s:I}", "verb", "disk.retire", "disk", (json_int_t)id),
+                       response, NULL) == 0)
+        co_answer_disk(arg, id, response);
+}
+
+/* ---- the pool ---- */
+
+static void answer_pool(struct api_context *context, struct api_response *response)
+{
+    const struct database *database = node_database(context->node);
+    struct health_space space = health_space_of(database);
+    struct health_verdict verdict;
+    json_t *object =
+        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "extent_bytes",
+                  (json_int_t)database_cluster(database)->extent_bytes, "size_bytes",
+                  (json_int_t)space.size_bytes, "used_bytes", (json_int_t)space.used_bytes,
+                  "free_bytes", (json_int_t)(space.size_bytes - space.used_bytes), "promised_bytes",
+                  (json_int_t)space.promised_bytes, "disks", (json_int_t)space.disks, "disks_ok",
+                  (json_int_t)space.disks_ok);
+
+    health_of_pool(database, &verdict);
+    if (object)
+        api_set_health(object, &verdict);
+    api_answer_json(response, object);
+}
+
+static void co_pool(void *arg, const struct api_request *request, struct api_response *response)
+{
+    (void)request;
+    if (api_database(arg, response))
+        answer_pool(arg, response);
+}
+
+static void co_create_pool(void *arg, const struct api_request *request,
+                           struct api_response *response)
+{
+    static const char *const names[] = {"extent_bytes", NULL};
+    struct api_arguments arguments = api_arguments(request, response, names);
+    uint64_t extent_bytes = api_u64_or(&arguments, "extent_bytes", EXTENT_BYTES);
+
+    if (arguments.refused || !api_database(arg, response))
+        return;
+    if (co_api_propose(
+            arg,
+            json_pack("{s:s,s:I}", "verb", "pool.create", "extent_bytes", (json_int_t)extent_bytes),
+            response, NULL) == 0)
+        answer_pool(arg, response);
+}
+
+const struct api_route api_disk_routes[] = {
+    {API_GET, "/v1/disks", co_list},
+    {API_POST, "/v1/disks", co_claim},
+    {API_GET, "/v1/disks/{disk}", co_show},
+    {API_POST, "/v1/disks/{disk}/retire", co_retire},
+    {API_GET, "/v1/pool", co_pool},
+    {API_POST, "/v1/pool", co_create_pool},
+    {0, NULL, NULL},
+};

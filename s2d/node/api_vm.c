@@ -1,0 +1,463 @@
+/* Virtual machines: definitions and wishes are records of the database; what a running VM does is
+ * asked of its node. */
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "csv-export/csv.h"
+#include "hv/hv.h"
+#include "s2d/base/co.h"
+#include "s2d/cluster/lease.h"
+#include "s2d/node/api_private.h"
+
+#define POLL_NS (50 * MS)
+#define START_NS (90 * SEC)
+#define ENDED_NS (10 * SEC)
+#define TIMEOUT_MS 60000
+#define TIMEOUT_MS_MAX (24 * 3600 * 1000)
+#define LOG_TAIL_BYTES (128 * KIB)
+#define GENERATION_1_DISKS 4 /* on IDE */
+
+static bool vm_runs(const struct vm_record *vm)
+{
+    return vm->incarnation > vm->ended;
+}
+
+/* ---- showing ---- */
+
+static json_t *vm_json(const struct database *database, const struct vm_record *vm,
+                       const struct api_reports *reports)
+{
+    const json_t *status = api_report(reports, vm->node, "vms", vm->base.id);
+    json_t *object = api_record_json(TABLE_VM, vm);
+    struct health_verdict verdict;
+
+    if (!object)
+        return NULL;
+    api_vm_health(database, vm, reports, &verdict);
+    json_object_set_new(object, "health", json_string(health_words[verdict.state->health]));
+    if (verdict.text[0])
+        json_object_set_new(object, "reason", api_json_text(verdict.text));
+    json_object_set_new(object, "state", json_string(vm_runs(vm) ? "running" : "stopped"));
+    json_object_set_new(object, "node", vm->node ? api_node_name(database, vm->node) : json_null());
+    if (status && vm_runs(vm)) {
+        json_object_set(object, "status", (json_t *)status);
+        json_object_set(object, "state", json_object_get(status, "state"));
+    } else if (vm_runs(vm)) {
+        json_object_set_new(object, "state", json_string("starting"));
+    }
+    return object;
+}
+
+static struct hv *hv_of(struct api_context *context)
+{
+    return context->hv && context->vms ? context->hv(context->vms) : NULL;
+}
+
+json_t *api_vm_status(struct api_context *context, uint64_t vm)
+{
+    struct hv *hv = hv_of(context);
+    struct hv_status status;
+
+    if (!hv || hv_status(hv, vm, &status) < 0)
+        return NULL;
+    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:s}", "state", hv_state_name(status.state),
+                     "incarnation", (json_int_t)status.incarnation, "qemu_pid",
+                     (json_int_t)status.qemu_pid, "keeper_pid", (json_int_t)status.keeper_pid,
+                     "uptime_seconds", (json_int_t)(status.uptime_ns / SEC), "qmp_status",
+                     status.qmp_status);
+}
+
+static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+{
+    struct api_context *context = arg;
+    const struct database *database = api_database(context, response);
+    const struct vm_record *vm;
+    struct api_reports reports;
+    json_t *list;
+
+    (void)request;
+    if (!database)
+        return;
+    co_api_gather(context, &reports);
+    database = node_database(context->node);
+    list = json_array();
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++)
+        json_array_append_new(list, vm_json(database, vm, &reports));
+    api_reports_done(&reports);
+    api_answer_json(response, list);
+}
+
+static void co_answer_vm(struct api_context *context, uint64_t id, struct api_response *response)
+{
+    const struct vm_record *vm = database_find(node_database(context->node), TABLE_VM, id);
+    struct api_reports reports = {NULL};
+
+    co_api_gather_from(context, vm ? vm->node : 0, &reports);
+    vm = database_find(node_database(context->node), TABLE_VM, id);
+    if (vm)
+        api_answer_json(response, vm_json(node_database(context->node), vm, &reports));
+    else
+        api_answer_error(response, -ENOENT, "the VM is gone");
+    api_reports_done(&reports);
+}
+
+static void co_show(void *arg, const struct api_request *request, struct api_response *response)
+{
+    const struct vm_record *vm = api_record(arg, request, response, TABLE_VM, "vm");
+
+    if (vm)
+        co_answer_vm(arg, vm->base.id, response);
+}
+
+/* ---- definitions ---- */
+
+static const struct vm_record *vm_with_disk(const struct database *database, const char *disk)
+{
+    const struct vm_record *vm;
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        for (uint64_t j = 0; j < vm->disk_count; j++) {
+            if (strcmp(vm->disks[j], disk) == 0)
+                return vm;
+        }
+    }
+    return NULL;
+}
+
+/* A file that is there, and no other VM's. Returns false and answers. */
+static bool co_check_disk(struct api_context *context, const char *disk,
+                          struct api_response *response)
+{
+    const struct vm_record *other = vm_with_disk(node_database(context->node), disk);
+    const char *slash = strchr(disk, '/');
+    cleanup(csv_volume_putp) struct csv_volume *volume = NULL;
+    char name[NAME_MAX_BYTES] = "";
+    struct fs_attr attr;
+
+    if (other) {
+        api_answer_error(response, -EBUSY, "%s is a disk of VM %s already", disk, other->name);
+        return false;
+    }
+    if (slash && (size_t)(slash - disk) < sizeof(name))
+        memcpy(name, disk, slash - disk);
+    volume = csv_volume_find(node_csv(context->node), name);
+    if (!volume) {
+        api_answer_error(response, -ENOENT,
+                         "%.300s: there is no such volume: a disk is VOLUME/PATH", disk);
+        return false;
+    }
+    if (co_csv_walk(volume, slash + 1, &attr) == 0 && S_ISREG(attr.mode))
+        return true;
+    api_answer_error(response, -ENOENT,
+                     "%.300s: there is no such file: make it with 's2d file create' or 's2d file "
+                     "import'",
+                     disk);
+    return false;
+}
+
+static void co_create(void *arg, const struct api_request *request, struct api_response *response)
+{
+    static const char *const names[] = {"name",  "memory_bytes", "vcpus", "generation",
+                                        "disks", "switch_name",  NULL};
+    struct api_context *context = arg;
+    struct api_arguments arguments = api_arguments(request, response, names);
+    const char *name = api_text(&arguments, "name");
+    uint64_t memory_bytes = api_u64(&arguments, "memory_bytes");
+    uint64_t vcpus = api_u64_or(&arguments, "vcpus", 1);
+    uint64_t generation = api_u64_or(&arguments, "generation", 2);
+    const json_t *disks = api_list(&arguments, "disks");
+    const char *switch_name = api_text_or(&arguments, "switch_name", "");
+    size_t disks_max = generation == 1 ? GENERATION_1_DISKS : HV_DISKS_MAX;
+    json_t *reply = NULL;
+
+    if (arguments.refused || !api_database(context, response))
+        return;
+    if (json_array_size(disks) > disks_max) {
+        api_answer_error(response, -EINVAL, "a VM of generation %llu has at most %zu disks",
+                         (unsigned long long)generation, disks_max);
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(disks); i++) {
+        if (!co_check_disk(context, json_string_value(json_array_get(disks, i)), response))
+            return;
+    }
+    if (co_api_propose(context,
+                       json_pack("{s:s,s:s,s:I,s:I,s:I,s:O,s:s}", "verb", "vm.create", "name", name,
+                                 "memory_bytes", (json_int_t)memory_bytes, "vcpus",
+                                 (json_int_t)vcpus, "generation", (json_int_t)generation, "disks",
+                                 disks, "switch_name", switch_name),
+                       response, &reply) == 0)
+        co_answer_vm(context, (uint64_t)json_integer_value(json_object_get(reply, "vm")), response);
+    json_decref(reply);
+}
+
+static void co_delete(void *arg, const struct api_request *request, struct api_response *response)
+{
+    const struct vm_record *vm = api_record(arg, request, response, TABLE_VM, "vm");
+
+    if (vm && co_api_propose(
+                  arg, json_pack("{s:s,s:I}", "verb", "vm.delete", "vm", (json_int_t)vm->base.id),
+                  response, NULL) == 0)
+        api_answer_json(response, json_object());
+}
+
+/* ---- starting ---- */
+
+/* The owner of its first disk's volume, where reads are local; else the node asked; else any. */
+static uint64_t choose_node(struct api_context *context, const struct vm_record *vm)
+{
+    const struct database *database = node_database(context->node);
+    const struct node_record *node,
+        *self = database_find(database, TABLE_NODE, node_id(context->node));
+    char name[NAME_MAX_BYTES];
+    const struct volume_record *volume;
+    const struct vdisk_record *vdisk;
+
+    snprintf(name, sizeof(name), "%.*s", (int)MIN(strcspn(vm->disks[0], "/"), sizeof(name) - 1),
+             vm->disks[0]);
+    volume = database_find_name(database, TABLE_VOLUME, name);
+    vdisk = volume ? database_find(database, TABLE_VDISK, volume->vdisk) : NULL;
+    node = vdisk ? database_find(database, TABLE_NODE, vdisk->owner) : NULL;
+    if (node && node->state == NODE_UP)
+        return node->base.id;
+    if (self && self->state == NODE_UP)
+        return self->base.id;
+    for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
+        if (node->state == NODE_UP)
+            return node->base.id;
+    }
+    return 0;
+}
+
+static bool says_running(const json_t *status, uint64_t incarnation)
+{
+    const char *state = json_string_value(json_object_get(status, "state"));
+
+    return state && strcmp(state, "running") == 0 &&
+           (uint64_t)json_integer_value(json_object_get(status, "incarnation")) == incarnation;
+}
+
+/* Until its node says that this incarnation runs. */
+static void co_wait_running(struct api_context *context, uint64_t id, uint64_t incarnation,
+                            struct api_response *response)
+{
+    uint64_t deadline_ns = io_now_ns(node_io(context->node)) + START_NS;
+
+    for (;;) {
+        const struct vm_record *vm = database_find(node_database(context->node), TABLE_VM, id);
+        struct api_reports reports = {NULL};
+        bool running;
+
+        if (!vm || vm->ended >= incarnation) {
+            api_answer_error(response, -EIO, "the VM has ended at once: %s", vm ? vm->reason : "");
+            return;
+        }
+        co_api_gather_from(context, vm->node, &reports);
+        vm = database_find(node_database(context->node), TABLE_VM, id);
+        running = vm && says_running(api_report(&reports, vm->node, "vms", id), vm->incarnation);
+        api_reports_done(&reports);
+        if (running) {
+            co_answer_vm(context, id, response);
+            return;
+        }
+        if (io_now_ns(node_io(context->node)) >= deadline_ns || co_sleep_ns(POLL_NS) < 0) {
+            api_answer_error(response, -EAGAIN,
+                             "the VM is still being started: 's2d vm list' shows how it goes on");
+            return;
+        }
+    }
+}
+
+/* {node}: where; chosen if it is not there. */
+static void co_start(void *arg, const struct api_request *request, struct api_response *response)
+{
+    static const char *const names[] = {"node", NULL};
+    struct api_context *context = arg;
+    struct api_arguments arguments = api_arguments(request, response, names);
+    const char *name = api_text_or(&arguments, "node", NULL);
+    const struct vm_record *vm =
+        arguments.refused ? NULL : api_record(arg, request, response, TABLE_VM, "vm");
+    const struct node_record *node = vm && name ? api_node_named(context, name, response) : NULL;
+    uint64_t id, to;
+    json_t *reply = NULL;
+
+    if (!vm || (name && !node))
+        return;
+    if (node && node->state != NODE_UP) {
+        api_answer_error(response, -EAGAIN, "node %s is %s: choose another one", node->name,
+                         node_state_words[node->state]);
+        return;
+    }
+    to = node ? node->base.id : choose_node(context, vm);
+    id = vm->base.id;
+    if (to == 0) {
+        api_answer_error(response, -EHOSTUNREACH, "no node is up that could run it");
+        return;
+    }
+    if (co_api_propose(context,
+                       json_pack("{s:s,s:I,s:I,s:I}", "verb", "vm.start", "vm", (json_int_t)id,
+                                 "node", (json_int_t)to, "incarnation",
+                                 (json_int_t)vm->incarnation),
+                       response, &reply) == 0)
+        co_wait_running(context, id,
+                        (uint64_t)json_integer_value(json_object_get(reply, "incarnation")),
+                        response);
+    json_decref(reply);
+}
+
+/* ---- ending ---- */
+
+/* Until the database knows; its node tells it when nothing of it is left. */
+static int co_wait_ended(struct api_context *context, uint64_t id, uint64_t incarnation)
+{
+    uint64_t deadline_ns = io_now_ns(node_io(context->node)) + ENDED_NS;
+
+    for (;;) {
+        const struct vm_record *vm = database_find(node_database(context->node), TABLE_VM, id);
+
+        if (!vm || vm->ended >= incarnation)
+            return 0;
+        if (io_now_ns(node_io(context->node)) >= deadline_ns || co_sleep_ns(POLL_NS) < 0)
+            return -ETIMEDOUT;
+    }
+}
+
+static int co_want_stopped(struct api_context *context, uint64_t id, struct api_response *response)
+{
+    return co_api_propose(context,
+                          json_pack("{s:s,s:I,s:s}", "verb", "vm.want", "vm", (json_int_t)id,
+                                    "wanted", vm_state_words[VM_STOPPED]),
+                          response, NULL);
+}
+
+/* Its node is down: what may still live there is stopped by its keeper when the node's lease is
+ * over, and killed when the node comes back and sees that this incarnation has ended. */
+static int co_end_on_dead_node(struct api_context *context, uint64_t id, uint64_t incarnation,
+                               struct api_response *response)
+{
+    if (co_sleep_ns(LEASE_NS + LEASE_MARGIN_NS) < 0) {
+        api_answer_error(response, -ESHUTDOWN, "this daemon is stopping: ask another node");
+        return -ESHUTDOWN;
+    }
+    return co_api_propose(context,
+                          json_pack("{s:s,s:I,s:I,s:s,s:b}", "verb", "vm.ended", "vm",
+                                    (json_int_t)id, "incarnation", (json_int_t)incarnation,
+                                    "reason", "it was stopped while its node was down",
+                                    "stay_stopped", true),
+                          response, NULL);
+}
+
+static int co_end_on_node(struct api_context *context, uint64_t node, uint64_t id, const char *verb,
+                          uint64_t timeout_ms, struct api_response *response)
+{
+    char target[64];
+
+    snprintf(target, sizeof(target), "/v1/local/vms/%llu/%s", (unsigned long long)id, verb);
+    return co_api_forward(context, node, API_POST, target,
+                          json_pack("{s:I}", "timeout_ms", (json_int_t)timeout_ms),
+                          timeout_ms * MS + API_ACTION_NS, response);
+}
+
+/* stop, shutdown, kill. {timeout_ms}. A shutdown asks the guest, and changes no wish until it has
+ * obeyed; the others are wishes from the start, so that nobody starts it elsewhere meanwhile. */
+static void co_end(struct api_context *context, const struct api_request *request, const char *verb,
+                   struct api_response *response)
+{
+    static const char *const names[] = {"timeout_ms", NULL};
+    struct api_arguments arguments = api_arguments(request, response, names);
+    uint64_t timeout_ms =
+        MIN(api_u64_or(&arguments, "timeout_ms", TIMEOUT_MS), (uint64_t)TIMEOUT_MS_MAX);
+    const struct vm_record *vm =
+        arguments.refused ? NULL : api_record(context, request, response, TABLE_VM, "vm");
+    bool asks = strcmp(verb, "shutdown") == 0, down;
+    const struct node_record *host;
+    uint64_t id, incarnation, node;
+    int r;
+
+    if (!vm)
+        return;
+    id = vm->base.id;
+    incarnation = vm->incarnation;
+    node = vm->node;
+    host = database_find(node_database(context->node), TABLE_NODE, node);
+    down = !host || host->state == NODE_DOWN;
+    if (!vm_runs(vm) && (asks || vm->wanted == VM_STOPPED)) {
+        api_answer_error(response, -EALREADY, "VM %s does not run", vm->name);
+        return;
+    }
+    if (asks && down) {
+        api_answer_error(
+            response, -EHOSTUNREACH,
+            "its node is down, and the guest cannot be asked: 's2d vm kill %s' ends it", vm->name);
+        return;
+    }
+    if (!asks && co_want_stopped(context, id, response) < 0)
+        return;
+    r = down ? co_end_on_dead_node(context, id, incarnation, response)
+             : co_end_on_node(context, node, id, verb, timeout_ms, response);
+    if (r == 0 && co_wait_ended(context, id, incarnation) == 0)
+        co_answer_vm(context, id, response);
+    else if (r == 0)
+        api_answer_error(response, -ETIMEDOUT,
+                         "the VM has ended, but the cluster was not told yet: 's2d vm list'");
+}
+
+static void co_stop(void *arg, const struct api_request *request, struct api_response *response)
+{
+    co_end(arg, request, "stop", response);
+}
+
+static void co_shutdown(void *arg, const struct api_request *request, struct api_response *response)
+{
+    co_end(arg, request, "shutdown", response);
+}
+
+static void co_kill(void *arg, const struct api_request *request, struct api_response *response)
+{
+    co_end(arg, request, "kill", response);
+}
+
+/* ---- the console ---- */
+
+static void co_at_node(struct api_context *context, const struct api_request *request,
+                       const char *what, struct api_response *response)
+{
+    const struct vm_record *vm = api_record(context, request, response, TABLE_VM, "vm");
+    char target[64];
+
+    if (!vm)
+        return;
+    if (!vm_runs(vm)) {
+        api_answer_error(response, -EAGAIN, "VM %s does not run: 's2d vm start %s'", vm->name,
+                         vm->name);
+        return;
+    }
+    snprintf(target, sizeof(target), "/v1/local/vms/%llu/%s", (unsigned long long)vm->base.id,
+             what);
+    (void)!co_api_forward(context, vm->node, API_GET, target, NULL, API_STATUS_NS, response);
+}
+
+static void co_console(void *arg, const struct api_request *request, struct api_response *response)
+{
+    co_at_node(arg, request, "console", response);
+}
+
+static void co_console_log(void *arg, const struct api_request *request,
+                           struct api_response *response)
+{
+    co_at_node(arg, request, "console-log", response);
+}
+
+const struct api_route api_vm_routes[] = {
+    {API_GET, "/v1/vms", co_list},
+    {API_POST, "/v1/vms", co_create},
+    {API_GET, "/v1/vms/{vm}", co_show},
+    {API_DELETE, "/v1/vms/{vm}", co_delete},
+    {API_POST, "/v1/vms/{vm}/start", co_start},
+    {API_POST, "/v1/vms/{vm}/stop", co_stop},
+    {API_POST, "/v1/vms/{vm}/shutdown", co_shutdown},
+    {API_POST, "/v1/vms/{vm}/kill", co_kill},
+    {API_GET, "/v1/vms/{vm}/console", co_console},
+    {API_GET, "/v1/vms/{vm}/console-log", co_console_log},
+    {0, NULL, NULL},
+};
