@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "csv-export/csv_message.h"
+#include "csv-export/nbd_files.h"
 #include "csv_world.h"
 
 static const struct fs_new new_file = {.mode = S_IFREG | 0644, .uid = 1000, .gid = 100};
@@ -567,6 +568,78 @@ static void test_fence_drains(void **state)
     csv_world_run(fence_drains);
 }
 
+/* ---- names of exports ---- */
+
+static void test_export_names(void **state)
+{
+    char volume[CSV_VOLUME_NAME_MAX + 1], path[CSV_PATH_MAX + 1], long_name[100];
+    uint64_t incarnation;
+
+    (void)state;
+    assert_int_equal(nbd_files_parse("v/a/b c.raw", volume, path, &incarnation), 0);
+    assert_string_equal(volume, "v");
+    assert_string_equal(path, "a/b c.raw");
+    assert_int_equal(incarnation, 0);
+    assert_int_equal(nbd_files_parse("v/a@b@12", volume, path, &incarnation), 0);
+    assert_string_equal(path, "a@b");
+    assert_int_equal(incarnation, 12);
+    assert_int_equal(nbd_files_parse("v/a@", volume, path, &incarnation), 0);
+    assert_string_equal(path, "a@");
+    assert_int_equal(nbd_files_parse("v@1/a", volume, path, &incarnation), 0);
+    assert_string_equal(volume, "v@1");
+    assert_int_equal(incarnation, 0);
+    assert_int_equal(nbd_files_parse("", volume, path, &incarnation), -ENOENT);
+    assert_int_equal(nbd_files_parse("v", volume, path, &incarnation), -ENOENT);
+    assert_int_equal(nbd_files_parse("v/", volume, path, &incarnation), -ENOENT);
+    assert_int_equal(nbd_files_parse("/a", volume, path, &incarnation), -ENOENT);
+    assert_int_equal(nbd_files_parse("v/@1", volume, path, &incarnation), -ENOENT);
+    memset(long_name, 'x', sizeof(long_name));
+    memcpy(long_name + CSV_VOLUME_NAME_MAX + 1, "/a", 3);
+    assert_int_equal(nbd_files_parse(long_name, volume, path, &incarnation), -ENOENT);
+}
+
+/* Who only asks what an export is shuts nobody out; who may not write reads. */
+static void exports_of_files(struct csv_world *world)
+{
+    struct csv_file *maker = co_make_and_open(world->volume[2], "disk");
+    struct nbd_file *vm, *asking, *other;
+    struct nbd_backend *backend;
+    struct nbd_files *files;
+    uint8_t *data = aligned(4096);
+
+    assert_int_equal(co_csv_write(maker, data, 0, 4096), 0);
+    csv_file_close(maker);
+    assert_int_equal(nbd_files_new(world->csv[2], &files), 0);
+    backend = nbd_files_backend(files);
+    assert_int_equal(backend->ops->co_open(backend, "v/none", false, &vm), -ENOENT);
+    assert_int_equal(backend->ops->co_open(backend, "w/disk", false, &vm), -ENOENT);
+    assert_int_equal(backend->ops->co_open(backend, "v/disk@7", false, &vm), 0);
+    assert_string_equal(world->authorized, "v/disk@7");
+    assert_false(vm->read_only);
+    assert_int_equal(vm->size_bytes, 4096);
+    assert_int_equal(backend->ops->co_open(backend, "v/disk@8", true, &asking), 0);
+    assert_int_equal(backend->ops->co_write(vm, data, 0, 4096), 0);
+    assert_int_equal(backend->ops->co_open(backend, "v/disk", false, &other), 0);
+    assert_true(other->read_only);
+    assert_int_equal(backend->ops->co_read(other, data, 0, 4096), 0);
+    backend->ops->co_close(asking);
+    backend->ops->co_close(other);
+    assert_int_equal(backend->ops->co_open(backend, "v/disk@6", false, &other), -EPERM);
+    assert_int_equal(backend->ops->co_open(backend, "v/disk@8", false, &other), 0);
+    assert_int_equal(backend->ops->co_write(vm, data, 0, 4096), -EPERM);
+    backend->ops->co_close(vm);
+    backend->ops->co_close(other);
+    nbd_files_free(files);
+    co_closed(world);
+    free(data);
+}
+
+static void test_exports_of_files(void **state)
+{
+    (void)state;
+    csv_world_run(exports_of_files);
+}
+
 /* ---- waiting, and its ends ---- */
 
 struct waiting {
@@ -735,6 +808,8 @@ int main(void)
         cmocka_unit_test(test_restarted_client),
         cmocka_unit_test(test_bad_messages),
         cmocka_unit_test(test_moving),
+        cmocka_unit_test(test_export_names),
+        cmocka_unit_test(test_exports_of_files),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
