@@ -1,0 +1,475 @@
+/* struct hv on real keepers, with fake_qemu for QEMU: at most one copy of a VM, and every end is
+ * told once. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+/* cmocka wants the above first */
+#include <cmocka.h>
+
+#include "hv/hv.h"
+#include "hv/keeper_link.h"
+#include "s2d/base/co.h"
+#include "s2d/base/io.h"
+
+#define PATIENCE_NS (30 * SEC)
+#define LONG_NS (1000 * SEC)
+
+struct bench {
+    struct io *io;
+    struct hv *hv;
+    char dir[32];
+    void (*co_test)(struct bench *bench);
+    uint64_t current[4]; /* incarnation by VM id */
+    struct {
+        uint64_t vm_id, incarnation;
+        enum hv_end_cause cause;
+        char reason[HV_REASON_BYTES];
+    } ends[8];
+    size_t end_count;
+};
+
+static bool is_current(void *arg, uint64_t vm_id, uint64_t incarnation)
+{
+    const struct bench *bench = arg;
+
+    return bench->current[vm_id] == incarnation;
+}
+
+static void on_ended(void *arg, const struct hv_end *end)
+{
+    struct bench *bench = arg;
+
+    assert_true(bench->end_count < ARRAY_SIZE(bench->ends));
+    bench->ends[bench->end_count].vm_id = end->vm_id;
+    bench->ends[bench->end_count].incarnation = end->incarnation;
+    bench->ends[bench->end_count].cause = end->cause;
+    snprintf(bench->ends[bench->end_count++].reason, HV_REASON_BYTES, "%s", end->reason);
+}
+
+/* Sleeps in small pieces until condition holds; the bound is only reached by what is broken. */
+#define co_wait_until(bench, condition)                                                            \
+    do {                                                                                           \
+        uint64_t limit_ns_ = io_now_ns((bench)->io) + PATIENCE_NS;                                 \
+        while (!(condition)) {                                                                     \
+            if (io_now_ns((bench)->io) > limit_ns_)                                                \
+                fail_msg("%s did not come true", #condition);                                      \
+            assert_int_equal(co_sleep_ns(MS), 0);                                                  \
+        }                                                                                          \
+    } while (0)
+
+static uint64_t in(const struct bench *bench, uint64_t ns)
+{
+    return io_clock_ns(bench->io) + ns;
+}
+
+static void open_hv(struct bench *bench)
+{
+    struct hv_options options = {.dir = bench->dir,
+                                 .nbd_socket = "/nowhere/nbd.sock",
+                                 .keeper = KEEPER_PROGRAM,
+                                 .qemu = FAKE_QEMU,
+                                 .accel = HV_ACCEL_TCG,
+                                 .on_ended = on_ended,
+                                 .arg = bench};
+
+    assert_int_equal(hv_new(bench->io, &options, &bench->hv), 0);
+}
+
+/* Another daemon comes: the old one let go, or was killed, which is the same to keepers. */
+static void co_new_daemon(struct bench *bench)
+{
+    co_hv_free(bench->hv);
+    open_hv(bench);
+    hv_renew(bench->hv, in(bench, LONG_NS));
+    assert_int_equal(co_hv_recover(bench->hv, is_current, bench), 0);
+}
+
+static int co_start(struct bench *bench, uint64_t id, uint64_t incarnation, const char *name)
+{
+    static const struct hv_disk disk = {"vol/disk@1"};
+    struct hv_definition definition = {.id = id,
+                                       .incarnation = incarnation,
+                                       .name = name,
+                                       .memory_bytes = 64 * MIB,
+                                       .vcpus = 1,
+                                       .generation = 1,
+                                       .disks = &disk,
+                                       .disk_count = 1};
+    int r = co_hv_start(bench->hv, &definition);
+
+    if (r == 0)
+        bench->current[id] = incarnation;
+    return r;
+}
+
+static struct hv_status status(const struct bench *bench, uint64_t id)
+{
+    struct hv_status status;
+
+    assert_int_equal(hv_status(bench->hv, id, &status), 0);
+    return status;
+}
+
+static char process_state(int pid)
+{
+    char path[32], text[256], *at;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    file = fopen(path, "re");
+    if (!file)
+        return 'Z';
+    at = fgets(text, sizeof(text), file) ? strrchr(text, ')') : NULL;
+    fclose(file);
+    return at ? at[2] : 'Z';
+}
+
+static void expect_end(const struct bench *bench, size_t index, uint64_t id, uint64_t incarnation,
+                       enum hv_end_cause cause)
+{
+    assert_true(bench->end_count > index);
+    assert_int_equal(bench->ends[index].vm_id, id);
+    assert_int_equal(bench->ends[index].incarnation, incarnation);
+    assert_int_equal(bench->ends[index].cause, cause);
+    assert_true(strlen(bench->ends[index].reason) > 0);
+}
+
+/* ---- the frame ---- */
+
+static void kill_one(void *arg, const struct hv_status *status)
+{
+    (void)arg;
+    kill(status->keeper_pid, SIGTERM);
+}
+
+static bool none_left(struct bench *bench)
+{
+    return hv_state(bench->hv, 1) == HV_NONE && hv_state(bench->hv, 2) == HV_NONE &&
+           hv_state(bench->hv, 3) == HV_NONE;
+}
+
+static void co_main(void *arg)
+{
+    struct bench *bench = arg;
+
+    open_hv(bench);
+    hv_renew(bench->hv, in(bench, LONG_NS));
+    assert_int_equal(co_hv_recover(bench->hv, is_current, bench), 0);
+    bench->co_test(bench);
+    hv_list(bench->hv, kill_one, NULL);
+    co_wait_until(bench, none_left(bench));
+    co_hv_free(bench->hv);
+    io_stop(bench->io);
+}
+
+static void run(void (*co_test)(struct bench *bench))
+{
+    struct bench bench = {.dir = "/tmp/s2d-hv-XXXXXX", .co_test = co_test};
+    char command[64];
+
+    assert_non_null(mkdtemp(bench.dir));
+    assert_int_equal(io_uring_new(NULL, &bench.io), 0);
+    assert_int_equal(co_spawn(bench.io, "main", co_main, &bench), 0);
+    io_run(bench.io);
+    io_free(bench.io);
+    snprintf(command, sizeof(command), "rm -r %s", bench.dir);
+    assert_int_equal(system(command), 0);
+}
+
+#define HV_TEST(name)                                                                              \
+    static void name(void **state)                                                                 \
+    {                                                                                              \
+        (void)state;                                                                               \
+        run(co_##name);                                                                            \
+    }
+
+/* ---- life ---- */
+
+static void co_starts_and_shuts_down(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
+    assert_string_equal(status(bench, 1).qmp_status, "running");
+    assert_int_equal(co_start(bench, 1, 1, "plain"), -EEXIST);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), 0);
+    assert_int_equal(hv_state(bench->hv, 1), HV_NONE);
+    assert_int_equal(bench->end_count, 1);
+    expect_end(bench, 0, 1, 1, HV_ENDED_OFF);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), -ENOENT);
+    assert_int_equal(co_hv_kill(bench->hv, 1), -ENOENT);
+
+    assert_int_equal(co_start(bench, 1, 2, "plain"), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    assert_int_equal(bench->end_count, 2);
+    expect_end(bench, 1, 1, 2, HV_ENDED_KILLED);
+}
+HV_TEST(starts_and_shuts_down)
+
+static void co_stop_kills_a_guest_that_does_not_listen(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "deaf"), 0);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 50 * MS), -ETIMEDOUT);
+    assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
+    assert_int_equal(co_hv_stop(bench->hv, 1, 50 * MS), 0);
+    expect_end(bench, 0, 1, 1, HV_ENDED_KILLED);
+}
+HV_TEST(stop_kills_a_guest_that_does_not_listen)
+
+/* A start that failed leaves nothing behind and is told to the caller alone, in QEMU's words. */
+static void co_a_failed_start_says_why(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "broken"), -EIO);
+    assert_non_null(strstr(hv_error(bench->hv), "it is broken ?[1m")); /* plain text */
+    assert_int_equal(co_start(bench, 1, 2, "late"), -EIO);
+    assert_non_null(strstr(hv_error(bench->hv), "changed its mind"));
+    assert_int_equal(hv_state(bench->hv, 1), HV_NONE);
+    co_new_daemon(bench);
+    assert_int_equal(bench->end_count, 0);
+}
+HV_TEST(a_failed_start_says_why)
+
+static void co_bad_definitions_are_refused(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "../etc"), -EINVAL);
+    assert_int_equal(co_start(bench, 1, 0, "plain"), -EINVAL);
+    assert_int_equal(
+        co_start(bench, 1, 1,
+                 "plain-but-with-a-name-that-is-much-longer-than-any-name-of-a-virtual-machine"),
+        -EINVAL);
+    assert_true(strlen(hv_error(bench->hv)) > 0);
+}
+HV_TEST(bad_definitions_are_refused)
+
+static void co_the_death_of_qemu_is_told(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    kill(status(bench, 1).qemu_pid, SIGKILL);
+    co_wait_until(bench, bench->end_count == 1);
+    expect_end(bench, 0, 1, 1, HV_ENDED_FAILED);
+}
+HV_TEST(the_death_of_qemu_is_told)
+
+static void co_the_death_of_the_keeper_is_told(struct bench *bench)
+{
+    int qemu;
+
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    qemu = status(bench, 1).qemu_pid;
+    kill(status(bench, 1).keeper_pid, SIGKILL);
+    co_wait_until(bench, bench->end_count == 1);
+    assert_int_equal(process_state(qemu), 'Z'); /* told only when it is gone */
+    expect_end(bench, 0, 1, 1, HV_ENDED_FAILED);
+}
+HV_TEST(the_death_of_the_keeper_is_told)
+
+/* ---- lease ---- */
+
+static void co_no_start_without_a_lease(struct bench *bench)
+{
+    hv_renew(bench->hv, 1);
+    assert_int_equal(co_start(bench, 1, 1, "plain"), -ESTALE);
+    assert_int_equal(hv_state(bench->hv, 1), HV_NONE);
+}
+HV_TEST(no_start_without_a_lease)
+
+static void lapse(struct bench *bench, uint64_t id)
+{
+    hv_renew(bench->hv, 1); /* the lease is handed back */
+    co_wait_until(bench, process_state(status(bench, id).qemu_pid) == 'T');
+    co_wait_until(bench, hv_state(bench->hv, id) == HV_PAUSED);
+}
+
+static void co_a_lapsed_vm_waits_for_a_verdict(struct bench *bench)
+{
+    int qemu;
+
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    assert_int_equal(co_start(bench, 2, 1, "deaf"), 0);
+    assert_int_equal(hv_renew(bench->hv, in(bench, LONG_NS)), 0);
+    qemu = status(bench, 1).qemu_pid;
+    lapse(bench, 1);
+    lapse(bench, 2);
+
+    hv_judge(bench->hv, is_current, bench); /* without a lease: no verdict */
+    assert_int_equal(hv_renew(bench->hv, in(bench, LONG_NS)), 2);
+    assert_int_equal(hv_renew(bench->hv, in(bench, LONG_NS)), 2);
+    assert_int_equal(co_sleep_ns(150 * MS), 0); /* three turns of the keeper */
+    assert_int_equal(process_state(qemu), 'T');
+
+    bench->current[2] = 2; /* started elsewhere */
+    hv_judge(bench->hv, is_current, bench);
+    co_wait_until(bench, process_state(qemu) != 'T');
+    assert_int_equal(status(bench, 1).qemu_pid, qemu);
+    co_wait_until(bench, bench->end_count == 1);
+    expect_end(bench, 0, 2, 1, HV_ENDED_KILLED);
+    co_wait_until(bench, hv_state(bench->hv, 1) == HV_RUNNING);
+    assert_int_equal(hv_renew(bench->hv, in(bench, LONG_NS)), 0);
+}
+HV_TEST(a_lapsed_vm_waits_for_a_verdict)
+
+/* A lease that lapsed and came back between two looks of the keeper, or of ours: the VM may have
+ * been started elsewhere in the gap, so renewing must not paper over it. */
+static void co_a_gap_is_not_papered_over(struct bench *bench)
+{
+    uint64_t deadline_ns;
+
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    kill(status(bench, 1).keeper_pid, SIGSTOP); /* as if it got no CPU */
+    deadline_ns = in(bench, 20 * MS);
+    hv_renew(bench->hv, deadline_ns);
+    co_wait_until(bench, io_clock_ns(bench->io) > deadline_ns);
+    assert_int_equal(hv_renew(bench->hv, in(bench, LONG_NS)), 1);
+    kill(status(bench, 1).keeper_pid, SIGCONT);
+    co_wait_until(bench, process_state(status(bench, 1).qemu_pid) == 'T');
+    hv_judge(bench->hv, is_current, bench);
+    co_wait_until(bench, hv_state(bench->hv, 1) == HV_RUNNING);
+}
+HV_TEST(a_gap_is_not_papered_over)
+
+static void co_a_paused_vm_can_be_killed(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    lapse(bench, 1);
+    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    expect_end(bench, 0, 1, 1, HV_ENDED_KILLED);
+}
+HV_TEST(a_paused_vm_can_be_killed)
+
+/* ---- another daemon ---- */
+
+static void co_a_new_daemon_takes_up_what_is_current(struct bench *bench)
+{
+    int first, second;
+
+    assert_int_equal(co_start(bench, 1, 5, "plain"), 0);
+    assert_int_equal(co_start(bench, 2, 1, "plain2"), 0);
+    first = status(bench, 1).qemu_pid;
+    second = status(bench, 2).qemu_pid;
+    hv_renew(bench->hv, 1); /* the daemon dies, and its VMs stop */
+    co_wait_until(bench, process_state(first) == 'T');
+    bench->current[2] = 2;
+    co_new_daemon(bench);
+    assert_int_equal(process_state(second), 'Z');
+    assert_int_equal(bench->end_count, 1);
+    expect_end(bench, 0, 2, 1, HV_ENDED_KILLED);
+    assert_int_equal(status(bench, 1).qemu_pid, first);
+    assert_int_equal(status(bench, 1).incarnation, 5);
+    co_wait_until(bench, hv_state(bench->hv, 1) == HV_RUNNING);
+    co_wait_until(bench, strcmp(status(bench, 1).qmp_status, "running") == 0);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), 0);
+    expect_end(bench, 1, 1, 5, HV_ENDED_OFF);
+    co_new_daemon(bench);
+    assert_int_equal(bench->end_count, 2); /* nothing is told twice */
+}
+HV_TEST(a_new_daemon_takes_up_what_is_current)
+
+static void co_without_a_lease_recovery_leaves_the_verdict_open(struct bench *bench)
+{
+    int qemu;
+
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    qemu = status(bench, 1).qemu_pid;
+    co_hv_free(bench->hv);
+    open_hv(bench);
+    bench->current[1] = 9; /* what a database says that is not to be trusted yet */
+    assert_int_equal(co_hv_recover(bench->hv, is_current, bench), 0);
+    assert_int_not_equal(process_state(qemu), 'Z');
+    bench->current[1] = 1;
+    hv_renew(bench->hv, in(bench, LONG_NS));
+    assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
+}
+HV_TEST(without_a_lease_recovery_leaves_the_verdict_open)
+
+static void co_an_end_without_a_daemon_is_told_by_the_next(struct bench *bench)
+{
+    char folder[64];
+    int keeper, qemu;
+
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    assert_int_equal(co_start(bench, 2, 4, "plain2"), 0);
+    qemu = status(bench, 1).qemu_pid;
+    keeper = status(bench, 2).keeper_pid;
+    co_hv_free(bench->hv);
+    kill(qemu, SIGKILL);
+    kill(keeper, SIGKILL);
+    snprintf(folder, sizeof(folder), "%s/vms/plain", bench->dir);
+    open_hv(bench); /* for co_wait_until() */
+    co_wait_until(bench, keeper_gone(folder) == 1);
+    co_new_daemon(bench);
+    assert_int_equal(bench->end_count, 2);
+    expect_end(bench, bench->ends[0].vm_id == 1 ? 0 : 1, 1, 1, HV_ENDED_FAILED);
+    expect_end(bench, bench->ends[0].vm_id == 1 ? 1 : 0, 2, 4, HV_ENDED_FAILED);
+    co_new_daemon(bench);
+    assert_int_equal(bench->end_count, 2);
+}
+HV_TEST(an_end_without_a_daemon_is_told_by_the_next)
+
+/* ---- starts that meet trouble ---- */
+
+struct start_call {
+    struct bench *bench;
+    const char *name;
+    int result;
+    bool done;
+};
+
+static void co_start_call(void *arg)
+{
+    struct start_call *call = arg;
+
+    call->result = co_start(call->bench, 1, 1, call->name);
+    call->done = true;
+}
+
+static void co_a_start_that_hangs_can_be_killed(struct bench *bench)
+{
+    struct start_call call = {.bench = bench, .name = "mute"};
+
+    assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
+    co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    co_wait_until(bench, call.done);
+    assert_int_equal(call.result, -EIO);
+    assert_int_equal(bench->end_count, 0); /* its caller knows */
+}
+HV_TEST(a_start_that_hangs_can_be_killed)
+
+/* A lease that ends while QEMU starts stops it as any other. */
+static void co_a_starting_vm_needs_the_lease_too(struct bench *bench)
+{
+    struct start_call call = {.bench = bench, .name = "mute"};
+
+    assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
+    co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
+    hv_renew(bench->hv, 1);
+    co_wait_until(bench, process_state(status(bench, 1).qemu_pid) == 'T');
+    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    co_wait_until(bench, call.done);
+}
+HV_TEST(a_starting_vm_needs_the_lease_too)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(starts_and_shuts_down),
+        cmocka_unit_test(stop_kills_a_guest_that_does_not_listen),
+        cmocka_unit_test(a_failed_start_says_why),
+        cmocka_unit_test(bad_definitions_are_refused),
+        cmocka_unit_test(the_death_of_qemu_is_told),
+        cmocka_unit_test(the_death_of_the_keeper_is_told),
+        cmocka_unit_test(no_start_without_a_lease),
+        cmocka_unit_test(a_lapsed_vm_waits_for_a_verdict),
+        cmocka_unit_test(a_gap_is_not_papered_over),
+        cmocka_unit_test(a_paused_vm_can_be_killed),
+        cmocka_unit_test(a_new_daemon_takes_up_what_is_current),
+        cmocka_unit_test(without_a_lease_recovery_leaves_the_verdict_open),
+        cmocka_unit_test(an_end_without_a_daemon_is_told_by_the_next),
+        cmocka_unit_test(a_start_that_hangs_can_be_killed),
+        cmocka_unit_test(a_starting_vm_needs_the_lease_too),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
