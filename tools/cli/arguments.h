@@ -31,6 +31,7 @@ struct cli_flag {
 
 enum cli_property {
     CLI_DESTRUCTIVE = BIT(0), /* asks, or wants --yes */
+    CLI_HIDDEN = BIT(1),      /* for development clusters: not in the help */
 };
 
 struct cli_command {

@@ -4,12 +4,8 @@
 
 const struct cli_command cli_commands[] = {
     /* ---- cluster ---- */
-    {"cluster", "create", "NAME",
-     FLAGS({"vm-restart-delay", CLI_SECONDS, "SECONDS",
-            "how long a VM whose daemon died, but whose host answers, waits before it is started "
-            "elsewhere (30)",
-            false}),
-     0, NULL, "Makes this node the first one of a new cluster.", run_cluster_create},
+    {"cluster", "create", "NAME", NULL, 0, NULL, "Makes this node the first one of a new cluster.",
+     run_cluster_create},
     {"cluster", "join", "ADDRESS",
      FLAGS({"token", CLI_TEXT, "TOKEN", "from 's2d cluster token' on a member", true}), 0, NULL,
      "Makes this node a member of the cluster whose node answers at ADDRESS.", run_cluster_join},
@@ -122,6 +118,9 @@ const struct cli_command cli_commands[] = {
     {"perf", "top", "",
      FLAGS({"seconds", CLI_SECONDS, "SECONDS", "between two pictures (2)", false}), 0, NULL,
      "The same, again and again; Ctrl-C ends it.", run_perf_top},
+    /* ---- development clusters ---- */
+    {"development", "fail-disk", "NAME", NULL, CLI_HIDDEN, NULL,
+     "Lets every I/O of a disk of this node fail from now on.", run_development_fail_disk},
     {NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL},
 };
 

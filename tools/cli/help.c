@@ -78,7 +78,7 @@ void cli_print_help(FILE *out, const char *noun, const struct cli_command *comma
     for (const struct cli_command *c = cli_commands; c->noun; c++) {
         char name[64];
 
-        if (noun && strcmp(noun, c->noun) != 0)
+        if ((c->properties & CLI_HIDDEN) || (noun && strcmp(noun, c->noun) != 0))
             continue;
         if (last[0] && strcmp(last, c->noun) != 0)
             fputc('\n', out);
@@ -153,6 +153,8 @@ void cli_print_man(FILE *out)
         fputc('\n', out);
     }
     for (const struct cli_command *command = cli_commands; command->noun; command++) {
+        if (command->properties & CLI_HIDDEN)
+            continue;
         if (strcmp(last, command->noun) != 0) {
             fputs(".SH ", out);
             for (const char *c = command->noun; *c; c++)

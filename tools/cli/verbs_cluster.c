@@ -8,14 +8,10 @@
 int run_cluster_create(struct cli *cli, const struct cli_arguments *arguments)
 {
     const char *name = cli_positional(arguments, 0);
-    json_t *body = json_pack("{s:s}", "name", name), *json;
-    int status;
+    json_t *json;
+    int status =
+        cli_call(cli, "POST", cli_target("/v1/cluster"), json_pack("{s:s}", "name", name), &json);
 
-    if (cli_given(arguments, "vm-restart-delay"))
-        json_object_set_new(
-            body, "vm_restart_delay_ms",
-            json_integer((json_int_t)cli_number_or(arguments, "vm-restart-delay", 0)));
-    status = cli_call(cli, "POST", cli_target("/v1/cluster"), body, &json);
     return status != CLI_DONE ? status
                               : cli_show_done(cli, json, "cluster %s created on node %s", name,
                                               cli_string(json, "node"));

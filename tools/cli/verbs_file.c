@@ -34,9 +34,30 @@ static const struct column entry_columns[] = {
     {NULL, NULL, 0},
 };
 
+/* A long directory comes in pages. */
 int run_file_ls(struct cli *cli, const struct cli_arguments *arguments)
 {
-    return cli_list(cli, file_target("/v1/files", cli_positional(arguments, 0), ""), entry_columns);
+    json_t *all = json_array();
+    uint64_t next = 0;
+
+    do {
+        char query[40] = "";
+        json_t *page;
+        int status;
+
+        if (next > 0)
+            snprintf(query, sizeof(query), "?after=%llu", (unsigned long long)next);
+        status = cli_call(cli, "GET", file_target("/v1/files", cli_positional(arguments, 0), query),
+                          NULL, &page);
+        if (status != CLI_DONE) {
+            json_decref(all);
+            return status;
+        }
+        json_array_extend(all, json_object_get(page, "entries"));
+        next = cli_integer(page, "next");
+        json_decref(page);
+    } while (next > 0);
+    return cli_show_table(cli, all, entry_columns);
 }
 
 static int create(struct cli *cli, const char *file, uint64_t size_bytes, bool fixed,
@@ -269,7 +290,7 @@ static int export_size(struct copy *copy)
 
     if (status != CLI_DONE)
         return status;
-    entry = json_array_get(json, 0);
+    entry = json_array_get(json_object_get(json, "entries"), 0);
     copy->size_bytes = cli_integer(entry, "size_bytes");
     if (strcmp(cli_string(entry, "type"), "file") != 0)
         status = cli_fail("%s is no file", copy->file);

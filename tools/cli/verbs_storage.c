@@ -112,6 +112,17 @@ int run_disk_retire(struct cli *cli, const struct cli_arguments *arguments)
                : cli_show_done(cli, json, "disk %s is %s", disk, cli_string(json, "state"));
 }
 
+int run_development_fail_disk(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *name = cli_positional(arguments, 0);
+    json_t *json;
+    int status = cli_call(cli, "POST", cli_target("/v1/development/fail-disk"),
+                          json_pack("{s:s}", "disk", name), &json);
+
+    return status != CLI_DONE ? status
+                              : cli_show_done(cli, json, "disk %s fails from now on", name);
+}
+
 /* ---- the pool ---- */
 
 int run_pool_create(struct cli *cli, const struct cli_arguments *arguments)
