@@ -103,6 +103,26 @@ static void co_retire(void *arg, const struct api_request *request, struct api_r
         co_answer_disk(arg, id, response);
 }
 
+/* For development clusters: {disk}: the name of a disk of this node, which fails from now on. */
+static void co_fail(void *arg, const struct api_request *request, struct api_response *response)
+{
+    static const char *const names[] = {"disk", NULL};
+    struct api_context *context = arg;
+    struct api_arguments arguments = api_arguments(request, response, names);
+    const char *name = api_text(&arguments, "disk");
+    const struct database *database = arguments.refused ? NULL : api_database(context, response);
+    const struct disk_record *disk =
+        database ? database_disk_of(database, node_id(context->node), name) : NULL;
+
+    if (!database)
+        return;
+    if (disk && node_fault_disk(context->node, disk->base.id, -EIO) == 0)
+        api_answer_json(response, json_object());
+    else
+        api_answer_error(response, -ENOENT, "node %s has no disk '%.64s' that is open",
+                         node_name(context->node), name);
+}
+
 /* ---- the pool ---- */
 
 static void answer_pool(struct api_context *context, struct api_response *response)
@@ -152,6 +172,7 @@ const struct api_route api_disk_routes[] = {
     {API_POST, "/v1/disks", co_claim},
     {API_GET, "/v1/disks/{disk}", co_show},
     {API_POST, "/v1/disks/{disk}/retire", co_retire},
+    {API_POST, "/v1/development/fail-disk", co_fail},
     {API_GET, "/v1/pool", co_pool},
     {API_POST, "/v1/pool", co_create_pool},
     {0, NULL, NULL},

@@ -114,7 +114,10 @@ static void co_who(void *arg, const struct api_request *request, struct api_resp
 }
 
 const struct api_route api_misc_routes[] = {
-    {API_GET, "/v1/events", co_events},       {API_GET, "/v1/jobs", co_list_jobs},
-    {API_GET, "/v1/jobs/{job}", co_show_job}, {API_GET, "/metrics", co_metrics},
-    {API_GET, "/v1/self", co_who},           {0, NULL, NULL},
+    {API_GET, "/v1/events", co_events},
+    {API_GET, "/v1/jobs", co_list_jobs},
+    {API_GET, "/v1/jobs/{job}", co_show_job},
+    {API_GET, "/metrics", co_metrics},
+    {API_GET, "/v1/self", co_who},
+    {0, NULL, NULL},
 };

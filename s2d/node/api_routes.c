@@ -238,6 +238,7 @@ void api_disk_health(const struct database *database, const struct disk_record *
         .open = json_is_true(json_object_get(report, "open")),
         .reason = json_string_value(json_object_get(report, "reason")),
         .verify_errors = number(report, "verify_errors"),
+        .healed_blocks = number(report, "healed_blocks"),
     };
 
     health_of_disk(database, disk, report ? &own : NULL, ret_verdict);

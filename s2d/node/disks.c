@@ -399,3 +399,15 @@ int node_disk_status(struct node *node, uint64_t id, struct node_disk_status *re
     }
     return 0;
 }
+
+int node_fault_disk(struct node *node, uint64_t id, int error)
+{
+    struct node_disk *disk = find_disk(node, id);
+
+    if (!disk || !disk->disk)
+        return -ENOENT;
+    log_warn(node->io, "disks", "a fault was asked for", "disk=%s error=%s", disk->name,
+             strerror(-error));
+    io_file_set_fault(disk_file(disk->disk), error);
+    return 0;
+}

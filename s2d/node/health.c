@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#define MEDIA_ERRORS_MANY 100 /* since the daemon started, also if all were repaired */
 #define POOL_WARNING_PERCENT 70
 #define POOL_UNHEALTHY_PERCENT 90
 
@@ -38,8 +39,9 @@ const struct health_state health_states[] = {
     {"disk", "Retiring", HEALTH_WARNING, "Its data is being moved to other disks.", ""},
     {"disk", "Retired", HEALTH_HEALTHY, "It holds nothing any more.", "Take it out."},
     {"disk", "Media errors", HEALTH_WARNING,
-     "Blocks did not match their checksums; they were repaired from another copy.",
-     "Retire the disk when the number grows."},
+     "Blocks did not match their checksums and are not repaired yet, or it were a hundred and "
+     "more.",
+     "Wait a minute; retire the disk when it stays so."},
     {"disk", "Not open", HEALTH_UNHEALTHY, "Its node cannot use it.",
      "See that the device is there and nobody else uses it."},
     {"disk", "Failed", HEALTH_UNHEALTHY, "The disk failed; its data is copied from elsewhere.",
@@ -188,9 +190,11 @@ static void judge_report(const struct health_disk *report, struct health_verdict
 {
     if (report && !report->open)
         give(ret_verdict, "disk", "Not open", "%s", report->reason ? report->reason : "");
-    else if (report && report->verify_errors > 0)
-        give(ret_verdict, "disk", "Media errors", "%llu blocks did not match their checksums",
-             (unsigned long long)report->verify_errors);
+    else if (report && (report->verify_errors > report->healed_blocks ||
+                        report->verify_errors >= MEDIA_ERRORS_MANY))
+        give(ret_verdict, "disk", "Media errors",
+             "%llu blocks did not match their checksums, %llu were repaired",
+             (unsigned long long)report->verify_errors, (unsigned long long)report->healed_blocks);
     else
         give_ok(ret_verdict, "disk");
 }

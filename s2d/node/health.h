@@ -42,7 +42,7 @@ struct health_volume {
 struct health_disk {
     bool open;
     const char *reason; /* why not */
-    uint64_t verify_errors;
+    uint64_t verify_errors, healed_blocks;
 };
 
 struct health_quorum {

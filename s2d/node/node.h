@@ -113,6 +113,10 @@ int co_node_check_volume(struct node *node, uint64_t volume,
                          void (*report)(void *arg, const char *line), void *arg,
                          struct fs_check_result *ret_result);
 
+/* For development clusters: every I/O of this node's disk fails with `error` from now on (0: no
+ * more). Returns 0, -ENOENT (no such disk, or it is not open). */
+int node_fault_disk(struct node *node, uint64_t disk, int error);
+
 struct node_disk_status {
     bool open;
     char reason[256]; /* why not */
