@@ -141,8 +141,7 @@ static int co_nodes_write_run(struct fs *fs, struct node **nodes, size_t count, 
         node_seal(fs, nodes[i]);
         memcpy(staging + i * BLOCK_SIZE, nodes[i]->disk, BLOCK_SIZE);
     }
-    r = co_disk_write(fs, staging, nodes[0]->address * BLOCK_SIZE, count * BLOCK_SIZE,
-                      (struct client_request){0});
+    r = co_disk_write(fs, staging, nodes[0]->address * BLOCK_SIZE, count * BLOCK_SIZE, NO_CLIENT);
     if (r < 0)
         return r;
     for (size_t i = 0; i < count; i++)
@@ -185,9 +184,8 @@ static int co_bitmaps_write(struct fs *fs)
 
     while (checkpoint->bitmaps_written < checkpoint->bitmap_count) {
         size_t i = checkpoint->bitmaps_written;
-        int r =
-            co_disk_write(fs, &checkpoint->bitmaps[i], checkpoint->bitmap_blocks[i] * BLOCK_SIZE,
-                          BLOCK_SIZE, (struct client_request){0});
+        int r = co_disk_write(fs, &checkpoint->bitmaps[i],
+                              checkpoint->bitmap_blocks[i] * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
 
         if (r < 0)
             return r;
@@ -209,8 +207,7 @@ int co_root_write(struct fs *fs, const struct fs_root *root)
         copies[i] = *root;
         block_seal(&copies[i], FS_ROOT_MAGIC, fs->super.header.volume, block + i, generation);
     }
-    return co_disk_write(fs, copies, block * BLOCK_SIZE, FS_ROOT_COPIES * BLOCK_SIZE,
-                         (struct client_request){0});
+    return co_disk_write(fs, copies, block * BLOCK_SIZE, FS_ROOT_COPIES * BLOCK_SIZE, NO_CLIENT);
 }
 
 static int co_checkpoint_write(struct fs *fs)
@@ -249,7 +246,7 @@ static int co_checkpoint_trim(struct fs *fs)
         if (trims->runs[i].blocks < TRIM_BLOCKS_MIN)
             continue;
         r = co_disk_trim(fs, trims->runs[i].address * BLOCK_SIZE,
-                         trims->runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
+                         trims->runs[i].blocks * BLOCK_SIZE, NO_CLIENT);
         if (r == -ESTALE)
             return r;
         if (fs->error)

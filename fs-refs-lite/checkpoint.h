@@ -11,7 +11,7 @@
 
 static inline size_t checkpoint_dirty_max(const struct fs *fs)
 {
-    return fs->nodes.node_count / 4;
+    return MIN(fs->nodes.node_count / 4, fs->alloc.reserve_blocks / 3);
 }
 
 void checkpoint_init(struct checkpoint *checkpoint);

@@ -188,9 +188,13 @@ int co_file_overwrite(struct fs_inode *inode, const struct extent *extent, const
         fs->counters.data_writes++;
         if (buffer && is_aligned(buffer, offset) && step >= BLOCK_SIZE) {
             step = ALIGN_DOWN(step, BLOCK_SIZE);
+            if (step < length)
+                request = NO_CLIENT;
             r = co_disk_write(fs, buffer, extent_address(extent, offset), step, request);
         } else {
             step = MIN(step, BOUNCE_BYTES - offset % BLOCK_SIZE);
+            if (step < length)
+                request = NO_CLIENT;
             r = co_overwrite_bounced(inode, extent, buffer, offset, offset + step, request);
         }
         if (r < 0)
@@ -206,7 +210,7 @@ int co_file_overwrite(struct fs_inode *inode, const struct extent *extent, const
 
 /* Fresh blocks [from, to) of one bounce at most: the data in the middle, zeros around. */
 static int co_fill_bounced(struct fs_inode *inode, const struct extent *extent, const char *buffer,
-                           uint64_t offset, uint64_t end, struct client_request request)
+                           uint64_t offset, uint64_t end)
 {
     struct fs *fs = inode->fs;
     uint64_t from = ALIGN_DOWN(offset, BLOCK_SIZE), to = ALIGN_UP(end, (uint64_t)BLOCK_SIZE);
@@ -216,14 +220,14 @@ static int co_fill_bounced(struct fs_inode *inode, const struct extent *extent, 
     memset(bounce, 0, offset - from);
     memcpy(bounce + (offset - from), buffer, end - offset);
     memset(bounce + (end - from), 0, to - end);
-    r = co_disk_write(fs, bounce, extent_address(extent, from), to - from, request);
+    r = co_disk_write(fs, bounce, extent_address(extent, from), to - from, NO_CLIENT);
     buffer_put(fs->bounce, bounce, to - from);
     return r;
 }
 
 /* Writes [offset, end) into fresh blocks, which hold anything. */
 static int co_fill_data(struct fs_inode *inode, const struct extent *extent, const char *buffer,
-                        uint64_t offset, uint64_t end, struct client_request request)
+                        uint64_t offset, uint64_t end)
 {
     struct fs *fs = inode->fs;
 
@@ -234,10 +238,10 @@ static int co_fill_data(struct fs_inode *inode, const struct extent *extent, con
         fs->counters.data_writes++;
         if (is_aligned(buffer, offset) && step >= BLOCK_SIZE) {
             step = ALIGN_DOWN(step, BLOCK_SIZE);
-            r = co_disk_write(fs, buffer, extent_address(extent, offset), step, request);
+            r = co_disk_write(fs, buffer, extent_address(extent, offset), step, NO_CLIENT);
         } else {
             step = MIN(step, BOUNCE_BYTES - offset % BLOCK_SIZE);
-            r = co_fill_bounced(inode, extent, buffer, offset, offset + step, request);
+            r = co_fill_bounced(inode, extent, buffer, offset, offset + step);
         }
         if (r < 0)
             return r;
@@ -247,41 +251,39 @@ static int co_fill_data(struct fs_inode *inode, const struct extent *extent, con
     return 0;
 }
 
-static int co_trim_bytes(struct fs *fs, const struct extent *extent, uint64_t from, uint64_t to,
-                         struct client_request request)
+static int co_trim_bytes(struct fs *fs, const struct extent *extent, uint64_t from, uint64_t to)
 {
     if (from >= to)
         return 0;
-    return co_disk_trim(fs, extent_address(extent, from), to - from, request);
+    return co_disk_trim(fs, extent_address(extent, from), to - from, NO_CLIENT);
 }
 
 /* All of a fresh extent: trimmed before and behind the data. */
 static int co_fill_extent(struct fs_inode *inode, const struct extent *extent, const char *buffer,
-                          uint64_t offset, uint64_t end, struct client_request request)
+                          uint64_t offset, uint64_t end)
 {
     uint64_t first = extent->file_block * BLOCK_SIZE, last = extent_end(extent);
     uint64_t from = MAX(offset, first), to = MIN(end, last);
     int r;
 
     if (from >= to)
-        return co_trim_bytes(inode->fs, extent, first, last, request);
-    r = co_trim_bytes(inode->fs, extent, first, ALIGN_DOWN(from, BLOCK_SIZE), request);
+        return co_trim_bytes(inode->fs, extent, first, last);
+    r = co_trim_bytes(inode->fs, extent, first, ALIGN_DOWN(from, BLOCK_SIZE));
     if (r == 0)
-        r = co_trim_bytes(inode->fs, extent, ALIGN_UP(to, (uint64_t)BLOCK_SIZE), last, request);
+        r = co_trim_bytes(inode->fs, extent, ALIGN_UP(to, (uint64_t)BLOCK_SIZE), last);
     if (r == 0)
-        r = co_fill_data(inode, extent, buffer + (from - offset), from, to, request);
+        r = co_fill_data(inode, extent, buffer + (from - offset), from, to);
     return r;
 }
 
 static int co_fill_hold(struct fs_inode *inode, uint64_t file_block, const struct alloc_hold *hold,
-                        const char *buffer, uint64_t offset, uint64_t end,
-                        struct client_request request)
+                        const char *buffer, uint64_t offset, uint64_t end)
 {
     for (unsigned i = 0; i < hold->count; i++) {
         struct extent extent = {.file_block = file_block,
                                 .blocks = hold->runs[i].blocks,
                                 .address = hold->runs[i].address};
-        int r = co_fill_extent(inode, &extent, buffer, offset, end, request);
+        int r = co_fill_extent(inode, &extent, buffer, offset, end);
 
         if (r < 0)
             return r;
@@ -363,8 +365,7 @@ static bool file_uses_clusters(const struct fs_inode *inode)
 /* Writes into the hole that begins at or before offset; *ret_done: how far it came. The caller
  * holds the clusters' range. */
 static int co_write_hole(struct fs_inode *inode, const struct extent *hole, const char *buffer,
-                         uint64_t offset, uint64_t end, struct client_request request,
-                         uint64_t *ret_done)
+                         uint64_t offset, uint64_t end, uint64_t *ret_done)
 {
     struct alloc_hold hold;
     uint64_t first = hole->file_block, blocks = hole->blocks, held, done;
@@ -374,7 +375,7 @@ static int co_write_hole(struct fs_inode *inode, const struct extent *hole, cons
     if (r < 0)
         return r;
     done = MIN(end, (first + held) * BLOCK_SIZE);
-    r = co_fill_hold(inode, first, &hold, buffer, offset, end, request);
+    r = co_fill_hold(inode, first, &hold, buffer, offset, end);
     if (r < 0) {
         alloc_release(inode->fs, &hold);
         return r;
@@ -419,12 +420,15 @@ static int co_write_locked(struct fs_inode *inode, const char *buffer, uint64_t 
 
         if (r == 0) {
             done = MIN(end, extent_end(&extent));
+            if (done < end)
+                request = NO_CLIENT;
             r = co_file_overwrite(inode, &extent, buffer, offset, done - offset, request);
             was_touched = true;
         } else if (r == -ENOENT) {
+            request = NO_CLIENT;
             r = co_find_hole(inode, offset, end, unit, &extent);
             if (r == 0)
-                r = co_write_hole(inode, &extent, buffer, offset, end, request, &done);
+                r = co_write_hole(inode, &extent, buffer, offset, end, &done);
         }
         if (r < 0)
             return r;
@@ -537,6 +541,8 @@ int co_fs_write(struct fs_inode *inode, const void *buffer, uint64_t offset, uin
     while (r == 0 && offset < end) {
         uint64_t step = MIN(end - offset, CHUNK_BYTES - offset % CLUSTER_BYTES);
 
+        if (step < length)
+            request = NO_CLIENT; /* more than one write: see co_file_overwrite() */
         r = co_write_chunk(inode, at, offset, offset + step, request);
         at += step;
         offset += step;

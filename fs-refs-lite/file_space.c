@@ -15,14 +15,14 @@ static int co_zero_extent(struct fs_inode *inode, const struct extent *extent, u
     int r = 0;
 
     if (first > last) /* within one block */
-        return co_file_overwrite(inode, extent, NULL, from, to - from, (struct client_request){0});
+        return co_file_overwrite(inode, extent, NULL, from, to - from, NO_CLIENT);
     if (from < first)
-        r = co_file_overwrite(inode, extent, NULL, from, first - from, (struct client_request){0});
+        r = co_file_overwrite(inode, extent, NULL, from, first - from, NO_CLIENT);
     if (r == 0 && last < to)
-        r = co_file_overwrite(inode, extent, NULL, last, to - last, (struct client_request){0});
+        r = co_file_overwrite(inode, extent, NULL, last, to - last, NO_CLIENT);
     if (r == 0 && first < last)
         r = co_disk_trim(inode->fs, (extent->address - extent->file_block) * BLOCK_SIZE + first,
-                         last - first, (struct client_request){0});
+                         last - first, NO_CLIENT);
     return r;
 }
 
@@ -245,7 +245,7 @@ static int co_allocate_hole(struct fs_inode *inode, const struct extent *hole, u
         return r;
     for (unsigned i = 0; r == 0 && i < hold.count; i++)
         r = co_disk_trim(inode->fs, hold.runs[i].address * BLOCK_SIZE,
-                         hold.runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
+                         hold.runs[i].blocks * BLOCK_SIZE, NO_CLIENT);
     if (r < 0) {
         alloc_release(inode->fs, &hold);
         return r;

@@ -19,8 +19,7 @@ struct format {
 static int co_block_write(struct format *format, const void *data, uint64_t block)
 {
     memcpy(format->block, data, BLOCK_SIZE);
-    return co_vdisk_write(format->vdisk, format->block, block * BLOCK_SIZE, BLOCK_SIZE,
-                          (struct client_request){0});
+    return co_vdisk_write(format->vdisk, format->block, block * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
 }
 
 static uint64_t journal_bytes(const struct fs_format_options *options, uint64_t size_bytes)
@@ -64,13 +63,12 @@ static int co_format_erase(struct format *format)
     uint64_t journal_end = FS_JOURNAL_BLOCK + format->super.journal_blocks;
     int r;
 
-    r = co_vdisk_trim(format->vdisk, 0, format->vdisk->size_bytes, (struct client_request){0});
+    r = co_vdisk_trim(format->vdisk, 0, format->vdisk->size_bytes, NO_CLIENT);
     if (r < 0)
         return r;
     memset(format->block, 0, BLOCK_SIZE);
     for (uint64_t block = 0; r == 0 && block < journal_end; block += TOUCH_BYTES / BLOCK_SIZE)
-        r = co_vdisk_write(format->vdisk, format->block, block * BLOCK_SIZE, BLOCK_SIZE,
-                           (struct client_request){0});
+        r = co_vdisk_write(format->vdisk, format->block, block * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
     return r;
 }
 
@@ -104,8 +102,7 @@ static int co_format_tree(struct format *format, const struct fs_format_options 
     block_seal(node, FS_NODE_MAGIC, volume, address, 1);
     format->root.trees[FS_TREE_FILES] =
         (struct fs_tree_root){.address = address, .generation = 1, .nodes = 1};
-    return co_vdisk_write(format->vdisk, node, address * BLOCK_SIZE, BLOCK_SIZE,
-                          (struct client_request){0});
+    return co_vdisk_write(format->vdisk, node, address * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
 }
 
 /* The groups tree: one leaf with group 0, behind the files' leaf; and its map. */
@@ -128,8 +125,7 @@ static int co_format_groups(struct format *format)
     block_seal(node, FS_NODE_MAGIC, volume, address, 1);
     format->root.trees[FS_TREE_GROUPS] =
         (struct fs_tree_root){.address = address, .generation = 1, .nodes = 1};
-    r = co_vdisk_write(format->vdisk, node, address * BLOCK_SIZE, BLOCK_SIZE,
-                       (struct client_request){0});
+    r = co_vdisk_write(format->vdisk, node, address * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
     if (r < 0)
         return r;
 
@@ -137,8 +133,7 @@ static int co_format_groups(struct format *format)
     map->free_blocks = item.free_blocks;
     map->used[0] = 0xf; /* slots and both leaves */
     block_seal(map, FS_BITMAP_MAGIC, volume, first, 1);
-    return co_vdisk_write(format->vdisk, map, first * BLOCK_SIZE, BLOCK_SIZE,
-                          (struct client_request){0});
+    return co_vdisk_write(format->vdisk, map, first * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
 }
 
 static void format_root(struct format *format)

@@ -63,6 +63,8 @@ struct fs {
 /* Records what makes the fs unusable, once, and wakes whoever waits. Returns error. */
 int fs_fail_with(struct fs *fs, int error);
 
+#define NO_CLIENT ((struct client_request){0})
+
 /* The vdisk, for a mounted fs: once it has lost its ownership the fs does nothing any more. */
 must_check static inline int co_disk_read(struct fs *fs, void *buffer, uint64_t offset,
                                           uint64_t length)

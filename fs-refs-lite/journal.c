@@ -87,10 +87,10 @@ static int co_ring_write(struct fs *fs, const char *buffer, uint64_t at, uint64_
     int r;
 
     r = co_disk_write(fs, buffer, (journal->first_block + at) * BLOCK_SIZE, first * BLOCK_SIZE,
-                      (struct client_request){0});
+                      NO_CLIENT);
     if (r == 0 && first < blocks)
         r = co_disk_write(fs, buffer + first * BLOCK_SIZE, journal->first_block * BLOCK_SIZE,
-                          (blocks - first) * BLOCK_SIZE, (struct client_request){0});
+                          (blocks - first) * BLOCK_SIZE, NO_CLIENT);
     return r;
 }
 
@@ -133,6 +133,7 @@ int co_journal_wait(struct fs *fs, uint64_t lsn)
 {
     struct journal *journal = &fs->journal;
 
+    lsn = MIN(lsn, journal->appended_lsn); /* a damaged item may name any */
     while (!journal_is_durable(journal, lsn)) {
         if (fs->error)
             return fs->error;

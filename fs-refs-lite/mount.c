@@ -125,7 +125,8 @@ static bool root_is_valid(const struct fs *fs, const struct fs_root *root)
     return root->total_blocks <= fs->vdisk->size_bytes / BLOCK_SIZE &&
            root->total_blocks >= fs->super.first_group_block + FS_GROUP_BLOCKS_MIN &&
            root->journal_at < fs->super.journal_blocks && root->next_ino > FS_ROOT_INO &&
-           root->header.generation < UINT64_MAX / 2 && root->next_lsn < UINT64_MAX / 2;
+           root->next_ino < UINT64_MAX / 2 && root->header.generation < UINT64_MAX / 2 &&
+           root->next_lsn < UINT64_MAX / 2;
 }
 
 /* One of the two roots, from either copy. Returns 0, -EBADMSG, or the vdisk's error. */
@@ -184,7 +185,7 @@ static int co_roots_read(struct fs *fs, void *buffer)
 /* Twice what may be dirty between two checkpoints, but no more than an eighth of a small volume. */
 static uint64_t reserve_blocks(const struct fs *fs)
 {
-    uint64_t wanted = 2 * checkpoint_dirty_max(fs) + 1024;
+    uint64_t wanted = 2 * (fs->nodes.node_count / 4) + 1024;
 
     return MIN(wanted, alloc_capacity(&fs->alloc) / 8);
 }
@@ -382,7 +383,7 @@ int co_fs_trim_free(struct fs *fs)
                 return r;
             for (unsigned i = 0; r == 0 && i < hold.count; i++)
                 r = co_disk_trim(fs, hold.runs[i].address * BLOCK_SIZE,
-                                 hold.runs[i].blocks * BLOCK_SIZE, (struct client_request){0});
+                                 hold.runs[i].blocks * BLOCK_SIZE, NO_CLIENT);
             alloc_release(fs, &hold);
             if (r < 0)
                 return r;

@@ -314,6 +314,8 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
     r = alloc_reserve_frees(&fs->alloc, FREES_MAX);
     if (r == 0)
         r = CO_RETRY(fs, record_prepare(fs, record));
+    if (r == 0 && (record->lsn < fs->next_lsn || record->lsn > UINT64_MAX / 2))
+        r = -EBADMSG;
     if (r == -EBADMSG) {
         fs_note_damage(
             fs); /* what hangs on the damaged node is lost, this change with it; the rest goes on */
