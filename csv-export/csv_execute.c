@@ -132,7 +132,7 @@ static void co_fence(struct csv_volume *volume, const struct csv_request *reques
         }
         if (!busy)
             return;
-        co_cond_wait(&volume->open_idle);
+        co_cond_wait_always(&volume->open_idle);
     }
 }
 
@@ -196,7 +196,7 @@ static int co_close(struct csv_volume *volume, const struct csv_request *request
             opened_free(volume, opened);
             break;
         }
-        co_cond_wait(&volume->open_idle);
+        co_cond_wait_always(&volume->open_idle);
     }
     return 0;
 }
@@ -224,7 +224,7 @@ void co_csv_close_opens(struct csv_volume *volume, uint64_t client, uint64_t bef
         if (opened->in_flight == 0)
             opened_free(volume, opened);
         else
-            co_cond_wait(&volume->open_idle);
+            co_cond_wait_always(&volume->open_idle);
     }
 }
 

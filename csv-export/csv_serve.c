@@ -152,7 +152,7 @@ static int co_drain(struct attaching *attaching)
 
     attachment->connection = 0;
     while (attachment->in_flight > 0)
-        co_cond_wait(&attachment->idle);
+        co_cond_wait_always(&attachment->idle);
     if (attachment->attaching != attaching->message.connection)
         return -ENOTCONN; /* a still newer one asked meanwhile */
     if (attaching->client_counter > attachment->client_counter)

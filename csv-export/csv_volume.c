@@ -163,7 +163,7 @@ static void co_detach_fs(struct csv_volume *volume)
 {
     volume->draining = true;
     while (volume->in_flight > 0)
-        co_cond_wait(&volume->idle);
+        co_cond_wait_always(&volume->idle);
     if (fs_error(volume->fs) == 0 && co_csv_has_nameless(volume)) {
         (void)!co_fs_checkpoint(volume->fs); /* the next mount is quicker; no more depends on it */
         fs_fail(volume->fs);

@@ -199,7 +199,7 @@ static struct fuse_slot *co_slot_get(struct fuse_mount *mount)
     struct list *node;
 
     while (!(node = list_pop_front(&mount->free_slots)))
-        co_cond_wait(&mount->slot_freed);
+        co_cond_wait_always(&mount->slot_freed);
     return list_entry(node, struct fuse_slot, node);
 }
 

@@ -117,7 +117,7 @@ static struct nbd_slot *co_slot_get(struct nbd_connection *connection,
     struct nbd_slot *slot;
 
     while (!(node = list_pop_front(&connection->free_slots)))
-        co_cond_wait(&connection->slot_freed);
+        co_cond_wait_always(&connection->slot_freed);
     connection->used_slots++;
     slot = list_entry(node, struct nbd_slot, node);
     slot->header = *header;
@@ -597,7 +597,7 @@ void co_nbd_transmission(struct nbd_connection *connection)
     if (r == -EPROTO)
         io_stream_shutdown(connection->stream); /* we no longer know where a request begins */
     while (connection->used_slots > 0)
-        co_cond_wait(&connection->slot_freed);
+        co_cond_wait_always(&connection->slot_freed);
     assert(!connection->is_sending);
     assert(list_empty(&connection->out));
     io_task_cancel(&connection->flush);

@@ -71,11 +71,15 @@ struct co_cond {
     struct co_queue queue;
 };
 void co_cond_init(struct co_cond *cond);
-/* Suspends until signalled. Returns 0 or -ECANCELED. */
-int co_cond_wait(struct co_cond *cond);
+/* Suspends until signalled. Returns 0 or -ECANCELED, at once when the coroutine was cancelled
+ * before: a loop around it must end then. */
+must_check int co_cond_wait(struct co_cond *cond);
+/* The same for what must be waited for whatever happens (others hold our memory): not cancellable.
+ */
+void co_cond_wait_always(struct co_cond *cond);
 /* The same with a deadline on the loop's clock (UINT64_MAX: none). Returns 0, -ETIMEDOUT,
  * -ECANCELED. */
-int co_cond_wait_until(struct co_cond *cond, uint64_t deadline_ns);
+must_check int co_cond_wait_until(struct co_cond *cond, uint64_t deadline_ns);
 void co_cond_signal(struct co_cond *cond);    /* wakes the first waiter, if any */
 void co_cond_broadcast(struct co_cond *cond); /* wakes all that wait now */
 bool co_cond_has_waiters(const struct co_cond *cond);

@@ -113,6 +113,14 @@ int co_cond_wait(struct co_cond *cond)
     return co_cond_wait_until(cond, UINT64_MAX);
 }
 
+void co_cond_wait_always(struct co_cond *cond)
+{
+    struct waiter waiter = {.co = co_self()};
+
+    list_push_back(&cond->queue.waiters, &waiter.node);
+    co_wait();
+}
+
 void co_cond_signal(struct co_cond *cond)
 {
     wake_first(&cond->queue);
@@ -161,12 +169,8 @@ void co_group_done(struct co_group *group)
 
 void co_group_wait(struct co_group *group)
 {
-    struct waiter waiter = {.co = co_self()};
-
-    while (group->pending > 0) {
-        list_push_back(&group->idle.queue.waiters, &waiter.node);
-        co_wait();
-    }
+    while (group->pending > 0)
+        co_cond_wait_always(&group->idle);
 }
 
 struct group_start {

@@ -287,7 +287,7 @@ static void co_stop(struct daemon *daemon)
     daemon->stopping = true;
     co_cond_broadcast(&daemon->changed);
     while (!daemon->services_ended)
-        co_cond_wait(&daemon->changed);
+        co_cond_wait_always(&daemon->changed);
     co_api_server_close(daemon->api_server);
     co_api_routes_stop(&daemon->api);
     co_vms_free(take_ptr(daemon->vms));

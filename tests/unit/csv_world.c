@@ -30,7 +30,7 @@ static int co_pass(struct csv_vdisk *disk)
     while (disk->hold && !disk->revoked) {
         disk->held++;
         co_cond_broadcast(&disk->held_one);
-        co_cond_wait(&disk->released);
+        co_cond_wait_always(&disk->released);
         disk->held--;
     }
     return disk->revoked ? -ESTALE : 0;

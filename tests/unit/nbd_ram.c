@@ -68,7 +68,7 @@ static int co_pass(struct ram_file *file)
     while (ram->hold) {
         ram->waiting++;
         co_cond_broadcast(&ram->held);
-        co_cond_wait(&ram->released);
+        co_cond_wait_always(&ram->released);
         ram->waiting--;
     }
     return ram->requests >= ram->fail_from ? ram->fail : 0;

@@ -397,7 +397,7 @@ static void drain(struct csv_world *world)
     co_group_init(&group);
     assert_int_equal(co_group_spawn(&group, world->world->io, "write", co_one_write, &first), 0);
     while (world->vdisk->held == 0)
-        co_cond_wait(&world->vdisk->held_one);
+        co_cond_wait_always(&world->vdisk->held_one);
     assert_int_equal(world->vdisk->held, 1);
 
     co_csv_world_break(world, 1, 2);
@@ -548,7 +548,7 @@ static void fence_drains(struct csv_world *world)
     co_group_init(&group);
     assert_int_equal(co_group_spawn(&group, world->world->io, "write", co_one_write, &write), 0);
     while (world->vdisk->held == 0)
-        co_cond_wait(&world->vdisk->held_one);
+        co_cond_wait_always(&world->vdisk->held_one);
     assert_int_equal(co_group_spawn(&group, world->world->io, "open", co_open_next, &next), 0);
     co_sleep_ns(20 * MS);
     assert_false(next.done);

@@ -698,7 +698,7 @@ static void closing(struct world *world)
     world->ram.hold = true;
     co_send_request(&world->client, NBD_CMD_READ, 0, 1, 0, 4096);
     while (world->ram.waiting == 0)
-        co_cond_wait(&world->ram.held);
+        co_cond_wait_always(&world->ram.held);
     co_group_init(&group);
     assert_int_equal(co_group_spawn(&group, world->io, "closer", co_close_server, world), 0);
     assert_int_equal(co_io_recv_all(world->client.stream, data, 1), -ECONNRESET);
