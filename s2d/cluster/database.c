@@ -230,14 +230,6 @@ int64_t database_free_extent(const struct database *database, uint64_t disk, uin
 
 static void note_change(struct database *database, enum table table, uint64_t id, bool removed)
 {
-    for (size_t i = 0; i < database->change_count; i++) {
-        struct database_change *change = &database->changes[i];
-
-        if (change->table == table && change->id == id) {
-            change->removed = removed;
-            return;
-        }
-    }
     if (database->change_count == database->change_size) {
         database->change_size = MAX(2 * database->change_size, 64);
         database->changes =
@@ -271,7 +263,24 @@ void database_put(struct database *database, enum table table, void *record)
     if (at == rows->count || rows->rows[at]->id != base->id)
         insert_row(rows, at, base);
     assert(rows->rows[at] == base);
-    note_change(database, table, base->id, false);
+    if (base->noted != database->commands)
+        note_change(database, table, base->id, false);
+    base->noted = database->commands;
+}
+
+/* Notes that the record goes; what was noted of it before is void. */
+static void note_removal(struct database *database, enum table table,
+                         const struct record_base *record)
+{
+    for (size_t i = database->change_count; record->noted == database->commands && i > 0; i--) {
+        struct database_change *change = &database->changes[i - 1];
+
+        if (change->table == table && change->id == record->id) {
+            change->removed = true;
+            return;
+        }
+    }
+    note_change(database, table, record->id, true);
 }
 
 void database_remove(struct database *database, enum table table, uint64_t id)
@@ -280,10 +289,10 @@ void database_remove(struct database *database, enum table table, uint64_t id)
     size_t at = database_lower_bound(database, table, id);
 
     assert(at < rows->count && rows->rows[at]->id == id);
+    note_removal(database, table, rows->rows[at]);
     record_free(rows->rows[at]);
     rows->count--;
     memmove(rows->rows + at, rows->rows + at + 1, (rows->count - at) * sizeof(*rows->rows));
-    note_change(database, table, id, true);
 }
 
 void database_put_slab(struct database *database, struct slab_record *slab,
@@ -319,13 +328,14 @@ void database_add_event(struct command *command, enum severity severity, const c
 
     if (!event)
         abort();
-    event->time_ns = command_u64_or(command, "time_ns", 0);
+    event->time_ns = command_time_ns(command);
     event->severity = severity;
-    snprintf(event->code, sizeof(event->code), "%s", code);
-    snprintf(event->subject, sizeof(event->subject), "%s", subject);
+    SET_TEXT(event->code, code);
+    SET_TEXT(event->subject, subject);
     va_start(list, format);
     vsnprintf(event->text, sizeof(event->text), format, list);
     va_end(list);
+    text_make_valid(event->text);
     database_put(database, TABLE_EVENT, event);
     while (database_count(database, TABLE_EVENT) > EVENTS_MAX)
         database_remove(database, TABLE_EVENT, database->tables[TABLE_EVENT].rows[0]->id);
@@ -350,6 +360,7 @@ void command_refuse(struct command *command, int code, const char *format, ...)
     va_start(list, format);
     vsnprintf(command->result->message, sizeof(command->result->message), format, list);
     va_end(list);
+    text_make_valid(command->result->message);
 }
 
 bool command_refused(const struct command *command)
@@ -380,6 +391,11 @@ uint64_t command_u64(struct command *command, const char *name)
 uint64_t command_u64_or(struct command *command, const char *name, uint64_t otherwise)
 {
     return json_object_get(command->json, name) ? command_u64(command, name) : otherwise;
+}
+
+uint64_t command_time_ns(const struct command *command)
+{
+    return (uint64_t)json_integer_value(json_object_get(command->json, "time_ns"));
 }
 
 bool command_bool_or(struct command *command, const char *name, bool otherwise)
@@ -475,6 +491,10 @@ void database_apply(struct database *database, uint64_t index, const json_t *jso
 
     *ret_result = (struct command_result){0};
     database->change_count = 0;
+    database->commands++;
+    command_u64_or(&command, "time_ns", 0); /* events carry it: refused before anything changes */
+    if (command_refused(&command))
+        return;
     if (!fn) {
         command_refuse(&command, -EINVAL, "this version knows no command '%s'", name ? name : "");
         return;
@@ -500,17 +520,37 @@ void database_key(enum table table, uint64_t id, char *ret_key)
     snprintf(ret_key, DATABASE_KEY_MAX, "%s/%016llx", table_name(table), (unsigned long long)id);
 }
 
+/* Its columns are on disks that are there, on extents that nobody else has. */
+static bool slab_fits(const struct database *database, const struct slab_record *slab)
+{
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        const struct column_record *column = &slab->columns[i];
+        const struct disk_record *disk = database_find(database, TABLE_DISK, column->disk);
+
+        if (!disk || column->extent >= disk->extents || disk->extents > DISK_EXTENTS_MAX ||
+            !database_extent_is_free(database, column->disk, column->extent))
+            return false;
+        for (uint64_t j = 0; j < i; j++) {
+            if (slab->columns[j].disk == column->disk)
+                return false;
+        }
+    }
+    return true;
+}
+
 static int load_record(struct database *database, enum table table, uint64_t id, const json_t *json)
 {
     void *record;
     int r;
 
-    if (database_find(database, table, id))
+    if (id > INT64_MAX || database_find(database, table, id))
         return -EBADMSG;
     record = record_new(table, id);
     if (!record)
         return -ENOMEM;
     r = record_from_json(table, json, record, NULL);
+    if (r == 0 && table == TABLE_SLAB && !slab_fits(database, record))
+        r = -EBADMSG;
     if (r < 0 || ((struct record_base *)record)->id != id) {
         record_free(record);
         return r == -ENOMEM ? r : -EBADMSG;
@@ -538,7 +578,7 @@ int database_load(struct database *database, const char *key, const char *json, 
     name[slash - key] = '\0';
     table = table_by_name(name);
     id = strtoull(slash + 1, &end, 16);
-    if (table < 0 || end != slash + 17 || *end)
+    if (table < 0 || end != slash + 17 || *end || strspn(slash + 1, "0123456789abcdef") != 16)
         return -EBADMSG;
     object = json_loadb(json, json_bytes, 0, NULL);
     if (!object)

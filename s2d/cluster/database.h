@@ -3,8 +3,8 @@
  * node. No clock, no randomness: times, ids and keys that a command needs are in the command.
  * Nothing suspends.
  *
- * I3 lives in vdisk.c: every change of an owner or of an in-sync set names the epoch it was decided
- * in, is void in any other, and raises it.
+ * I3 lives in database_volume.c: every change of an owner or of an in-sync set names the epoch it
+ * was decided in, is void in any other, and raises it.
  *
  * Records handed out are the database's: valid until the next database_apply() or database_load().
  */
@@ -72,7 +72,8 @@ const struct database_change *database_changes(const struct database *database, 
 
 /* ---- storage and snapshots ---- */
 
-/* Puts a stored record back: key as made by database_key(). Returns 0, -EBADMSG, -ENOMEM. */
+/* Puts a stored record back: key as made by database_key(); disks before slabs, as keys in their
+ * order and the tables in theirs do. Returns 0, -EBADMSG, -ENOMEM. */
 must_check int database_load(struct database *database, const char *key, const char *json,
                              size_t json_bytes);
 #define DATABASE_KEY_MAX 48
@@ -81,8 +82,9 @@ void database_key(enum table table, uint64_t id, char *ret_key);
 /* Forgets everything, before a snapshot is loaded. */
 void database_clear(struct database *database);
 
-/* I3 and the agreement of the tables with each other; asserts. Tests and the simulator call it
- * after every command. */
+/* I3 and the agreement of the tables with each other, for what was loaded. Returns 0, -EBADMSG. */
+must_check int database_verify(const struct database *database);
+/* The same, asserted. Tests and the simulator call it after every command. */
 void database_check(const struct database *database);
 
 #endif

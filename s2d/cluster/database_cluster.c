@@ -5,42 +5,78 @@
 
 #define EXTENT_BYTES_MIN (4 * MIB)
 #define EXTENT_BYTES_MAX (1024 * MIB)
-#define NODES_MAX 16
+#define DISK_BYTES_MAX (UINT64_C(1) << 50)
+#define RESTART_DELAY_MS 30000
+#define RESTART_DELAY_MS_MAX (3600 * 1000)
 
-static void set_text(char *place, size_t size, const char *text)
+/* ---- the cluster and its nodes ---- */
+
+static void check_address(struct command *command, const char *address)
 {
-    snprintf(place, size, "%s", text);
+    if (!address_is_valid(address))
+        command_refuse(command, -EINVAL, "'%s' is no address of a node: HOST:PORT", address);
 }
-#define SET_TEXT(field, text) set_text(field, sizeof(field), text)
 
-static struct node_record *add_node(struct command *command, const char *name, const char *address)
+/* What a command says of a new node. */
+struct node_arguments {
+    const char *name, *address, *site, *rack, *chassis;
+    uint64_t start_counter;
+};
+
+static struct node_arguments node_arguments(struct command *command, const char *name)
+{
+    struct node_arguments node = {
+        .name = name,
+        .address = command_text(command, "address"),
+        .site = command_text_or(command, "site", "site1"),
+        .rack = command_text_or(command, "rack", "rack1"),
+        .chassis = command_text_or(command, "chassis", name),
+        .start_counter = command_u64_or(command, "start_counter", 0),
+    };
+
+    check_address(command, node.address);
+    if (!name_is_valid(node.site) || !name_is_valid(node.rack) || !name_is_valid(node.chassis))
+        command_refuse(command, -EINVAL, "site, rack and chassis are names, as nodes have");
+    return node;
+}
+
+static struct node_record *add_node(struct command *command, const struct node_arguments *arguments)
 {
     struct database *database = command->database;
     struct node_record *node = record_new(TABLE_NODE, database_new_id(database));
 
     if (!node)
         abort();
-    SET_TEXT(node->name, name);
-    SET_TEXT(node->address, address);
-    SET_TEXT(node->site, command_text_or(command, "site", "site1"));
-    SET_TEXT(node->rack, command_text_or(command, "rack", "rack1"));
-    SET_TEXT(node->chassis, command_text_or(command, "chassis", name));
+    SET_TEXT(node->name, arguments->name);
+    SET_TEXT(node->address, arguments->address);
+    SET_TEXT(node->site, arguments->site);
+    SET_TEXT(node->rack, arguments->rack);
+    SET_TEXT(node->chassis, arguments->chassis);
     node->state = NODE_UP;
-    node->start_counter = command_u64_or(command, "start_counter", 0);
-    node->joined_ns = command_u64_or(command, "time_ns", 0);
+    node->start_counter = arguments->start_counter;
+    node->joined_ns = command_time_ns(command);
     database_put(database, TABLE_NODE, node);
     return node;
 }
 
-/* {name, uuid, key, node_name, address, time_ns}: the first command of every cluster. */
+static void check_restart_delay(struct command *command, uint64_t delay_ms)
+{
+    if (delay_ms > RESTART_DELAY_MS_MAX)
+        command_refuse(command, -EINVAL, "vm_restart_delay_ms is at most an hour");
+}
+
+/* {name, uuid, node_name, address, start_counter, time_ns}: the first command of every cluster. Its
+ * key is not here: each node has it in its identity, and nobody needs to read it. */
 static void cluster_create(struct command *command)
 {
     const char *name = command_text(command, "name"), *uuid = command_text(command, "uuid");
-    const char *key = command_text(command, "key"), *node_name = command_text(command, "node_name");
-    const char *address = command_text(command, "address");
+    const char *node_name = command_text(command, "node_name");
+    struct node_arguments arguments = node_arguments(command, node_name);
+    uint64_t delay_ms = command_u64_or(command, "vm_restart_delay_ms", RESTART_DELAY_MS);
     struct cluster_record *cluster;
     struct node_record *node;
 
+    check_restart_delay(command, delay_ms);
     if (database_cluster(command->database))
         command_refuse(command, -EEXIST, "this node belongs to the cluster '%s' already",
                        database_cluster(command->database)->name);
@@ -48,6 +84,8 @@ static void cluster_create(struct command *command)
         command_refuse(command, -EINVAL,
                        "names are 1 to 63 letters, digits, '.', '_' or '-', and begin with a "
                        "letter, a digit or '_'");
+    if (strlen(uuid) >= sizeof(cluster->uuid))
+        command_refuse(command, -EINVAL, "that is no UUID");
     if (command_refused(command))
         return;
     cluster = record_new(TABLE_CLUSTER, 1);
@@ -55,12 +93,11 @@ static void cluster_create(struct command *command)
         abort();
     SET_TEXT(cluster->name, name);
     SET_TEXT(cluster->uuid, uuid);
-    SET_TEXT(cluster->key, key);
-    cluster->created_ns = command_u64_or(command, "time_ns", 0);
+    cluster->created_ns = command_time_ns(command);
     cluster->next_id = 1;
-    cluster->vm_restart_delay_ms = command_u64_or(command, "vm_restart_delay_ms", 30000);
+    cluster->vm_restart_delay_ms = delay_ms;
     database_put(command->database, TABLE_CLUSTER, cluster);
-    node = add_node(command, node_name, address);
+    node = add_node(command, &arguments);
     database_add_event(command, SEVERITY_INFORMATION, "cluster.created", name,
                        "cluster created on node %s", node->name);
     command->result->reply = json_pack("{s:I}", "node", (json_int_t)node->base.id);
@@ -72,25 +109,51 @@ static void cluster_set(struct command *command)
     struct cluster_record *cluster = database_find_mutable(command->database, TABLE_CLUSTER, 1);
     uint64_t delay_ms = command_u64(command, "vm_restart_delay_ms");
 
-    if (delay_ms > 3600 * 1000)
-        command_refuse(command, -EINVAL, "vm_restart_delay_ms is at most an hour");
+    check_restart_delay(command, delay_ms);
     if (command_refused(command))
         return;
     cluster->vm_restart_delay_ms = delay_ms;
     database_put(command->database, TABLE_CLUSTER, cluster);
 }
 
-/* {secret, expires_ns} */
+static size_t count_valid_tokens(const struct database *database, uint64_t now_ns)
+{
+    const struct token_record *token;
+    size_t count = 0;
+
+    for (size_t i = 0; (token = database_at(database, TABLE_TOKEN, i)); i++)
+        count += token->expires_ns >= now_ns;
+    return count;
+}
+
+static void remove_expired_tokens(struct database *database, uint64_t now_ns)
+{
+    const struct token_record *token;
+    size_t i = 0;
+
+    while ((token = database_at(database, TABLE_TOKEN, i))) {
+        if (token->expires_ns < now_ns)
+            database_remove(database, TABLE_TOKEN, token->base.id);
+        else
+            i++;
+    }
+}
+
+/* {secret, expires_ns, time_ns} */
 static void token_create(struct command *command)
 {
     const char *secret = command_text(command, "secret");
-    uint64_t expires_ns = command_u64(command, "expires_ns");
+    uint64_t expires_ns = command_u64(command, "expires_ns"), now_ns = command_time_ns(command);
     struct token_record *token;
 
-    if (strlen(secret) != 64)
+    if (strlen(secret) != 64 || strspn(secret, "0123456789abcdef") != 64)
         command_refuse(command, -EINVAL, "a token's secret has 64 hexadecimal digits");
+    if (count_valid_tokens(command->database, now_ns) >= TOKENS_MAX)
+        command_refuse(command, -ENOSPC, "%d tokens wait to be used: each is good for an hour",
+                       TOKENS_MAX);
     if (command_refused(command))
         return;
+    remove_expired_tokens(command->database, now_ns);
     token = record_new(TABLE_TOKEN, database_new_id(command->database));
     if (!token)
         abort();
@@ -105,11 +168,10 @@ static void node_join(struct command *command)
 {
     struct token_record *token = command_record(command, "token", TABLE_TOKEN);
     const char *name = command_new_name(command, "name", TABLE_NODE);
-    const char *address = command_text(command, "address");
-    const struct cluster_record *cluster = database_cluster(command->database);
+    struct node_arguments arguments = node_arguments(command, name);
     struct node_record *node;
 
-    if (token && token->expires_ns < command_u64_or(command, "time_ns", 0))
+    if (token && token->expires_ns < command_time_ns(command))
         command_refuse(command, -EACCES,
                        "the token has expired: make another with 's2d cluster token'");
     if (database_count(command->database, TABLE_NODE) >= NODES_MAX)
@@ -117,11 +179,9 @@ static void node_join(struct command *command)
     if (command_refused(command))
         return;
     database_remove(command->database, TABLE_TOKEN, token->base.id);
-    node = add_node(command, name, address);
+    node = add_node(command, &arguments);
     database_add_event(command, SEVERITY_INFORMATION, "node.joined", name, "node %s joined", name);
-    command->result->reply =
-        json_pack("{s:I,s:s,s:s,s:s}", "node", (json_int_t)node->base.id, "uuid", cluster->uuid,
-                  "key", cluster->key, "name", cluster->name);
+    command->result->reply = json_pack("{s:I}", "node", (json_int_t)node->base.id);
 }
 
 /* {node, start_counter, address}: its daemon started (again), and takes part. */
@@ -131,6 +191,8 @@ static void node_started(struct command *command)
     uint64_t start_counter = command_u64(command, "start_counter");
     const char *address = command_text_or(command, "address", "");
 
+    if (address[0])
+        check_address(command, address);
     if (node && start_counter < node->start_counter)
         command_refuse(command, -ESTALE, "node %s has started again since", node->name);
     if (command_refused(command))
@@ -158,8 +220,6 @@ static size_t disks_of_node(struct database *database, uint64_t node, uint64_t *
     }
     return count;
 }
-
-#define NODE_DISKS_MAX 256
 
 /* {node, start_counter, reason}: one command for all vdisks with columns there (I3). Void when it
  * has started again since. */
@@ -201,7 +261,8 @@ static void node_set_state(struct command *command)
     database_put(command->database, TABLE_NODE, node);
 }
 
-/* {node}: only a node without disks that hold data. */
+/* {node}: only a node that is down (its lease has run out, its vdisks have other owners), without
+ * disks that hold data. */
 static void node_evict(struct command *command)
 {
     struct node_record *node = command_record(command, "node", TABLE_NODE);
@@ -218,7 +279,7 @@ static void node_evict(struct command *command)
                 "disks of node %s still hold data: retire them first ('s2d disk retire')",
                 node->name);
     }
-    if (node->state == NODE_UP)
+    if (node->state != NODE_DOWN)
         command_refuse(command, -EBUSY, "node %s is up: stop its daemon first", node->name);
     if (command_refused(command))
         return;
@@ -262,7 +323,8 @@ static void disk_claim(struct command *command)
     unsigned media = command_word(command, "media", disk_media_words);
     uint64_t size_bytes = command_u64(command, "size_bytes");
     const struct cluster_record *cluster = database_cluster(database);
-    const struct disk_record *old;
+    const struct disk_record *old = node ? database_disk_of(database, node->base.id, name) : NULL;
+    uint64_t disks[NODE_DISKS_MAX];
     struct disk_record *disk;
 
     if (!cluster->extent_bytes)
@@ -271,15 +333,18 @@ static void disk_claim(struct command *command)
         command_refuse(command, -EINVAL, "'%s' cannot name a disk", name);
     if (strlen(path) >= PATH_MAX_BYTES)
         command_refuse(command, -ENAMETOOLONG, "the path of disk '%s' is too long", name);
+    if (strlen(uuid) >= sizeof(disk->uuid) || size_bytes > DISK_BYTES_MAX)
+        command_refuse(command, -EINVAL, "disk '%s' cannot be as it is described", name);
+    if (old && strcmp(old->uuid, uuid) != 0)
+        command_refuse(command, -EEXIST, "node %s has a disk called '%s' already", node->name,
+                       name);
+    if (node && !old &&
+        disks_of_node(database, node->base.id, disks, NODE_DISKS_MAX) == NODE_DISKS_MAX)
+        command_refuse(command, -ENOSPC, "a node has at most %d disks", NODE_DISKS_MAX);
     if (command_refused(command))
         return;
-    old = database_disk_of(database, node->base.id, name);
     if (old) {
-        if (strcmp(old->uuid, uuid) == 0)
-            command->result->reply = json_pack("{s:I}", "disk", (json_int_t)old->base.id);
-        else
-            command_refuse(command, -EEXIST, "node %s has a disk called '%s' already", node->name,
-                           name);
+        command->result->reply = json_pack("{s:I}", "disk", (json_int_t)old->base.id);
         return;
     }
     disk = record_new(TABLE_DISK, database_new_id(database));
@@ -304,9 +369,14 @@ static void disk_ready(struct command *command)
     struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
     uint64_t extents = command_u64(command, "extents");
     uint64_t log_bytes = command_u64(command, "log_bytes");
+    const struct cluster_record *cluster = database_cluster(command->database);
 
     if (disk && disk->state != DISK_FAILED && disk->state != DISK_OK)
         command_refuse(command, -EBUSY, "disk %s is being retired", disk->name);
+    if (disk && (extents < disk->extents || extents > DISK_EXTENTS_MAX ||
+                 extents > disk->size_bytes / cluster->extent_bytes))
+        command_refuse(command, -EINVAL, "disk %s has no room for %llu extents, or had more",
+                       disk->name, (unsigned long long)extents);
     if (command_refused(command))
         return;
     disk->state = DISK_OK;

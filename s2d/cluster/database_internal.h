@@ -22,9 +22,11 @@ struct database {
     size_t usage_count;
     struct database_change *changes;
     size_t change_count, change_size;
+    uint64_t commands; /* applied so far: the number of the present one */
 };
 
-/* One verb: reads its arguments from the command, checks all, then changes. */
+/* One verb: reads *all* of its arguments from the command, checks, then changes. A refusal after a
+ * change is asserted against: it would end every node of the cluster, again at each start. */
 struct command {
     struct database *database;
     uint64_t index;
@@ -52,6 +54,8 @@ void *command_record(struct command *command, const char *name, enum table table
 /* A new name in a table: valid and not taken. */
 const char *command_new_name(struct command *command, const char *name, enum table table);
 
+#define SET_TEXT(field, text) text_set(field, sizeof(field), text)
+
 /* Changing. A record is changed in place, and then put. */
 void *database_find_mutable(struct database *database, enum table table, uint64_t id);
 void database_put(struct database *database, enum table table,
@@ -65,6 +69,7 @@ void database_put_slab(struct database *database, struct slab_record *slab,
 void database_remove_slab(struct database *database, struct slab_record *slab);
 void database_add_event(struct command *command, enum severity severity, const char *code,
                         const char *subject, const char *format, ...) printf_like(5, 6);
+uint64_t command_time_ns(const struct command *command); /* "time_ns"; 0: it does not say */
 
 /* The verbs, by file. NULL-terminated. */
 struct verb {

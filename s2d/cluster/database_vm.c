@@ -7,14 +7,33 @@
 
 #include "s2d/cluster/database_internal.h"
 
-#define SET_TEXT(field, text) snprintf(field, sizeof(field), "%s", text)
 #define VM_MEMORY_MIN (16 * MIB)
 #define VM_MEMORY_MAX (4096 * GIB)
 #define VM_VCPUS_MAX 255
+#define DISK_NAME_MAX 480 /* what an export's name, with the incarnation behind it, has room for   \
+                           */
 
 static bool vm_runs(const struct vm_record *vm)
 {
     return vm->incarnation > vm->ended;
+}
+
+/* Whether text is VOLUME/PATH, and the volume is there. */
+static void check_disk(struct command *command, const char *text)
+{
+    const char *slash = text ? strchr(text, '/') : NULL;
+    char volume[NAME_MAX_BYTES];
+
+    if (!slash || !slash[1] || (size_t)(slash - text) >= sizeof(volume) || slash == text ||
+        strlen(text) > DISK_NAME_MAX) {
+        command_refuse(command, -EINVAL, "a disk is named VOLUME/PATH, at most %d bytes",
+                       DISK_NAME_MAX);
+        return;
+    }
+    memcpy(volume, text, slash - text);
+    volume[slash - text] = '\0';
+    if (!database_find_name(command->database, TABLE_VOLUME, volume))
+        command_refuse(command, -ENOENT, "there is no volume called '%s'", volume);
 }
 
 /* {name, memory_bytes, vcpus, generation, disks: […], switch_name} */
@@ -26,8 +45,13 @@ static void vm_create(struct command *command)
     uint64_t vcpus = command_u64(command, "vcpus");
     uint64_t generation = command_u64_or(command, "generation", 2);
     const json_t *disks = command_list(command, "disks");
+    const char *switch_name = command_text_or(command, "switch_name", "");
     struct vm_record *vm;
 
+    if (switch_name[0] && !name_is_valid(switch_name))
+        command_refuse(command, -EINVAL, "'%s' cannot name a switch", switch_name);
+    if (database_count(database, TABLE_VM) >= VMS_MAX)
+        command_refuse(command, -ENOSPC, "a cluster has at most %d VMs", VMS_MAX);
     if (memory_bytes < VM_MEMORY_MIN || memory_bytes > VM_MEMORY_MAX || memory_bytes % MIB)
         command_refuse(command, -EINVAL, "a VM has from 16 MiB to 4 TiB of memory, in whole MiB");
     if (vcpus < 1 || vcpus > VM_VCPUS_MAX)
@@ -36,27 +60,18 @@ static void vm_create(struct command *command)
         command_refuse(command, -EINVAL, "the generation is 1 (BIOS) or 2 (UEFI)");
     if (json_array_size(disks) > VM_DISKS_MAX || json_array_size(disks) == 0)
         command_refuse(command, -EINVAL, "a VM has from 1 to %d disks", VM_DISKS_MAX);
+    for (size_t i = 0; i < json_array_size(disks); i++)
+        check_disk(command, json_string_value(json_array_get(disks, i)));
     if (command_refused(command))
         return;
-    vm = record_new(TABLE_VM, 0);
+    vm = record_new(TABLE_VM, database_new_id(database));
     if (!vm)
         abort();
-    for (size_t i = 0; i < json_array_size(disks); i++) {
-        const char *disk = json_string_value(json_array_get(disks, i));
-
-        if (!disk || !strchr(disk, '/') || strlen(disk) >= PATH_MAX_BYTES)
-            command_refuse(command, -EINVAL, "a disk is named VOLUME/PATH");
-        else
-            SET_TEXT(vm->disks[i], disk);
-    }
-    if (command_refused(command)) {
-        record_free(vm);
-        return;
-    }
-    vm->base.id = database_new_id(database);
     vm->disk_count = json_array_size(disks);
+    for (size_t i = 0; i < vm->disk_count; i++)
+        SET_TEXT(vm->disks[i], json_string_value(json_array_get(disks, i)));
     SET_TEXT(vm->name, name);
-    SET_TEXT(vm->switch_name, command_text_or(command, "switch_name", ""));
+    SET_TEXT(vm->switch_name, switch_name);
     vm->memory_bytes = memory_bytes;
     vm->vcpus = vcpus;
     vm->generation = generation;
@@ -90,21 +105,24 @@ static void vm_want(struct command *command)
     database_put(command->database, TABLE_VM, vm);
 }
 
-/* {vm, node, incarnation (the last one), force, reason}: it may run on that node, in the next
- * incarnation. While the last one has not ended this takes `force`: a failover, decided by the
- * leader after the old node's lease. */
+/* {vm, node, incarnation (the last one), force, restart, reason}: it may run on that node, in the
+ * next incarnation. While the last one has not ended this takes `force`: a failover, decided by the
+ * leader after the old node's lease. restart: void when the administrator has stopped it since. */
 static void vm_start(struct command *command)
 {
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
     struct node_record *node = command_record(command, "node", TABLE_NODE);
     uint64_t incarnation = command_u64(command, "incarnation");
     bool force = command_bool_or(command, "force", false);
+    bool restart = command_bool_or(command, "restart", false);
     const char *reason = command_text_or(command, "reason", "");
 
     if (vm && vm->incarnation != incarnation)
         command_refuse(command, -ESTALE, "VM %s was started elsewhere meanwhile", vm->name);
     if (vm && vm_runs(vm) && !force)
         command_refuse(command, -EALREADY, "VM %s runs already", vm->name);
+    if (vm && restart && vm->wanted != VM_RUNNING)
+        command_refuse(command, -ESTALE, "VM %s was stopped meanwhile", vm->name);
     if (node && node->state == NODE_DOWN)
         command_refuse(command, -EAGAIN, "node %s is down", node->name);
     if (command_refused(command))
@@ -127,21 +145,22 @@ static void vm_ended(struct command *command)
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
     uint64_t incarnation = command_u64(command, "incarnation");
     const char *reason = command_text_or(command, "reason", "");
+    bool stay_stopped = command_bool_or(command, "stay_stopped", true);
 
     if (vm && (incarnation > vm->incarnation || incarnation <= vm->ended))
         command_refuse(command, -ESTALE, "another incarnation of VM %s is the present one",
                        vm->name);
     if (command_refused(command))
         return;
-    if (incarnation == vm->incarnation) {
-        vm->ended = incarnation;
-        SET_TEXT(vm->reason, reason);
-        if (command_bool_or(command, "stay_stopped", true))
-            vm->wanted = VM_STOPPED;
-        database_add_event(command, SEVERITY_INFORMATION, "vm.stopped", vm->name,
-                           "VM %s has stopped%s%s", vm->name, reason[0] ? ": " : "", reason);
-    }
+    if (incarnation < vm->incarnation)
+        return; /* an earlier one's end is nobody's business any more */
+    vm->ended = incarnation;
+    SET_TEXT(vm->reason, reason);
+    if (stay_stopped)
+        vm->wanted = VM_STOPPED;
     database_put(command->database, TABLE_VM, vm);
+    database_add_event(command, SEVERITY_INFORMATION, "vm.stopped", vm->name,
+                       "VM %s has stopped%s%s", vm->name, reason[0] ? ": " : "", reason);
 }
 
 /* ---- jobs and events ---- */
@@ -153,6 +172,8 @@ static void job_create(struct command *command)
     uint64_t total_bytes = command_u64_or(command, "total_bytes", 0);
     struct job_record *job;
 
+    if (database_count(command->database, TABLE_JOB) >= JOBS_MAX)
+        command_refuse(command, -ENOSPC, "a cluster has at most %d jobs", JOBS_MAX);
     if (command_refused(command))
         return;
     job = record_new(TABLE_JOB, database_new_id(command->database));
@@ -161,7 +182,7 @@ static void job_create(struct command *command)
     SET_TEXT(job->kind, kind);
     SET_TEXT(job->target, target);
     job->total_bytes = total_bytes;
-    job->created_ns = command_u64_or(command, "time_ns", 0);
+    job->created_ns = command_time_ns(command);
     database_put(command->database, TABLE_JOB, job);
     command->result->reply = json_pack("{s:I}", "job", (json_int_t)job->base.id);
 }
@@ -185,7 +206,7 @@ static void job_update(struct command *command)
     if (message != job->message)
         SET_TEXT(job->message, message);
     if (state == JOB_DONE || state == JOB_FAILED)
-        job->ended_ns = command_u64_or(command, "time_ns", 0);
+        job->ended_ns = command_time_ns(command);
     database_put(command->database, TABLE_JOB, job);
 }
 

@@ -2,24 +2,79 @@
  *
  * Every verb that changes an owner or an in-sync set names the epoch it was decided in, is void in
  * any other (-ESTALE), and raises the epoch by one. The last in-sync column of a slab is never
- * marked stale. New slabs change nothing that exists and raise no epoch: their columns are born
- * in-sync (all zeros), or stale where the node is down. */
+ * marked stale. New slabs change nothing that exists: their columns are born in-sync (all zeros),
+ * and raise no epoch. One that is born stale (its node is down) does raise it: an "in-sync" for its
+ * disk that is under way was decided without it. */
 #include <stdio.h>
 
 #include "s2d/cluster/database_internal.h"
 
 #define SLABS_PER_COMMAND 1024
+#define VDISK_ID_MAX (UINT64_C(1) << 31) /* slab_id() is below 2^63, which JSON can hold */
 #define VOLUME_BYTES_MIN (64 * MIB)
 #define VOLUME_BYTES_MAX (UINT64_C(1) << 47)
-
-#define SET_TEXT(field, text) snprintf(field, sizeof(field), "%s", text)
 
 /* ---- volumes ---- */
 
 static void check_size(struct command *command, uint64_t size_bytes)
 {
+    uint64_t extent_bytes = database_cluster(command->database)->extent_bytes;
+
     if (size_bytes < VOLUME_BYTES_MIN || size_bytes > VOLUME_BYTES_MAX || size_bytes % MIB)
         command_refuse(command, -EINVAL, "a volume has from 64 MiB to 128 TiB, in whole MiB");
+    else if (size_bytes > VDISK_SLABS_MAX * extent_bytes)
+        command_refuse(command, -EINVAL,
+                       "with extents of %llu MiB a volume has at most %llu GiB: make several",
+                       (unsigned long long)(extent_bytes / MIB),
+                       (unsigned long long)(VDISK_SLABS_MAX * extent_bytes / GIB));
+}
+
+/* Places for copies: nodes with a disk that can be placed on; in a cluster of one node its disks.
+ */
+static size_t count_places(const struct database *database)
+{
+    bool one_node = database_count(database, TABLE_NODE) == 1;
+    uint64_t nodes[NODES_MAX];
+    const struct disk_record *disk;
+    size_t disks = 0, count = 0;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        size_t j = 0;
+
+        if (disk->state != DISK_OK || disk->role != DISK_ROLE_CAPACITY)
+            continue;
+        disks++;
+        while (j < count && nodes[j] != disk->node)
+            j++;
+        if (j == count && count < NODES_MAX)
+            nodes[count++] = disk->node;
+    }
+    return one_node ? disks : count;
+}
+
+static void check_places(struct command *command, unsigned resiliency)
+{
+    size_t places = count_places(command->database);
+
+    if (resiliency == RESILIENCY_PARITY2)
+        command_refuse(command, -EOPNOTSUPP, "this version has no dual parity yet: use mirror3");
+    else if (places < resiliency_copies(resiliency))
+        command_refuse(command, -ENOSPC,
+                       "%s needs disks on %u nodes (or %u disks in a cluster of one node), there "
+                       "are %zu: claim more, or choose another resiliency",
+                       resiliency_words[resiliency], resiliency_copies(resiliency),
+                       resiliency_copies(resiliency), places);
+}
+
+/* Volumes that are not being deleted. */
+static size_t count_volumes(const struct database *database)
+{
+    const struct volume_record *volume;
+    size_t count = 0;
+
+    for (size_t i = 0; (volume = database_at(database, TABLE_VOLUME, i)); i++)
+        count += volume->state != VOLUME_DELETING;
+    return count;
 }
 
 /* {name, size_bytes, resiliency, thin, owner, time_ns}: its slabs and its file system come next;
@@ -39,8 +94,13 @@ static void volume_create(struct command *command)
     if (!cluster->extent_bytes)
         command_refuse(command, -ENOENT, "there is no pool yet: 's2d pool create'");
     check_size(command, size_bytes);
-    if (resiliency == RESILIENCY_PARITY2)
-        command_refuse(command, -EOPNOTSUPP, "this version has no dual parity yet: use mirror3");
+    check_places(command, resiliency);
+    if (owner && owner->state == NODE_DOWN)
+        command_refuse(command, -EAGAIN, "node %s is down: choose another owner", owner->name);
+    if (count_volumes(database) >= VOLUMES_MAX)
+        command_refuse(command, -ENOSPC, "a cluster has at most %d volumes", VOLUMES_MAX);
+    if (cluster->next_id >= VDISK_ID_MAX)
+        command_refuse(command, -ENOSPC, "this cluster has used up its numbers");
     if (command_refused(command))
         return;
     volume = record_new(TABLE_VOLUME, database_new_id(database));
@@ -53,7 +113,7 @@ static void volume_create(struct command *command)
     volume->resiliency = resiliency;
     volume->thin = thin;
     volume->state = VOLUME_CREATING;
-    volume->created_ns = command_u64_or(command, "time_ns", 0);
+    volume->created_ns = command_time_ns(command);
     vdisk->volume = volume->base.id;
     vdisk->size_bytes = ALIGN_UP(size_bytes, cluster->extent_bytes);
     vdisk->slab_bytes = cluster->extent_bytes;
@@ -68,13 +128,19 @@ static void volume_create(struct command *command)
                                        (json_int_t)vdisk->base.id);
 }
 
-/* {volume}: formatted by its owner. */
+/* {volume, session}: formatted by its owner, in that session: a later owner may have begun to
+ * format it again. */
 static void volume_online(struct command *command)
 {
     struct volume_record *volume = command_record(command, "volume", TABLE_VOLUME);
+    uint64_t session = command_u64(command, "session");
+    const struct vdisk_record *vdisk =
+        volume ? database_find(command->database, TABLE_VDISK, volume->vdisk) : NULL;
 
     if (volume && volume->state == VOLUME_DELETING)
-        command_refuse(command, -ESTALE, "volume %s is being deleted", volume->name);
+        command_refuse(command, -ESTALE, "the volume is being deleted");
+    if (vdisk && (vdisk->session != session || vdisk->owner == 0))
+        command_refuse(command, -ESTALE, "void: volume %s has another owner by now", volume->name);
     if (command_refused(command) || volume->state == VOLUME_ONLINE)
         return;
     volume->state = VOLUME_ONLINE;
@@ -91,6 +157,8 @@ static void volume_resize(struct command *command)
     struct vdisk_record *vdisk;
 
     check_size(command, size_bytes);
+    if (volume && volume->state == VOLUME_DELETING)
+        command_refuse(command, -ESTALE, "the volume is being deleted");
     if (volume && size_bytes < volume->size_bytes)
         command_refuse(command, -EINVAL, "volume %s cannot shrink: it has %llu bytes", volume->name,
                        (unsigned long long)volume->size_bytes);
@@ -108,6 +176,8 @@ static bool volume_has_vms(const struct database *database, const char *name, co
     const struct vm_record *vm;
     size_t length = strlen(name);
 
+    if (length == 0)
+        return false; /* deleted already */
     for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
         for (uint64_t disk = 0; disk < vm->disk_count; disk++) {
             if (strncmp(vm->disks[disk], name, length) == 0 && vm->disks[disk][length] == '/') {
@@ -128,6 +198,8 @@ static void volume_delete(struct command *command)
     struct vdisk_record *vdisk;
     const char *vm;
 
+    if (volume && volume->state == VOLUME_DELETING)
+        command_refuse(command, -EALREADY, "the volume is being deleted");
     if (volume && volume_has_vms(database, volume->name, &vm))
         command_refuse(command, -EBUSY, "the VM %s has a disk on volume %s: delete the VM first",
                        vm, volume->name);
@@ -162,7 +234,9 @@ static void volume_removed(struct command *command)
 
 /* ---- slabs ---- */
 
-static void check_new_column(struct command *command, const struct slab_record *slab, uint64_t i)
+/* Whether column i may be placed as it says, next to the first `count` of its slab. */
+static void check_new_column(struct command *command, const struct slab_record *slab, uint64_t i,
+                             uint64_t count)
 {
     const struct column_record *column = &slab->columns[i];
     const struct disk_record *disk = database_find(command->database, TABLE_DISK, column->disk);
@@ -171,8 +245,8 @@ static void check_new_column(struct command *command, const struct slab_record *
         command_refuse(command, -EAGAIN, "a disk of the placement is not there any more");
     if (!database_extent_is_free(command->database, column->disk, column->extent))
         command_refuse(command, -EAGAIN, "an extent of the placement is taken");
-    for (uint64_t other = 0; other < i; other++) {
-        if (slab->columns[other].disk == column->disk)
+    for (uint64_t other = 0; other < count; other++) {
+        if (other != i && slab->columns[other].disk == column->disk)
             command_refuse(command, -EINVAL, "two columns of a slab on one disk");
     }
 }
@@ -206,7 +280,7 @@ static struct slab_record *parse_slab(struct command *command, const struct vdis
     slab->vdisk = vdisk->base.id;
     slab->base.id = slab_id(vdisk->base.id, number);
     for (uint64_t i = 0; i < slab->column_count; i++) {
-        check_new_column(command, slab, i);
+        check_new_column(command, slab, i, i);
         slab->columns[i].generation = command->index; /* I10 */
         slab->columns[i].state = node_of_disk_is_down(command->database, slab->columns[i].disk)
                                      ? COLUMN_RECORD_STALE
@@ -218,6 +292,15 @@ static struct slab_record *parse_slab(struct command *command, const struct vdis
     if (!in_sync)
         command_refuse(command, -EAGAIN, "every node of the placement is down");
     return slab;
+}
+
+static bool has_stale(const struct slab_record *slab)
+{
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        if (slab->columns[i].state == COLUMN_RECORD_STALE)
+            return true;
+    }
+    return false;
 }
 
 static bool shares_extent(const struct slab_record *a, const struct slab_record *b)
@@ -232,16 +315,26 @@ static bool shares_extent(const struct slab_record *a, const struct slab_record 
     return false;
 }
 
+static const struct volume_record *volume_of(struct command *command,
+                                             const struct vdisk_record *vdisk)
+{
+    return vdisk ? database_find(command->database, TABLE_VOLUME, vdisk->volume) : NULL;
+}
+
 /* {vdisk, slabs: […]}: slabs that exist already are left as they are. */
 static void slab_add(struct command *command)
 {
     struct vdisk_record *vdisk = command_record(command, "vdisk", TABLE_VDISK);
+    const struct volume_record *volume = volume_of(command, vdisk);
     const json_t *list = command_list(command, "slabs");
     struct slab_record *slabs[SLABS_PER_COMMAND];
+    bool born_stale = false;
     size_t count = 0;
 
     if (list && json_array_size(list) > SLABS_PER_COMMAND)
         command_refuse(command, -EINVAL, "at most %d slabs at once", SLABS_PER_COMMAND);
+    if (vdisk && (!volume || volume->state == VOLUME_DELETING))
+        command_refuse(command, -ESTALE, "the volume is being deleted");
     for (size_t i = 0; !command_refused(command) && i < json_array_size(list); i++) {
         const json_t *json = json_array_get(list, i);
         uint64_t number = (uint64_t)json_integer_value(json_object_get(json, "number"));
@@ -253,15 +346,21 @@ static void slab_add(struct command *command)
     }
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < i; j++) {
-            if (shares_extent(slabs[i], slabs[j]))
-                command_refuse(command, -EINVAL, "two slabs on one extent");
+            if (slabs[i]->number == slabs[j]->number || shares_extent(slabs[i], slabs[j]))
+                command_refuse(command, -EINVAL, "two slabs in one place");
         }
     }
     for (size_t i = 0; i < count; i++) {
-        if (command_refused(command))
+        if (command_refused(command)) {
             record_free(slabs[i]);
-        else
-            database_put_slab(command->database, slabs[i], NULL);
+            continue;
+        }
+        born_stale |= has_stale(slabs[i]);
+        database_put_slab(command->database, slabs[i], NULL);
+    }
+    if (born_stale) {
+        vdisk->epoch++;
+        database_put(command->database, TABLE_VDISK, vdisk);
     }
 }
 
@@ -272,8 +371,7 @@ static void slab_remove(struct command *command)
     struct database *database = command->database;
     struct vdisk_record *vdisk = command_record(command, "vdisk", TABLE_VDISK);
     const json_t *list = command_list(command, "numbers");
-    const struct volume_record *volume =
-        vdisk ? database_find(database, TABLE_VOLUME, vdisk->volume) : NULL;
+    const struct volume_record *volume = volume_of(command, vdisk);
 
     if (volume && volume->state != VOLUME_DELETING)
         command_refuse(command, -EBUSY, "the volume is in use");
@@ -308,7 +406,11 @@ static void vdisk_own(struct command *command)
 {
     struct vdisk_record *vdisk = vdisk_at_epoch(command);
     struct node_record *owner = command_record(command, "owner", TABLE_NODE);
+    const struct volume_record *volume = volume_of(command, vdisk);
+    bool preferred = command_bool_or(command, "preferred", false);
 
+    if (volume && volume->state == VOLUME_DELETING)
+        command_refuse(command, -ESTALE, "the volume is being deleted");
     if (owner && owner->state == NODE_DOWN)
         command_refuse(command, -EAGAIN, "node %s is down", owner->name);
     if (command_refused(command))
@@ -316,7 +418,7 @@ static void vdisk_own(struct command *command)
     vdisk->epoch++;
     vdisk->session = vdisk->epoch;
     vdisk->owner = owner->base.id;
-    if (command_bool_or(command, "preferred", false))
+    if (preferred)
         vdisk->preferred_owner = owner->base.id;
     database_put(command->database, TABLE_VDISK, vdisk);
 }
@@ -431,32 +533,47 @@ void database_exclude(struct command *command, const uint64_t *disks, size_t cou
     }
 }
 
-/* {vdisk, epoch, disk}: what is stale on the disk has caught up. Proposed by the owner only. */
-static void vdisk_in_sync(struct command *command)
+/* Marks the vdisk's columns on the disk in-sync in the epoch that comes next. Returns whether any
+ * changed. */
+static bool mark_in_sync(struct database *database, const struct vdisk_record *vdisk, uint64_t disk)
 {
-    struct vdisk_record *vdisk = vdisk_at_epoch(command);
-    struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
-    struct database *database = command->database;
-    size_t count, first;
+    size_t count, first = database_slabs(database, vdisk->base.id, &count);
+    bool changed = false;
 
-    if (disk && disk->state == DISK_FAILED)
-        command_refuse(command, -ESTALE, "disk %s has failed", disk->name);
-    if (command_refused(command))
-        return;
-    first = database_slabs(database, vdisk->base.id, &count);
     for (size_t i = first; i < first + count; i++) {
         struct slab_record *slab = (struct slab_record *)database_at(database, TABLE_SLAB, i);
 
         for (uint64_t j = 0; j < slab->column_count; j++) {
             struct column_record *column = &slab->columns[j];
 
-            if (column->disk != disk->base.id || column->state == COLUMN_RECORD_IN_SYNC)
+            if (column->disk != disk || column->state == COLUMN_RECORD_IN_SYNC)
                 continue;
             column->state = COLUMN_RECORD_IN_SYNC;
             column->stale_epoch = 0;
             column->in_sync_epoch = vdisk->epoch + 1;
             database_put(database, TABLE_SLAB, slab);
+            changed = true;
         }
+    }
+    return changed;
+}
+
+/* {vdisk, epoch, disk}: what is stale on the disk has caught up. Proposed by the owner only. */
+static void vdisk_in_sync(struct command *command)
+{
+    struct vdisk_record *vdisk = vdisk_at_epoch(command);
+    struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+    struct database *database = command->database;
+
+    if (disk && disk->state == DISK_FAILED)
+        command_refuse(command, -ESTALE, "disk %s has failed", disk->name);
+    if (disk && node_of_disk_is_down(database, disk->base.id))
+        command_refuse(command, -ESTALE, "the node of disk %s is down", disk->name);
+    if (command_refused(command))
+        return;
+    if (!mark_in_sync(database, vdisk, disk->base.id)) {
+        command_refuse(command, -EALREADY, "nothing to mark: no column there is stale");
+        return;
     }
     vdisk->epoch++;
     database_put(database, TABLE_VDISK, vdisk);
@@ -472,9 +589,13 @@ static void vdisk_replace_column(struct command *command)
     struct slab_record *slab =
         vdisk ? database_find_mutable(database, TABLE_SLAB, slab_id(vdisk->base.id, number)) : NULL;
     struct column_record *column = NULL;
+    struct column_record place = {.disk = command_u64(command, "to_disk"),
+                                  .extent = command_u64(command, "to_extent"),
+                                  .generation = command->index,
+                                  .state = COLUMN_RECORD_STALE};
     struct slab_record old, next;
 
-    if (!slab)
+    if (number >= VDISK_SLABS_MAX || !slab)
         command_refuse(command, -ENOENT, "there is no such slab");
     for (uint64_t i = 0; slab && i < slab->column_count; i++) {
         if (slab->columns[i].disk == disk)
@@ -485,18 +606,8 @@ static void vdisk_replace_column(struct command *command)
     if (command_refused(command))
         return;
     old = next = *slab;
-    column = &next.columns[column - slab->columns];
-    *column = (struct column_record){.disk = command_u64(command, "to_disk"),
-                                     .extent = command_u64(command, "to_extent"),
-                                     .generation = command->index,
-                                     .state = COLUMN_RECORD_STALE};
-    for (uint64_t i = 0; i < next.column_count; i++) {
-        if (&next.columns[i] != column && next.columns[i].disk == column->disk)
-            command_refuse(command, -EINVAL, "two columns of a slab on one disk");
-    }
-    if (!database_extent_is_free(database, column->disk, column->extent) ||
-        !database_find(database, TABLE_DISK, column->disk))
-        command_refuse(command, -EAGAIN, "an extent of the placement is taken");
+    next.columns[column - slab->columns] = place;
+    check_new_column(command, &next, (uint64_t)(column - slab->columns), next.column_count);
     if (command_refused(command))
         return;
     *slab = next;
@@ -505,27 +616,103 @@ static void vdisk_replace_column(struct command *command)
     database_put(database, TABLE_VDISK, vdisk);
 }
 
+/* ---- what must always hold ---- */
+
+static bool slab_is_sound(const struct database *database, const struct slab_record *slab)
+{
+    const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, slab->vdisk);
+    bool in_sync = false;
+
+    if (!vdisk || slab->number >= vdisk->size_bytes / vdisk->slab_bytes ||
+        slab->base.id != slab_id(slab->vdisk, slab->number) ||
+        slab->column_count != resiliency_copies(vdisk->resiliency))
+        return false;
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        const struct column_record *column = &slab->columns[i];
+
+        in_sync |= column->state == COLUMN_RECORD_IN_SYNC;
+        if (column->stale_epoch > vdisk->epoch || column->in_sync_epoch > vdisk->epoch ||
+            database_extent_is_free(database, column->disk, column->extent))
+            return false;
+    }
+    return in_sync; /* I3: the last one is never marked stale */
+}
+
+static bool vdisk_is_sound(const struct database *database, const struct vdisk_record *vdisk)
+{
+    const struct volume_record *volume = database_find(database, TABLE_VOLUME, vdisk->volume);
+
+    return volume && volume->vdisk == vdisk->base.id && vdisk->session <= vdisk->epoch &&
+           vdisk->slab_bytes == database_cluster(database)->extent_bytes &&
+           vdisk->size_bytes % vdisk->slab_bytes == 0 && vdisk->base.id < VDISK_ID_MAX &&
+           vdisk->size_bytes / vdisk->slab_bytes <= VDISK_SLABS_MAX &&
+           (vdisk->owner == 0 || database_find(database, TABLE_NODE, vdisk->owner));
+}
+
+static bool volumes_are_sound(const struct database *database)
+{
+    const struct volume_record *volume;
+    const struct vdisk_record *vdisk;
+    const struct slab_record *slab;
+
+    for (size_t i = 0; (vdisk = database_at(database, TABLE_VDISK, i)); i++) {
+        if (!vdisk_is_sound(database, vdisk))
+            return false;
+    }
+    for (size_t i = 0; (volume = database_at(database, TABLE_VOLUME, i)); i++) {
+        vdisk = database_find(database, TABLE_VDISK, volume->vdisk);
+        if (!vdisk || vdisk->volume != volume->base.id)
+            return false;
+    }
+    for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
+        if (!slab_is_sound(database, slab))
+            return false;
+    }
+    return true;
+}
+
+/* Ids were given out by the cluster record, which is there if anything is. */
+static bool ids_are_sound(const struct database *database)
+{
+    const struct cluster_record *cluster = database_cluster(database);
+
+    for (int table = 0; table < TABLE_COUNT; table++) {
+        size_t count = database_count(database, table);
+        const struct record_base *last = count ? database_at(database, table, count - 1) : NULL;
+
+        if (last && !cluster)
+            return false;
+        if (last && table != TABLE_CLUSTER && table != TABLE_SLAB && last->id >= cluster->next_id)
+            return false;
+    }
+    return database_count(database, TABLE_CLUSTER) <= 1;
+}
+
+static bool disks_are_sound(const struct database *database)
+{
+    const struct cluster_record *cluster = database_cluster(database);
+    const struct disk_record *disk;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        if (!database_find(database, TABLE_NODE, disk->node) || disk->extents > DISK_EXTENTS_MAX)
+            return false;
+    }
+    return database_count(database, TABLE_DISK) + database_count(database, TABLE_VDISK) == 0 ||
+           cluster->extent_bytes != 0;
+}
+
+int database_verify(const struct database *database)
+{
+    return ids_are_sound(database) && disks_are_sound(database) && volumes_are_sound(database)
+               ? 0
+               : -EBADMSG;
+}
+
 void database_check(const struct database *database)
 {
-    const struct slab_record *slab;
-    const struct vdisk_record *vdisk;
+    int r = database_verify(database);
 
-    for (size_t i = 0; (vdisk = database_at(database, TABLE_VDISK, i)); i++)
-        assert(vdisk->session <= vdisk->epoch);
-    for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
-        bool in_sync = false;
-
-        vdisk = database_find(database, TABLE_VDISK, slab->vdisk);
-        assert(vdisk);
-        for (uint64_t j = 0; j < slab->column_count; j++) {
-            const struct column_record *column = &slab->columns[j];
-
-            in_sync |= column->state == COLUMN_RECORD_IN_SYNC;
-            assert(column->stale_epoch <= vdisk->epoch);
-            assert(!database_extent_is_free(database, column->disk, column->extent));
-        }
-        assert(in_sync); /* I3: the last one is never marked stale */
-    }
+    assert(r == 0);
 }
 
 const struct verb volume_verbs[] = {

@@ -57,7 +57,6 @@ const char *const severity_words[] = {"information", "warning", "error", NULL};
 static const struct field cluster_fields[] = {
     TEXT(cluster_record, name),
     TEXT(cluster_record, uuid),
-    TEXT(cluster_record, key),
     U64(cluster_record, created_ns),
     U64(cluster_record, next_id),
     U64(cluster_record, extent_bytes),
@@ -239,6 +238,62 @@ bool name_is_valid(const char *name)
            length;
 }
 
+bool address_is_valid(const char *address)
+{
+    const char *colon = strrchr(address, ':');
+    size_t length = strlen(address);
+
+    return colon && colon > address && colon[1] && length < ADDRESS_MAX_BYTES &&
+           strspn(address,
+                  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:/[]%") ==
+               length;
+}
+
+/* Bytes of the UTF-8 character at text; 0: there is none. */
+static size_t character_bytes(const char *text)
+{
+    const uint8_t *byte = (const uint8_t *)text;
+    size_t count = byte[0] < 0x80                      ? 1
+                   : byte[0] >= 0xc2 && byte[0] < 0xe0 ? 2
+                   : byte[0] >= 0xe0 && byte[0] < 0xf0 ? 3
+                   : byte[0] >= 0xf0 && byte[0] < 0xf5 ? 4
+                                                       : 0;
+
+    for (size_t i = 1; i < count; i++) {
+        if ((byte[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    if ((byte[0] == 0xe0 && byte[1] < 0xa0) || (byte[0] == 0xed && byte[1] >= 0xa0) ||
+        (byte[0] == 0xf0 && byte[1] < 0x90) || (byte[0] == 0xf4 && byte[1] >= 0x90))
+        return 0; /* too long a form, a surrogate, beyond the last one */
+    return count;
+}
+
+void text_make_valid(char *text)
+{
+    while (*text) {
+        size_t count = character_bytes(text);
+
+        if (count == 0)
+            *text = '?';
+        text += MAX(count, 1u);
+    }
+}
+
+void text_set(char *place, size_t size, const char *text)
+{
+    size_t length = strlen(text);
+
+    if (length >= size) {
+        length = size - 1;
+        while (length > 0 && ((uint8_t)text[length] & 0xc0) == 0x80)
+            length--; /* the character that is cut begins further ahead */
+    }
+    memmove(place, text, length); /* a record's own text may be put back */
+    memset(place + length, 0, size - length);
+    text_make_valid(place);
+}
+
 /* ---- records ---- */
 
 void *record_new(enum table table, uint64_t id)
@@ -273,12 +328,22 @@ void record_assign(enum table table, void *to, const void *from)
 
 static json_t *fields_to_json(const struct field *fields, const void *record, json_t *object);
 
+/* A list that is short must not pass for whole. */
+static json_t *list_failed(json_t *list)
+{
+    json_decref(list);
+    return NULL;
+}
+
 static json_t *columns_to_json(const struct column_record *columns, uint64_t count)
 {
     json_t *list = json_array();
 
-    for (uint64_t i = 0; i < count; i++)
-        json_array_append_new(list, fields_to_json(column_fields, &columns[i], json_object()));
+    for (uint64_t i = 0; i < count; i++) {
+        if (json_array_append_new(list, fields_to_json(column_fields, &columns[i], json_object())) <
+            0)
+            return list_failed(list);
+    }
     return list;
 }
 
@@ -286,8 +351,10 @@ static json_t *texts_to_json(const char *texts, size_t size, uint64_t count)
 {
     json_t *list = json_array();
 
-    for (uint64_t i = 0; i < count; i++)
-        json_array_append_new(list, json_string(texts + i * size));
+    for (uint64_t i = 0; i < count; i++) {
+        if (json_array_append_new(list, json_string(texts + i * size)) < 0)
+            return list_failed(list);
+    }
     return list;
 }
 

@@ -17,6 +17,14 @@
 #define MESSAGE_MAX_BYTES 256
 #define COLUMNS_MAX 16 /* of a slab */
 #define VM_DISKS_MAX 16
+#define VOLUMES_MAX 64
+#define VMS_MAX 1024
+#define JOBS_MAX 1024
+#define TOKENS_MAX 64
+#define NODES_MAX 16
+#define NODE_DISKS_MAX 256
+#define DISK_EXTENTS_MAX (UINT64_C(1) << 24) /* of one disk */
+#define VDISK_SLABS_MAX (UINT64_C(1) << 18)  /* each costs its owner 170 bytes of RAM */
 
 enum node_state { NODE_DOWN, NODE_UP, NODE_DRAINING, NODE_PAUSED };
 enum disk_state { DISK_OK, DISK_FAILED, DISK_RETIRING, DISK_RETIRED };
@@ -33,22 +41,22 @@ enum severity { SEVERITY_INFORMATION, SEVERITY_WARNING, SEVERITY_ERROR };
 struct record_base {
     uint64_t id;     /* of its table, never used again */
     json_t *unknown; /* fields of a newer version; NULL: none */
+    uint64_t noted;  /* the database's: the command that changed it last */
 };
 
 struct cluster_record { /* the only one: id 1 */
     struct record_base base;
     char name[NAME_MAX_BYTES];
     char uuid[40];
-    char key[72]; /* of the bus, in hexadecimal */
     uint64_t created_ns;
     uint64_t next_id;      /* of nodes, disks, vdisks, volumes, VMs, jobs, events */
     uint64_t extent_bytes; /* 0: there is no pool yet */
     uint64_t vm_restart_delay_ms;
 };
 
-struct token_record { /* lets one node join */
+struct token_record { /* lets one node join; a secret: no API and no log shows this table */
     struct record_base base;
-    char secret[72]; /* hexadecimal */
+    char secret[72]; /* 64 hexadecimal digits */
     uint64_t expires_ns;
 };
 
@@ -199,6 +207,14 @@ int schema_value(const char *const *words, const char *word); /* or -ENOENT */
 
 /* Copies of the data a resiliency keeps: 1, 2, 3; parity2 has none (0). */
 unsigned resiliency_copies(enum resiliency resiliency);
+
+/* Copies a text, cut to size at a character's end: what is stored stays valid UTF-8, and so can be
+ * written as JSON. */
+void text_set(char *place, size_t size, const char *text);
+/* Makes a text valid UTF-8, '?' for each byte that is not: for what programs and devices say. */
+void text_make_valid(char *text);
+/* The address of a bus, as far as it can be told without using it: HOST:PORT. */
+bool address_is_valid(const char *address);
 
 /* A name that people give: 1 to 63 of a-z A-Z 0-9 . _ -, not beginning with a dot or dash. */
 bool name_is_valid(const char *name);

@@ -135,7 +135,7 @@ static void bootstrap(void *arg)
 int co_node_create_cluster(struct node *node, const char *name, struct node_message *ret_message)
 {
     struct bootstrap_job job = {.node = node};
-    char uuid[37], key[2 * KEY_BYTES + 1];
+    char uuid[37];
     struct command_result result;
     int r;
 
@@ -165,14 +165,13 @@ int co_node_create_cluster(struct node *node, const char *name, struct node_mess
         return r;
     }
     uuid_text(node->identity.cluster, uuid);
-    bytes_to_hex(node->identity.key, KEY_BYTES, key);
-    r = co_node_propose(
-        node,
-        json_pack("{s:s,s:I,s:s,s:s,s:s,s:s,s:s,s:I}", "verb", "cluster.create",
-                  "vm_restart_delay_ms", (json_int_t)node->options.vm_restart_delay_ms, "name",
-                  name, "uuid", uuid, "key", key, "node_name", node->name, "address", node->listen,
-                  "start_counter", (json_int_t)node->identity.start_counter),
-        &result);
+    r = co_node_propose(node,
+                        json_pack("{s:s,s:I,s:s,s:s,s:s,s:s,s:I}", "verb", "cluster.create",
+                                  "vm_restart_delay_ms",
+                                  (json_int_t)node->options.vm_restart_delay_ms, "name", name,
+                                  "uuid", uuid, "node_name", node->name, "address", node->listen,
+                                  "start_counter", (json_int_t)node->identity.start_counter),
+                        &result);
     node_explain(&result, ret_message);
     command_result_done(&result);
     return r;

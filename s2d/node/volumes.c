@@ -462,7 +462,8 @@ static int co_format(struct node_volume *volume)
         return r;
     r = co_node_propose(
         volume->owner_node,
-        json_pack("{s:s,s:I}", "verb", "volume.online", "volume", (json_int_t)volume->volume),
+        json_pack("{s:s,s:I,s:I}", "verb", "volume.online", "volume", (json_int_t)volume->volume,
+                  "session", (json_int_t)volume->mirror_session),
         &result);
     command_result_done(&result);
     return r;
@@ -858,6 +859,14 @@ void co_node_volumes_stop(struct node *node, bool handover)
 
 /* ---- for administrators ---- */
 
+static bool is_exported(struct node *node, const char *name)
+{
+    struct csv_volume *volume = csv_volume_find(node->csv, name);
+
+    csv_volume_put(volume);
+    return volume != NULL;
+}
+
 int co_node_create_volume(struct node *node, const char *name, uint64_t size_bytes,
                           const char *resiliency, bool thin, uint64_t owner,
                           struct node_message *ret_message)
@@ -881,7 +890,7 @@ int co_node_create_volume(struct node *node, const char *name, uint64_t size_byt
         volume = database_find(consensus_database(node->consensus), TABLE_VOLUME, id);
         if (!volume)
             return -ENOENT;
-        if (volume->state == VOLUME_ONLINE)
+        if (volume->state == VOLUME_ONLINE && is_exported(node, name))
             break;
         r = co_cond_wait_until(&node->changed, deadline_ns);
     }

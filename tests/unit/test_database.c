@@ -229,6 +229,7 @@ static void two_starts_of_a_vm_cannot_both_win(void **state)
     json_t *start;
 
     make_cluster(s, disks);
+    make_volume(s, "v", 1);
     assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I,s:I,s:[s]}", "verb", "vm.create", "name",
                                         "vm1", "memory_bytes", (json_int_t)(64 * MIB), "vcpus",
                                         (json_int_t)1, "disks", "v/disk.raw")),
@@ -249,6 +250,150 @@ static void two_starts_of_a_vm_cannot_both_win(void **state)
                      0);
     assert_int_equal(((const struct vm_record *)database_find(s->database, TABLE_VM, vm))->ended,
                      0);
+}
+
+/* Whoever joins is asked in JSON of his own making. A wrong type must be refused before anything
+ * changes: a refusal after a change would end every node of the cluster, at each start again. */
+static void arguments_are_read_before_anything_changes(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk;
+    json_t *commands[] = {
+        json_pack("{s:s,s:I,s:s,s:s,s:s}", "verb", "node.join", "token", (json_int_t)0, "name",
+                  "n9", "address", "10.0.0.9:1", "start_counter", "many"),
+        json_pack("{s:s,s:I,s:s,s:s,s:i}", "verb", "node.join", "token", (json_int_t)0, "name",
+                  "n9", "address", "10.0.0.9:1", "site", 5),
+        json_pack("{s:s,s:I,s:s,s:s}", "verb", "node.join", "token", (json_int_t)0, "name", "n9",
+                  "address", "somewhere"),
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "verb", "event.add", "severity", "warning", "code",
+                  "heal", "subject", "d", "text", "t", "time_ns", "now"),
+        json_pack("{s:s,s:s,s:s,s:s}", "verb", "job.create", "kind", "k", "target", "t", "time_ns",
+                  "now"),
+    };
+
+    make_cluster(s, disks);
+    vdisk = make_volume(s, "v", 1);
+    assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I}", "verb", "token.create", "secret",
+                                        "0123456789abcdef0123456789abcdef0123456789abcdef"
+                                        "0123456789abcdef",
+                                        "expires_ns", (json_int_t)9)),
+                     0);
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (json_object_get(commands[i], "token"))
+            json_object_set_new(commands[i], "token", json_integer((json_int_t)reply(s, "token")));
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+        assert_int_equal(apply(s, commands[i]), -EINVAL);
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:I,s:I,s:I,s:s}", "verb", "vdisk.own", "vdisk", (json_int_t)vdisk,
+                           "epoch", (json_int_t)vdisk_of(s, vdisk)->epoch, "owner", (json_int_t)1,
+                           "preferred", "yes")),
+        -EINVAL);
+}
+
+/* A text that is cut must not end in half a character: it could not be written as JSON, and a node
+ * that cannot write its state stops. */
+static void long_texts_are_cut_between_characters(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE];
+    const struct event_record *event;
+    char text[1024], odd[] = "caf\xe9 \xf0\x9f";
+    json_t *json;
+
+    make_cluster(s, disks);
+    for (size_t shift = 0; shift < 4; shift++) {
+        memset(text, 'x', sizeof(text));
+        for (size_t i = shift; i + 4 < sizeof(text); i += 4)
+            memcpy(text + i, "\xf0\x9f\x92\xbe", 4);
+        text[shift + 800] = '\0';
+        assert_int_equal(
+            apply(s, json_pack("{s:s,s:s,s:s,s:s,s:s}", "verb", "event.add", "severity", "warning",
+                               "code", "heal", "subject", text, "text", text)),
+            0);
+        event = database_at(s->database, TABLE_EVENT, database_count(s->database, TABLE_EVENT) - 1);
+        json = record_to_json(TABLE_EVENT, event);
+        assert_non_null(json);
+        assert_true(strlen(event->text) >= sizeof(event->text) - 4);
+        json_decref(json);
+    }
+    text_make_valid(odd);
+    assert_string_equal(odd, "caf? ??");
+}
+
+/* The same slab twice in one command would take the place of itself. */
+static void a_slab_is_added_once(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk;
+    json_t *slabs = json_array();
+
+    make_cluster(s, disks);
+    vdisk = make_volume(s, "v", 1);
+    for (int i = 0; i < 2; i++)
+        json_array_append_new(slabs, json_pack("{s:i,s:[{s:I,s:i},{s:I,s:i},{s:I,s:i}]}", "number",
+                                               3, "columns", "disk", (json_int_t)disks[0], "extent",
+                                               i, "disk", (json_int_t)disks[2], "extent", i, "disk",
+                                               (json_int_t)disks[4], "extent", i));
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:o}", "verb", "slab.add", "vdisk",
+                                        (json_int_t)vdisk, "slabs", slabs)),
+                     -EINVAL);
+    assert_null(database_slab(s->database, vdisk, 3));
+}
+
+/* I1: a slab that was placed while an "in-sync" for one of its disks was under way is not counted
+ * by it: nobody has copied that slab. */
+static void in_sync_does_not_count_a_slab_that_came_later(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk, epoch;
+    json_int_t third;
+
+    make_cluster(s, disks);
+    third =
+        (json_int_t)((const struct node_record *)database_at(s->database, TABLE_NODE, 2))->base.id;
+    vdisk = make_volume(s, "v", 1);
+    assert_int_equal(
+        add_slab(s, vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){0, 0, 0}),
+        0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[4]), 0);
+    epoch = vdisk_of(s, vdisk)->epoch; /* its owner has copied all, and proposes */
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.down", "node", third,
+                                        "start_counter", 0)),
+                     0);
+    assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[4]), -ESTALE); /* the node is down */
+    assert_int_equal(
+        add_slab(s, vdisk, 1, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){1, 1, 1}),
+        0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.started", "node", third,
+                                        "start_counter", 1)),
+                     0);
+    assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[4]), -ESTALE);
+    assert_int_equal(database_slab(s->database, vdisk, 1)->columns[2].state, COLUMN_RECORD_STALE);
+}
+
+/* A failover decided before the administrator stopped the VM does not start it again. */
+static void a_stopped_vm_is_not_restarted(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE];
+    json_int_t vm;
+
+    make_cluster(s, disks);
+    make_volume(s, "v", 1);
+    assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I,s:i,s:[s]}", "verb", "vm.create", "name",
+                                        "vm1", "memory_bytes", (json_int_t)(64 * MIB), "vcpus", 1,
+                                        "disks", "v/disk.raw")),
+                     0);
+    vm = (json_int_t)reply(s, "vm");
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i}", "verb", "vm.start", "vm", vm, "node",
+                                        1, "incarnation", 0)),
+                     0);
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:I,s:s}", "verb", "vm.want", "vm", vm, "wanted", "stopped")), 0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i,s:b,s:b}", "verb", "vm.start", "vm", vm,
+                                        "node", 1, "incarnation", 1, "force", 1, "restart", 1)),
+                     -ESTALE);
 }
 
 /* ---- random commands ---- */
@@ -373,6 +518,9 @@ static void damaged_records_are_refused(void **state)
         {"nothing/0000000000000001", "{}"},
         {"node", "{}"},
         {"disk/0000000000000001", "{\"size_bytes\": -1}"},
+        {"disk/ffffffffffffffff", "{}"},
+        {"disk/-000000000000001", "{}"},
+        {"slab/0000000100000000", "{\"columns\": [{\"disk\": 1, \"extent\": 0}]}"},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
@@ -385,9 +533,17 @@ static void damaged_records_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(commands_of_an_old_epoch_are_void), TEST(the_last_in_sync_column_is_never_stale),
-        TEST(an_extent_belongs_to_one_slab),     TEST(two_starts_of_a_vm_cannot_both_win),
-        TEST(random_commands_keep_the_rules),    TEST(stored_records_come_back),
+        TEST(commands_of_an_old_epoch_are_void),
+        TEST(the_last_in_sync_column_is_never_stale),
+        TEST(an_extent_belongs_to_one_slab),
+        TEST(two_starts_of_a_vm_cannot_both_win),
+        TEST(arguments_are_read_before_anything_changes),
+        TEST(long_texts_are_cut_between_characters),
+        TEST(a_slab_is_added_once),
+        TEST(in_sync_does_not_count_a_slab_that_came_later),
+        TEST(a_stopped_vm_is_not_restarted),
+        TEST(random_commands_keep_the_rules),
+        TEST(stored_records_come_back),
         TEST(damaged_records_are_refused),
     };
 
