@@ -177,7 +177,7 @@ static bool node_items_valid(const struct fs_node *disk, const struct node_want 
     size_t used_bytes = disk->count * sizeof(struct fs_item);
     struct fs_key previous = want->low;
 
-    if (items_end > disk->values_at || disk->values_at > BLOCK_SIZE)
+    if (items_end > disk->values_at || disk->values_at > BLOCK_SIZE || disk->values_at % 8 != 0)
         return false;
     for (unsigned i = 0; i < disk->count; i++) {
         const struct fs_item *item = &disk->items[i];
