@@ -187,7 +187,7 @@ static int co_attach(struct feed *feed)
 {
     struct mirror *mirror = feed->mirror;
     struct store_seal seal = {0};
-    uint64_t epoch = mirror->epoch;
+    uint64_t epoch = mirror->epoch, durable_seq;
     int r;
 
     feed_detach(feed);
@@ -215,10 +215,18 @@ static int co_attach(struct feed *feed)
         feed_detach(feed);
         return -ESTALE;
     }
+    durable_seq = seal.durable.session == mirror->session ? seal.durable.seq : 0;
+    if (durable_seq > mirror->seq) {
+        log_error(mirror->io, "mirror", "someone else has written in our session; it ends",
+                  "vdisk=%llu session=%llu disk=%llu", (unsigned long long)mirror->vdisk.id,
+                  (unsigned long long)mirror->session, (unsigned long long)feed->disk);
+        store_seal_done(&seal);
+        mirror_stop(mirror);
+        return -ESTALE;
+    }
     feed->up = true;
     feed->opened = false;
     feed->told_seq = 0;
-    uint64_t durable_seq = seal.durable.session == mirror->session ? seal.durable.seq : 0;
     feed_keep_tail(feed, &seal);
     feed_resend(feed, durable_seq);
     feed_changed(feed);

@@ -67,8 +67,10 @@ struct mirror_options {
     void *arg;
 };
 
-/* Begins to take over as config->owner in config->session. options: copied; config: referenced.
- * Returns 0, -ENOMEM, -EINVAL (config is not for us, or makes no sense). */
+/* Begins to take over as config->owner in config->session. options: copied; config: referenced. A
+ * session has one mirror, ever: records are named by (session, seq), and a second one would give
+ * the same names again. Whoever lost the first (a restart, a lease that ran out) asks the database
+ * for a new session (I5). Returns 0, -ENOMEM, -EINVAL (config is not for us, or makes no sense). */
 must_check int mirror_new(struct io *io, const struct mirror_options *options,
                           struct vdisk_config *config, struct mirror **ret_mirror);
 

@@ -78,6 +78,7 @@ struct node {
     uint64_t delay_ns, seen;  /* configurations */
     uint64_t lease_until_ns;  /* on the world's clock */
     uint64_t serving_session; /* 0: none */
+    uint64_t last_session;    /* that this process served: never again */
     uint64_t down_until_ns, paused_until_ns;
 };
 
@@ -386,7 +387,7 @@ static void begin_mirror(struct node *node, struct vdisk_config *config)
     };
 
     check(node->cluster, mirror_new(node->io, &options, config, &node->mirror) == 0);
-    node->serving_session = config->session;
+    node->serving_session = node->last_session = config->session;
 }
 
 /* What the newest configuration that this node sees means for it. A mirror is made only for a
@@ -402,7 +403,7 @@ static void follow(struct node *node, struct vdisk_config *config, bool began_be
         return;
     }
     end_mirror(node);
-    if (mine && !began_before_us && node_lease_held(node))
+    if (mine && !began_before_us && config->session > node->last_session && node_lease_held(node))
         begin_mirror(node, config);
 }
 
@@ -748,6 +749,7 @@ static void node_main(struct io *io, void *arg)
     node->stopping = false;
     node->seen = 0;
     node->lease_until_ns = 0;
+    node->last_session = 0;
     co_group_init(&node->coroutines);
     sim_on_crash(cluster->sim, node->number, on_crash, node);
     snprintf(name, sizeof(name), "n%u", node->number);
