@@ -20,7 +20,7 @@ const struct health_state health_states[] = {
     {"cluster", "OK", HEALTH_HEALTHY, "Every voting node answers.", ""},
     {"cluster", "Votes missing", HEALTH_WARNING,
      "A voting node is away; there is still a majority.",
-     "Bring the node back. When as many are away as the text says, everything stops."},
+     "Bring the node back; the text says how many more may fail before all stops."},
     {"cluster", "No quorum", HEALTH_UNHEALTHY,
      "No majority of the voting nodes answers: nothing can be changed, and volumes wait.",
      "Bring back enough nodes, or mend the network between them."},
