@@ -21,13 +21,14 @@ struct store_server;
  */
 must_check int store_server_new(struct io *io, struct bus *bus, struct buffer_pool *buffers,
                                 struct store_server **ret_server);
-/* Every disk was removed. NULL is fine. */
+/* Every disk was removed, and its store closed. NULL is fine. */
 void store_server_free(struct store_server *server);
 
 /* Serves a disk's store: borrowed until co_store_server_remove(). Returns 0, -ENOMEM, -EEXIST. */
 must_check int store_server_add(struct store_server *server, uint64_t disk, struct store *store);
-/* Ends its streams and suspends until nothing of a peer is under way in the store. Calls for it
- * are answered with -ENODEV from now on. A disk that is not served: nothing happens. */
+/* Ends its streams and suspends until every call has ended. Records that the store took before end
+ * by themselves, with its close at the latest: a full log may stay full until then. Calls for the
+ * disk are answered with -ENODEV from now on. A disk that is not served: nothing happens. */
 void co_store_server_remove(struct store_server *server, uint64_t disk);
 
 /* To be called from the bus's on_down(), for both channels: the peer's streams end. */
