@@ -88,17 +88,8 @@ static const char *role_word(enum raft_member_role role)
     return "none";
 }
 
-/* As far as this node knows: a node that is down says nothing. */
-static bool answers(const struct database *database, uint64_t id)
-{
-    const struct node_record *node = database_find(database, TABLE_NODE, id);
-
-    return node && node->state != NODE_DOWN;
-}
-
 void api_quorum(struct api_context *context, struct health_quorum *ret_quorum)
 {
-    const struct database *database = node_database(context->node);
     struct raft_status status;
 
     raft_status(consensus_raft(node_consensus(context->node)), &status);
@@ -108,18 +99,28 @@ void api_quorum(struct api_context *context, struct health_quorum *ret_quorum)
         const struct raft_member *member = &status.configuration.members[i];
 
         if (member->role == RAFT_VOTER || member->role == RAFT_WITNESS)
-            ret_quorum->votes_up += answers(database, member->id);
+            ret_quorum->votes_up += api_node_answers(context, member->id);
     }
 }
 
-static json_t *member_json(const struct database *database, const struct raft_member *member,
+bool api_has_quorum(struct api_context *context)
+{
+    struct health_quorum quorum;
+
+    api_quorum(context, &quorum);
+    return quorum.has_leader && quorum.votes_up >= quorum.votes / 2 + 1;
+}
+
+static json_t *member_json(struct api_context *context, const struct raft_member *member,
                            uint64_t leader)
 {
+    const struct database *database = node_database(context->node);
     const struct node_record *node = database_find(database, TABLE_NODE, member->id);
 
-    return json_pack("{s:o,s:s,s:s,s:b}", "node", api_node_name(database, member->id), "role",
+    return json_pack("{s:o,s:s,s:s,s:b,s:b}", "node", api_node_name(database, member->id), "role",
                      role_word(member->role), "state", node ? node_state_words[node->state] : "",
-                     "leads", member->id == leader);
+                     "answers", api_node_answers(context, member->id), "leads",
+                     member->id == leader);
 }
 
 static void co_quorum(void *arg, const struct api_request *request, struct api_response *response)
@@ -138,15 +139,15 @@ static void co_quorum(void *arg, const struct api_request *request, struct api_r
     members = json_array();
     for (uint32_t i = 0; i < status.configuration.count; i++)
         json_array_append_new(
-            members, member_json(database, &status.configuration.members[i], status.role.leader));
-    api_answer_json(response,
-                    json_pack("{s:o,s:I,s:I,s:I,s:I,s:I,s:s,s:o}", "leader",
-                              api_node_name(database, status.role.leader), "term",
-                              (json_int_t)status.role.term, "votes", (json_int_t)quorum.votes,
-                              "needed", (json_int_t)(quorum.votes / 2 + 1), "votes_up",
-                              (json_int_t)quorum.votes_up, "commit_index",
-                              (json_int_t)status.commit_index, "answered_by",
-                              node_name(context->node), "members", members));
+            members, member_json(context, &status.configuration.members[i], status.role.leader));
+    api_answer_json(
+        response,
+        json_pack("{s:b,s:o,s:I,s:I,s:I,s:I,s:I,s:s,s:o}", "has_quorum", api_has_quorum(context),
+                  "leader", api_node_name(database, status.role.leader), "term",
+                  (json_int_t)status.role.term, "votes", (json_int_t)quorum.votes, "needed",
+                  (json_int_t)(quorum.votes / 2 + 1), "votes_up", (json_int_t)quorum.votes_up,
+                  "commit_index", (json_int_t)status.commit_index, "answered_by",
+                  node_name(context->node), "members", members));
 }
 
 /* ---- health ---- */
@@ -243,8 +244,8 @@ static void co_health(void *arg, const struct api_request *request, struct api_r
     if (!api_database(context, response))
         return;
     health = co_api_cluster_health(context, &faults);
-    api_answer_json(response,
-                    json_pack("{s:s,s:o}", "health", health_words[health], "faults", faults));
+    api_answer_json(response, json_pack("{s:s,s:b,s:o}", "health", health_words[health],
+                                        "has_quorum", api_has_quorum(context), "faults", faults));
 }
 
 /* ---- status ---- */
@@ -289,9 +290,10 @@ static json_t *cluster_json(struct api_context *context, enum health health)
 
     raft_status(consensus_raft(node_consensus(context->node)), &status);
     return json_pack(
-        "{s:s,s:s,s:o,s:s,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s}", "name", cluster->name,
-        "uuid", cluster->uuid, "created", api_time(cluster->created_ns), "health",
-        health_words[health], "leader", api_node_name(database, status.role.leader), "nodes",
+        "{s:s,s:s,s:o,s:s,s:b,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s}", "name",
+        cluster->name, "uuid", cluster->uuid, "created", api_time(cluster->created_ns), "health",
+        health_words[health], "has_quorum", api_has_quorum(context), "leader",
+        api_node_name(database, status.role.leader), "nodes",
         (json_int_t)database_count(database, TABLE_NODE), "nodes_up",
         (json_int_t)count_nodes_up(database), "disks",
         (json_int_t)database_count(database, TABLE_DISK), "extent_bytes",

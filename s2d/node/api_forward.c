@@ -181,6 +181,11 @@ void co_api_routes_stop(struct api_context *context)
 
 /* ---- the one that asks ---- */
 
+bool api_node_answers(struct api_context *context, uint64_t id)
+{
+    return id == node_id(context->node) || bus_is_up(context->node->bus, id, BUS_CONTROL);
+}
+
 static const char *name_of(struct api_context *context, uint64_t id)
 {
     const struct node_record *node = database_find(node_database(context->node), TABLE_NODE, id);

@@ -21,6 +21,8 @@ extern const struct api_route api_local_routes[];
 int co_api_forward(struct api_context *context, uint64_t to, enum api_method method,
                    const char *target, json_t *body, uint64_t timeout_ns,
                    struct api_response *response);
+/* Whether there is a connection to the node now; true for this one. */
+bool api_node_answers(struct api_context *context, uint64_t id);
 #define API_STATUS_NS (3 * SEC)
 #define API_ACTION_NS (60 * SEC)
 
@@ -74,6 +76,7 @@ void api_vm_health(const struct database *database, const struct vm_record *vm,
                    const struct api_reports *reports, struct health_verdict *ret_verdict);
 /* Of the whole cluster: ret_faults: what is not healthy, as a list; may be NULL. Suspends. */
 enum health co_api_cluster_health(struct api_context *context, json_t **ret_faults);
+bool api_has_quorum(struct api_context *context); /* as far as this node can see */
 void api_quorum(struct api_context *context, struct health_quorum *ret_quorum);
 
 /* {"disks": {id: …}, "volumes": {…}, "vms": {…}} of this node. Suspends. */

@@ -57,10 +57,27 @@ static const struct column cluster_columns[] = {
     {NULL, NULL, 0},
 };
 
+/* What was shown is what one node knows: without a quorum that is told, and is no success. */
+static int quorum_status(const json_t *json)
+{
+    if (json_is_true(json_object_get(json, "has_quorum")))
+        return CLI_DONE;
+    cli_fail(
+        "the cluster has no quorum: bring back enough nodes, or mend the network between them");
+    return CLI_UNREACHABLE;
+}
+
 int run_cluster_status(struct cli *cli, const struct cli_arguments *arguments)
 {
+    json_t *json;
+    int status = cli_call(cli, "GET", cli_target("/v1/cluster"), NULL, &json);
+
     (void)arguments;
-    return cli_show(cli, cli_target("/v1/cluster"), cluster_columns);
+    if (status != CLI_DONE)
+        return status;
+    status = quorum_status(json);
+    cli_show_record(cli, json, cluster_columns);
+    return status;
 }
 
 static const struct column fault_columns[] = {
@@ -82,16 +99,19 @@ int run_cluster_health(struct cli *cli, const struct cli_arguments *arguments)
 
     if (status != CLI_DONE)
         return status;
-    if (arguments->json)
-        return cli_show_record(cli, json, head);
-    output_record(stdout, cli->colours, json, head);
+    status = quorum_status(json);
     faults = json_object_get(json, "faults");
-    if (json_array_size(faults) > 0) {
-        fputc('\n', stdout);
-        output_table(stdout, cli->colours, faults, fault_columns);
+    if (arguments->json) {
+        cli_print_json(json);
+    } else {
+        output_record(stdout, cli->colours, json, head);
+        if (json_array_size(faults) > 0) {
+            fputc('\n', stdout);
+            output_table(stdout, cli->colours, faults, fault_columns);
+        }
     }
     json_decref(json);
-    return CLI_DONE;
+    return status;
 }
 
 /* ---- events ---- */
@@ -175,11 +195,9 @@ static const struct column quorum_columns[] = {
 };
 
 static const struct column member_columns[] = {
-    {"NODE", "node", COLUMN_TEXT},
-    {"ROLE", "role", COLUMN_TEXT},
-    {"STATE", "state", COLUMN_WORD},
-    {"LEADS", "leads", COLUMN_TEXT},
-    {NULL, NULL, 0},
+    {"NODE", "node", COLUMN_TEXT},   {"ROLE", "role", COLUMN_TEXT},
+    {"STATE", "state", COLUMN_WORD}, {"ANSWERS", "answers", COLUMN_TEXT},
+    {"LEADS", "leads", COLUMN_TEXT}, {NULL, NULL, 0},
 };
 
 int run_cluster_quorum(struct cli *cli, const struct cli_arguments *arguments)
@@ -189,13 +207,16 @@ int run_cluster_quorum(struct cli *cli, const struct cli_arguments *arguments)
 
     if (status != CLI_DONE)
         return status;
-    if (arguments->json)
-        return cli_show_record(cli, json, quorum_columns);
-    output_record(stdout, cli->colours, json, quorum_columns);
-    fputc('\n', stdout);
-    output_table(stdout, cli->colours, json_object_get(json, "members"), member_columns);
+    status = quorum_status(json);
+    if (arguments->json) {
+        cli_print_json(json);
+    } else {
+        output_record(stdout, cli->colours, json, quorum_columns);
+        fputc('\n', stdout);
+        output_table(stdout, cli->colours, json_object_get(json, "members"), member_columns);
+    }
     json_decref(json);
-    return CLI_DONE;
+    return status;
 }
 
 /* ---- nodes ---- */
