@@ -1,0 +1,148 @@
+/* What the files of mirror_sim share: mirror_sim.c (faults, runs), mirror_sim_database.c,
+ * mirror_sim_node.c (a node's process), mirror_sim_clients.c (requests, and what they may show). */
+#ifndef S2D_TESTS_MIRROR_SIM_H
+#define S2D_TESTS_MIRROR_SIM_H
+
+#include <stdio.h>
+
+#include "pool/disk.h"
+#include "resiliency/column_store.h"
+#include "resiliency/mirror.h"
+#include "s2d/base/buffer.h"
+#include "s2d/base/co.h"
+#include "s2d/base/sim.h"
+
+#define NODES 3
+#define SLABS 4
+#define SLAB_BLOCKS 256
+#define BLOCKS (SLABS * SLAB_BLOCKS)
+#define VDISK 5
+#define CLIENTS 6 /* on each node; only the owner's are at work */
+#define REQUEST_BLOCKS_MAX 16
+#define MAYBE_MAX 16
+#define STEP_NS MS
+#define LEASE_NS (2 * SEC)
+#define HEAL_NS (120 * SEC)
+#define DISK_PATH "/disk"
+#define DISK_BYTES (48 * MIB)
+#define LOG_BYTES (4 * MIB)
+#define PORT 7800
+
+/* What a write made of a block: a version, and whether it was zeros. */
+struct value {
+    uint64_t version;
+    bool zero;
+};
+
+struct block {
+    struct value known; /* acknowledged, or seen */
+    struct value maybe[MAYBE_MAX];
+    unsigned maybe_count;
+    bool busy;   /* one request at a time */
+    bool rotten; /* on one disk, perhaps: it may be lost when the others are */
+};
+
+struct cluster;
+
+struct node {
+    struct cluster *cluster;
+    unsigned number;
+    bool claimed;
+
+    /* while it is up */
+    struct io *io;
+    struct disk *disk;
+    struct store *store;
+    struct bus *bus;
+    struct buffer_pool *client_buffers, *owner_buffers, *store_buffers;
+    struct store_client *client;
+    struct store_server *server;
+    struct column_store *local;
+    struct mirror *mirror;
+    struct co_group coroutines;
+    bool running, stopping;
+    uint64_t starts;
+
+    /* its view of the database */
+    bool raft_cut;
+    uint64_t delay_ns, seen;  /* configurations */
+    uint64_t lease_until_ns;  /* on the world's clock */
+    uint64_t serving_session; /* 0: none */
+    uint64_t last_session;    /* that this process served: never again */
+    uint64_t down_until_ns, paused_until_ns;
+    bool hand_over; /* the ownership is wanted elsewhere */
+    bool disk_fails;
+    struct disk_geometry geometry;
+};
+
+struct command {
+    uint64_t due_ns, epoch, disks[NODES];
+    size_t count;
+    uint32_t slab;
+    enum { COMMAND_STALE, COMMAND_IN_SYNC, COMMAND_SLAB } kind;
+};
+
+#define COMMANDS_MAX 256
+#define CONFIGS_MAX 4096
+
+struct cluster {
+    struct sim *sim;
+    uint64_t seed;
+    uint32_t width;
+    bool show_log;
+    struct node nodes[NODES + 1]; /* from 1 */
+    struct vdisk_config *configs[CONFIGS_MAX];
+    uint64_t published_ns[CONFIGS_MAX];
+    uint64_t config_count;
+    uint64_t raft_index;
+    struct command commands[COMMANDS_MAX];
+    size_t command_count;
+    uint64_t owner_since_ns;
+
+    struct block blocks[BLOCKS];
+    uint64_t version;
+    bool clients_stop;
+    unsigned clients_at_work;
+    bool check_wanted, checked;
+    struct {
+        unsigned reads, writes, unanswered, takeovers, stale, in_sync, crashes, rewritten, healed,
+            rotten, lost, replaced, handed_over;
+    } count;
+};
+
+static inline uint64_t draw(struct cluster *cluster, uint64_t below)
+{
+    return sim_random(cluster->sim) % below;
+}
+
+#define check(cluster, condition)                                                                  \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            sim_fail(cluster, #condition, __FILE__, __LINE__);                                     \
+    } while (0)
+void sim_fail(struct cluster *cluster, const char *what, const char *file, int line);
+
+/* ---- the database ---- */
+
+struct vdisk_config *config_now(struct cluster *cluster);
+/* A copy to change, of the next epoch; then publish() it. */
+struct vdisk_config *config_edit(struct cluster *cluster);
+void config_publish(struct cluster *cluster, struct vdisk_config *config);
+void place_slab(struct cluster *cluster, struct vdisk_config *config, uint32_t slab);
+/* A proposal on its way from a node; it may get lost. */
+void propose(struct node *node, struct command command);
+/* What the leader does between two steps. */
+void lead(struct cluster *cluster);
+
+/* ---- a node ---- */
+
+void node_main(struct io *io, void *node);
+struct column_store *node_column(void *node, uint64_t number, uint64_t disk);
+void node_end_mirror(struct node *node);
+
+/* ---- clients ---- */
+
+void client_run(void *node);
+void watcher_run(void *node); /* the last look; planned moves */
+
+#endif

@@ -1,0 +1,230 @@
+/* Clients, and what a block may show them. */
+#include "tests/sim/mirror_sim.h"
+
+/* ---- clients ---- */
+
+static void fill(char *buffer, uint64_t block, uint64_t version)
+{
+    uint64_t *words = (uint64_t *)buffer;
+
+    for (size_t i = 0; i < BLOCK_SIZE / 8; i += 2) {
+        words[i] = version;
+        words[i + 1] = block;
+    }
+}
+
+static bool shows(const char *buffer, uint64_t block, struct value value)
+{
+    static const char zeros[BLOCK_SIZE];
+    char expected[BLOCK_SIZE];
+
+    if (value.zero)
+        return memcmp(buffer, zeros, BLOCK_SIZE) == 0;
+    fill(expected, block, value.version);
+    return memcmp(buffer, expected, BLOCK_SIZE) == 0;
+}
+
+/* One value is right: the known one, or one that was never answered; and then it stays. */
+static void saw(struct cluster *cluster, uint64_t number, const char *buffer)
+{
+    struct block *block = &cluster->blocks[number];
+    bool right = shows(buffer, number, block->known);
+
+    for (unsigned i = 0; !right && i < block->maybe_count; i++) {
+        right = shows(buffer, number, block->maybe[i]);
+        if (right)
+            block->known = block->maybe[i];
+    }
+    if (!right)
+        fprintf(stderr, "block %llu shows version %llu, known is %llu%s, %u unanswered\n",
+                (unsigned long long)number, (unsigned long long)*(const uint64_t *)buffer,
+                (unsigned long long)block->known.version, block->known.zero ? " (zeros)" : "",
+                block->maybe_count);
+    check(cluster, right);
+    block->maybe_count = 0;
+}
+
+static void wrote(struct cluster *cluster, uint64_t number, struct value value, int result)
+{
+    struct block *block = &cluster->blocks[number];
+
+    if (result == 0) {
+        block->known = value;
+        block->maybe_count = 0;
+        return;
+    }
+    check(cluster, result == -ESTALE || result == -ECANCELED);
+    check(cluster, block->maybe_count < MAYBE_MAX);
+    block->maybe[block->maybe_count++] = value;
+}
+
+static bool take_blocks(struct cluster *cluster, uint64_t *ret_block, uint32_t *ret_count)
+{
+    uint64_t block = draw(cluster, BLOCKS);
+    uint32_t count = draw(cluster, 4) == 0 ? 1 + (uint32_t)draw(cluster, REQUEST_BLOCKS_MAX) : 1;
+
+    count = (uint32_t)MIN(count, BLOCKS - block);
+    for (uint32_t i = 0; i < count; i++) {
+        struct block *at = &cluster->blocks[block + i];
+
+        if (at->busy || at->maybe_count == MAYBE_MAX)
+            return false;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        cluster->blocks[block + i].busy = true;
+    *ret_block = block;
+    *ret_count = count;
+    return true;
+}
+
+/* An error is an answer only where rot was planted. */
+static void check_lost(struct cluster *cluster, uint64_t block, uint32_t count)
+{
+    bool planted = false;
+
+    for (uint32_t i = 0; i < count; i++)
+        planted = planted || cluster->blocks[block + i].rotten;
+    check(cluster, planted);
+    cluster->count.lost++;
+}
+
+static void co_client_read(struct node *node, char *buffer, uint64_t block, uint32_t count)
+{
+    struct cluster *cluster = node->cluster;
+    int r = co_vdisk_read(mirror_vdisk(node->mirror), buffer, block * BLOCK_SIZE,
+                          (uint64_t)count * BLOCK_SIZE);
+
+    if (r == -EIO) {
+        check_lost(cluster, block, count);
+        return;
+    }
+    check(cluster, r == 0 || r == -ESTALE || r == -ECANCELED);
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        saw(cluster, block + i, buffer + (size_t)i * BLOCK_SIZE);
+    cluster->count.reads += r == 0;
+}
+
+static void co_client_write(struct node *node, char *buffer, uint64_t block, uint32_t count)
+{
+    struct cluster *cluster = node->cluster;
+    struct value value = {.version = ++cluster->version, .zero = draw(cluster, 8) == 0};
+    uint64_t offset = block * BLOCK_SIZE, length = (uint64_t)count * BLOCK_SIZE;
+    struct vdisk *vdisk = mirror_vdisk(node->mirror);
+    int r;
+
+    for (uint32_t i = 0; i < count; i++)
+        fill(buffer + (size_t)i * BLOCK_SIZE, block + i, value.version);
+    r = value.zero ? co_vdisk_trim(vdisk, offset, length, (struct client_request){0})
+                   : co_vdisk_write(vdisk, buffer, offset, length, (struct client_request){0});
+    for (uint32_t i = 0; i < count; i++)
+        wrote(cluster, block + i, value, r);
+    cluster->count.writes += r == 0;
+    cluster->count.unanswered += r != 0;
+}
+
+void client_run(void *arg)
+{
+    struct node *node = arg;
+    struct cluster *cluster = node->cluster;
+    size_t bytes = REQUEST_BLOCKS_MAX * BLOCK_SIZE;
+    char *buffer = co_buffer_get(node->client_buffers, bytes);
+
+    while (!node->stopping && co_sleep_ns(draw(cluster, 4 * MS)) == 0) {
+        uint64_t block;
+        uint32_t count;
+
+        if (cluster->clients_stop || !node->mirror || !take_blocks(cluster, &block, &count))
+            continue;
+        cluster->clients_at_work++;
+        if (draw(cluster, 3) == 0)
+            co_client_read(node, buffer, block, count);
+        else
+            co_client_write(node, buffer, block, count);
+        cluster->clients_at_work--;
+        for (uint32_t i = 0; i < count; i++)
+            cluster->blocks[block + i].busy = false;
+    }
+    buffer_put(node->client_buffers, buffer, bytes);
+}
+
+/* ---- the last look ---- */
+
+/* One block of one column; false: it is rotten, and nobody has read it. */
+static bool co_column_block(struct node *node, const struct column_config *column, uint64_t number,
+                            char *buffer, uint64_t *ret_sum)
+{
+    struct column_store *store = node_column(node, column->node, column->disk);
+    int r = co_column_read(store, VDISK, column->where, (uint32_t)(number % SLAB_BLOCKS), 1, number,
+                           buffer, ret_sum, NULL);
+
+    check(node->cluster, r == 0 || (r == -EBADMSG && node->cluster->blocks[number].rotten));
+    return r == 0;
+}
+
+static void co_check_copies(struct node *node, uint64_t number, char *first, char *other)
+{
+    struct cluster *cluster = node->cluster;
+    const struct vdisk_config *config = config_now(cluster);
+    const struct column_config *columns = vdisk_config_slab(config, number / SLAB_BLOCKS);
+    uint64_t first_sum, sum;
+    bool seen = false;
+
+    for (uint32_t i = 0; i < config->width; i++) {
+        if (columns[i].state != COLUMN_IN_SYNC)
+            continue;
+        if (!co_column_block(node, &columns[i], number, seen ? other : first,
+                             seen ? &sum : &first_sum))
+            continue;
+        if (seen)
+            check(cluster, sum == first_sum && memcmp(first, other, BLOCK_SIZE) == 0);
+        seen = true;
+    }
+}
+
+static void checker_run(struct node *node)
+{
+    struct cluster *cluster = node->cluster;
+    char *first = co_buffer_get(node->client_buffers, BLOCK_SIZE);
+    char *other = co_buffer_get(node->client_buffers, BLOCK_SIZE);
+
+    for (uint64_t number = 0; number < BLOCKS; number++) {
+        int r = co_vdisk_read(mirror_vdisk(node->mirror), first, number * BLOCK_SIZE, BLOCK_SIZE);
+
+        if (r == -EIO)
+            check_lost(cluster, number, 1);
+        else
+            check(cluster, r == 0);
+        if (r == 0)
+            saw(cluster, number, first);
+        if (vdisk_config_slab_allocated(config_now(cluster), (uint32_t)(number / SLAB_BLOCKS)))
+            co_check_copies(node, number, first, other);
+    }
+    buffer_put(node->client_buffers, first, BLOCK_SIZE);
+    buffer_put(node->client_buffers, other, BLOCK_SIZE);
+    cluster->checked = true;
+}
+
+/* Moves the ownership away in an orderly fashion. */
+static void co_hand_over(struct node *node)
+{
+    node->hand_over = false;
+    if (!node->mirror || co_mirror_hand_over(node->mirror, io_now_ns(node->io) + SEC) < 0)
+        return;
+    node_end_mirror(node); /* and with it the right to answer */
+    node->cluster->count.handed_over++;
+}
+
+void watcher_run(void *arg)
+{
+    struct node *node = arg;
+    struct cluster *cluster = node->cluster;
+
+    while (!node->stopping && co_sleep_ns(10 * MS) == 0) {
+        if (node->hand_over)
+            co_hand_over(node);
+        if (!cluster->check_wanted || !node->mirror)
+            continue;
+        cluster->check_wanted = false;
+        checker_run(node);
+    }
+}
