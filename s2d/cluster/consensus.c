@@ -26,7 +26,8 @@
 struct proposal {
     struct list node;
     uint64_t number;
-    uint64_t term; /* it can be in the log of this term's leader only; 0: nowhere yet */
+    uint64_t term;      /* it can be in the log of this term's leader only; 0: nowhere yet */
+    uint64_t only_term; /* may be proposed in this term only, by us as its leader; 0: any, anyhow */
     bool applied, lost;
     bool unknown; /* a snapshot may hold it or not */
     struct command_result *result;
@@ -40,6 +41,7 @@ struct consensus {
     struct raft *raft;
     struct io_timer tick;
     bool driving, drive_again;
+    bool ending; /* no proposals any more */
     bool closing, failed;
 
     /* applied in RAM, not yet written */
@@ -110,6 +112,13 @@ static void put_entry(struct kv_batch *batch, const struct raft_entry *entry)
     free(bytes);
 }
 
+void consensus_erase(struct kv_batch *batch)
+{
+    kv_delete_range(batch, "raft/", "raft0"); /* '0' follows '/' */
+    kv_delete_range(batch, "state/", "state0");
+    kv_delete_range(batch, STATE_PREFIX, "db0");
+}
+
 int consensus_bootstrap(struct kv *kv, uint64_t node)
 {
     struct raft_configuration configuration = {.count = 1,
@@ -125,6 +134,7 @@ int consensus_bootstrap(struct kv *kv, uint64_t node)
         return r;
     applied = base.index;
     kv_batch_init(&batch);
+    consensus_erase(&batch);
     put_hard_state(&batch, &hard);
     put_base(&batch, &base);
     kv_put(&batch, KEY_APPLIED, &applied, sizeof(applied));
@@ -208,6 +218,8 @@ static void load(void *arg)
         loader->result = kv_each(kv, KEY_APPLIED, load_fixed, loader);
     if (loader->result == 0)
         loader->result = kv_each(kv, STATE_PREFIX, load_record, loader);
+    if (loader->result == 0)
+        loader->result = database_verify(consensus->database);
     if (loader->result == 0)
         loader->result = raft_new(&loader->raft, &consensus->raft);
     if (loader->result == 0)
@@ -321,7 +333,7 @@ static void install_snapshot(struct consensus *consensus, const struct raft_snap
 
     database_clear(database);
     kv_batch_done(&consensus->state);
-    kv_delete_range(&consensus->state, STATE_PREFIX, "db0"); /* '0' follows '/' */
+    kv_delete_range(&consensus->state, STATE_PREFIX, "db0");
     r = snapshot_reader_install(consensus->incoming, database, &consensus->state, STATE_PREFIX);
     assert(r == 0); /* it was checked whole before raft_chunk_stored() */
     snapshot_reader_free(take_ptr(consensus->incoming));
@@ -415,7 +427,7 @@ static void write_job_run(void *arg)
 static int co_write_batch(struct consensus *consensus)
 {
     struct raft_persist persist = consensus->persist;
-    struct write_job job = {.consensus = consensus};
+    struct write_job job = {.consensus = consensus, .result = -EIO};
     uint64_t applied;
 
     if (persist.install)
@@ -522,6 +534,8 @@ static void take_role(struct consensus *consensus, const struct raft_ready *read
         return;
     log_info(consensus->io, "consensus", "leadership changed", "term=%llu leader=%llu",
              (unsigned long long)ready->role.term, (unsigned long long)ready->role.leader);
+    if (ready->role.state != RAFT_LEADER)
+        snapshot_writer_free(take_ptr(consensus->outgoing));
     co_cond_broadcast(&consensus->progress);
     if (consensus->options.on_role)
         consensus->options.on_role(consensus->options.arg, &ready->role);
@@ -605,6 +619,8 @@ static void handle_propose(void *arg, const struct bus_message *message)
     struct propose_header header;
     int r = -EPROTO;
 
+    if (message->request == 0)
+        return; /* who proposes waits for an answer */
     if (message->header_bytes == sizeof(header) && message->data_bytes > 0) {
         memcpy(&header, message->header, sizeof(header));
         raft_status(consensus->raft, &status);
@@ -635,6 +651,9 @@ static int co_submit(struct consensus *consensus, struct proposal *proposal, con
     int r;
 
     raft_status(consensus->raft, &status);
+    if (proposal->only_term &&
+        (status.role.state != RAFT_LEADER || status.role.term != proposal->only_term))
+        return -ESTALE;
     proposal->lost = false;
     proposal->unknown = false;
     proposal->term = status.role.term;
@@ -643,7 +662,8 @@ static int co_submit(struct consensus *consensus, struct proposal *proposal, con
         drive(consensus);
         return r;
     }
-    if (status.role.leader == 0)
+    if (status.role.leader == 0 ||
+        !bus_is_up(consensus->options.bus, status.role.leader, BUS_CONTROL))
         return -EHOSTUNREACH;
     send.to = status.role.leader;
     header.term = status.role.term;
@@ -660,7 +680,7 @@ static int co_await (struct consensus *consensus, struct proposal *proposal, uin
     while (!proposal->applied && !proposal->lost) {
         int r;
 
-        if (consensus->closing)
+        if (consensus->ending)
             return -ECANCELED;
         if (proposal->unknown)
             return -ETIMEDOUT;
@@ -678,7 +698,7 @@ static int co_propose_until(struct consensus *consensus, struct proposal *propos
         uint64_t now_ns = io_now_ns(consensus->io);
         int r;
 
-        if (consensus->closing)
+        if (consensus->ending)
             return -ECANCELED;
         if (now_ns >= deadline_ns)
             return -EHOSTUNREACH;
@@ -687,7 +707,8 @@ static int co_propose_until(struct consensus *consensus, struct proposal *propos
             r = co_await (consensus, proposal, deadline_ns);
         else
             proposal->term = 0;
-        if (r == 0 || r == -ETIMEDOUT || r == -ECANCELED || r == -EINVAL || r == -EMSGSIZE)
+        if (r == 0 || r == -ETIMEDOUT || r == -ECANCELED || r == -EINVAL || r == -EMSGSIZE ||
+            (r == -ESTALE && proposal->only_term))
             return r;
         r = co_cond_wait_until(&consensus->progress,
                                MIN(deadline_ns, io_now_ns(consensus->io) + RETRY_NS));
@@ -720,6 +741,8 @@ static const char *propose_failure(int code)
         return "no answer in time: it may or may not have been done; look before trying again";
     case -ECANCELED:
         return "this node is stopping";
+    case -ESTALE:
+        return "this node does not lead any more";
     default:
         return "the command was not accepted";
     }
@@ -728,7 +751,22 @@ static const char *propose_failure(int code)
 int co_consensus_propose(struct consensus *consensus, const json_t *command, uint64_t timeout_ns,
                          struct command_result *ret_result)
 {
-    struct proposal proposal = {.number = ++consensus->next_number, .result = ret_result};
+    return co_consensus_propose_in(consensus, 0, command, timeout_ns, ret_result);
+}
+
+void consensus_end_proposals(struct consensus *consensus)
+{
+    consensus->ending = true;
+    list_for_each (node, &consensus->proposals)
+        co_cond_broadcast(&list_entry(node, struct proposal, node)->changed);
+    co_cond_broadcast(&consensus->progress);
+}
+
+int co_consensus_propose_in(struct consensus *consensus, uint64_t term, const json_t *command,
+                            uint64_t timeout_ns, struct command_result *ret_result)
+{
+    struct proposal proposal = {
+        .number = ++consensus->next_number, .only_term = term, .result = ret_result};
     char *text = command_text_with_name(consensus, command, proposal.number);
     int r;
 
@@ -755,7 +793,7 @@ int co_consensus_wait_applied(struct consensus *consensus, uint64_t index, uint6
 
     while (consensus->applied < index) {
         int r =
-            consensus->closing ? -ECANCELED : co_cond_wait_until(&consensus->progress, deadline_ns);
+            consensus->ending ? -ECANCELED : co_cond_wait_until(&consensus->progress, deadline_ns);
 
         if (r < 0)
             return r;
@@ -807,7 +845,7 @@ bool consensus_leads(const struct consensus *consensus)
     struct raft_status status;
 
     raft_status(consensus->raft, &status);
-    return status.role.state == RAFT_LEADER && status.term_committed;
+    return status.role.state == RAFT_LEADER && consensus->applied_term == status.role.term;
 }
 
 /* ---- life ---- */
@@ -875,8 +913,8 @@ int co_consensus_open(struct io *io, const struct consensus_options *options,
     consensus->durable_applied = consensus->applied;
     bus_handle(options->bus, TYPE_RAFT, handle_raft, consensus);
     bus_handle(options->bus, TYPE_PROPOSE, handle_propose, consensus);
+    *ret_consensus = consensus; /* before the first callbacks: they may use it */
     drive(consensus);
-    *ret_consensus = consensus;
     return 0;
 }
 
@@ -889,9 +927,7 @@ void co_consensus_close(struct consensus *consensus)
     consensus->closing = true;
     io_timer_disarm(consensus->io, &consensus->tick);
     io_timer_disarm(consensus->io, &consensus->flush);
-    list_for_each (node, &consensus->proposals)
-        co_cond_broadcast(&list_entry(node, struct proposal, node)->changed);
-    co_cond_broadcast(&consensus->progress);
+    consensus_end_proposals(consensus);
     co_cond_broadcast(&consensus->write_wanted);
     co_group_wait(&consensus->group);
     io_timer_disarm(consensus->io, &consensus->tick);

@@ -34,9 +34,11 @@ struct consensus_options {
     void *arg;
 };
 
-/* Writes the first store of a new cluster, of which this node is the only member. Blocks. Returns 0
- * or -EIO. */
+/* Writes the first store of a new cluster, of which this node is the only member; what an attempt
+ * that was interrupted left goes. Blocks. Returns 0 or -EIO. */
 must_check int consensus_bootstrap(struct kv *kv, uint64_t node);
+/* Puts into batch what makes the store empty: for a node that joins. */
+void consensus_erase(struct kv_batch *batch);
 
 /* Loads the database and takes part. An empty store waits for a leader that was told of us. Returns
  * 0, -EBADMSG (the store is damaged, or lost what it had promised: rebuild the node under a new
@@ -50,8 +52,9 @@ struct database *consensus_database(struct consensus *consensus);
 struct raft *consensus_raft(struct consensus *consensus);
 uint64_t
 consensus_applied(const struct consensus *consensus); /* index of the last entry applied in RAM */
-bool consensus_leads(
-    const struct consensus *consensus); /* and has committed an entry of its term */
+/* This node leads, and its database is as new as its leadership: it has applied an entry of its own
+ * term. */
+bool consensus_leads(const struct consensus *consensus);
 
 /* Proposes a command from any node and waits until it was applied *here*: who proposed also sees.
  * The command runs once or not at all, but when the answer is -ETIMEDOUT nobody knows: look before
@@ -59,6 +62,14 @@ bool consensus_leads(
  * what the database says, or -EHOSTUNREACH (no leader), -ETIMEDOUT, -ECANCELED. */
 int co_consensus_propose(struct consensus *consensus, const json_t *command, uint64_t timeout_ns,
                          struct command_result *ret_result);
+
+/* The same for what only the leader of `term` may say, because it was decided under the leases that
+ * it grants: proposed by this node, as that leader, once. -ESTALE: it does not lead in that term
+ * (any more), and the command was not run; or what the database says. */
+int co_consensus_propose_in(struct consensus *consensus, uint64_t term, const json_t *command,
+                            uint64_t timeout_ns, struct command_result *ret_result);
+/* The node is stopping: proposals end with -ECANCELED, later ones too; Raft goes on. */
+void consensus_end_proposals(struct consensus *consensus);
 
 /* Suspends until everything up to index is applied here. Returns 0, -ETIMEDOUT, -ECANCELED. */
 must_check int co_consensus_wait_applied(struct consensus *consensus, uint64_t index,

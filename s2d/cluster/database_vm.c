@@ -10,8 +10,9 @@
 #define VM_MEMORY_MIN (16 * MIB)
 #define VM_MEMORY_MAX (4096 * GIB)
 #define VM_VCPUS_MAX 255
-#define DISK_NAME_MAX 480 /* what an export's name, with the incarnation behind it, has room for   \
-                           */
+#define DISK_NAME_MAX                                                                              \
+    480 /* what an export's name, with the incarnation behind it, has room for                     \
+         */
 
 static bool vm_runs(const struct vm_record *vm)
 {
@@ -106,8 +107,9 @@ static void vm_want(struct command *command)
 }
 
 /* {vm, node, incarnation (the last one), force, restart, reason}: it may run on that node, in the
- * next incarnation. While the last one has not ended this takes `force`: a failover, decided by the
- * leader after the old node's lease. restart: void when the administrator has stopped it since. */
+ * next incarnation. While the last one has not ended this takes `force`, and a host that is down: a
+ * failover, decided by the leader after the old node's lease. restart: void when the administrator
+ * has stopped it since. */
 static void vm_start(struct command *command)
 {
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
@@ -116,6 +118,8 @@ static void vm_start(struct command *command)
     bool force = command_bool_or(command, "force", false);
     bool restart = command_bool_or(command, "restart", false);
     const char *reason = command_text_or(command, "reason", "");
+    const struct node_record *host =
+        vm && vm_runs(vm) ? database_find(command->database, TABLE_NODE, vm->node) : NULL;
 
     if (vm && vm->incarnation != incarnation)
         command_refuse(command, -ESTALE, "VM %s was started elsewhere meanwhile", vm->name);
@@ -123,6 +127,8 @@ static void vm_start(struct command *command)
         command_refuse(command, -EALREADY, "VM %s runs already", vm->name);
     if (vm && restart && vm->wanted != VM_RUNNING)
         command_refuse(command, -ESTALE, "VM %s was stopped meanwhile", vm->name);
+    if (host && force && host->state != NODE_DOWN)
+        command_refuse(command, -ESTALE, "node %s, which runs VM %s, is up", host->name, vm->name);
     if (node && node->state == NODE_DOWN)
         command_refuse(command, -EAGAIN, "node %s is down", node->name);
     if (command_refused(command))

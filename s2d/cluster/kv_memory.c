@@ -53,6 +53,8 @@ static size_t lower_bound(const struct kv_disk *disk, const char *key)
 
 static void remove_range(struct kv_disk *disk, size_t first, size_t last)
 {
+    if (first == last)
+        return;
     for (size_t i = first; i < last; i++) {
         free(disk->entries[i].key);
         free(disk->entries[i].value);

@@ -17,12 +17,14 @@ struct heartbeat {
 
 struct answer {
     uint64_t seq;
+    uint64_t start_counter; /* of the heartbeat: its successor counts from 1 again */
     uint64_t remaining_ns;
     uint64_t index;
 };
 
 struct refused {
     uint64_t node;
+    uint64_t start_counter; /* of the process that the reporter knew */
 };
 
 struct liveness {
@@ -77,14 +79,20 @@ static void send_to(struct liveness *liveness, uint64_t to, uint16_t type, const
 
 /* ---- the lease of this node ---- */
 
+/* Only for the process that the database knows to run there: a node that is down, was evicted, or
+ * has started again since, is first to be told of (node.started). So a node.down that names this
+ * process never meets a lease that came after it was decided. */
 static uint64_t grant(struct liveness *liveness, uint64_t node, uint64_t start_counter,
                       uint64_t *ret_index)
 {
+    const struct node_record *record =
+        database_find(consensus_database(liveness->options.consensus), TABLE_NODE, node);
     struct raft_status status;
 
     raft_status(consensus_raft(liveness->options.consensus), &status);
     *ret_index = status.commit_index;
-    if (status.role.state != RAFT_LEADER || !status.term_committed)
+    if (!consensus_leads(liveness->options.consensus) || !record || record->state == NODE_DOWN ||
+        record->start_counter != start_counter)
         return 0;
     return watch_grant(&liveness->watch, io_clock_ns(liveness->io), node, start_counter,
                        status.quorum_round_ns);
@@ -92,9 +100,12 @@ static uint64_t grant(struct liveness *liveness, uint64_t node, uint64_t start_c
 
 static void take_answer(struct liveness *liveness, const struct answer *answer)
 {
-    int r = lease_on_answer(&liveness->lease, io_clock_ns(liveness->io), answer->seq,
-                            answer->remaining_ns, answer->index);
+    int r;
 
+    if (answer->start_counter != liveness->options.start_counter || liveness->given_up)
+        return;
+    r = lease_on_answer(&liveness->lease, io_clock_ns(liveness->io), answer->seq,
+                        answer->remaining_ns, answer->index);
     if (r == -EPROTO)
         log_warn(liveness->io, "liveness", "the leader granted more than a lease",
                  "remaining_ns=%llu", (unsigned long long)answer->remaining_ns);
@@ -104,7 +115,7 @@ static void take_answer(struct liveness *liveness, const struct answer *answer)
 static void send_heartbeat(struct liveness *liveness)
 {
     struct heartbeat heartbeat = {.start_counter = liveness->options.start_counter};
-    struct answer answer;
+    struct answer answer = {.start_counter = liveness->options.start_counter};
     struct raft_status status;
 
     raft_status(consensus_raft(liveness->options.consensus), &status);
@@ -132,6 +143,7 @@ static void handle_heartbeat(void *arg, const struct bus_message *message)
         return;
     memcpy(&heartbeat, message->header, sizeof(heartbeat));
     answer.seq = heartbeat.seq;
+    answer.start_counter = heartbeat.start_counter;
     answer.remaining_ns = grant(liveness, message->from, heartbeat.start_counter, &answer.index);
     if (answer.remaining_ns > 0)
         send_to(liveness, message->from, TYPE_ANSWER, &answer, sizeof(answer));
@@ -160,21 +172,32 @@ static size_t nodes_up_besides(struct liveness *liveness, uint64_t besides)
     return count;
 }
 
-/* Whatever this node now knows of `node` being dead is acted on. */
-static void judge(struct liveness *liveness, const struct node_record *node)
+/* Whatever this node now knows of `id` being dead is acted on. */
+static void judge(struct liveness *liveness, uint64_t id)
 {
-    uint64_t now_ns = io_clock_ns(liveness->io), id = node->base.id;
+    const struct node_record *node =
+        database_find(consensus_database(liveness->options.consensus), TABLE_NODE, id);
+    uint64_t now_ns = io_clock_ns(liveness->io), start_counter;
     size_t others = nodes_up_besides(liveness, id);
+    const char *reason = watch_down_reason(&liveness->watch, id);
     bool dead = watch_proven_dead(&liveness->watch, now_ns, id, others);
 
-    if (id == liveness->options.node || node->state == NODE_DOWN)
+    if (!node || id == liveness->options.node)
         return;
+    if (node->state == NODE_DOWN) {
+        watch_settle(&liveness->watch, id);
+        return;
+    }
+    start_counter = node->start_counter; /* what comes next may change the database */
     if (dead)
         consensus_peer_down(liveness->options.consensus, id);
-    if (consensus_leads(liveness->options.consensus) &&
-        watch_may_declare_down(&liveness->watch, now_ns, id, others))
-        liveness->options.on_down(liveness->options.arg, id, node->start_counter,
-                                  dead ? LIVENESS_DAEMON_DEAD : LIVENESS_SILENT);
+    if (!consensus_leads(liveness->options.consensus) ||
+        !watch_may_declare_down(&liveness->watch, now_ns, id, others))
+        return;
+    if (!reason) /* what was decided first stays: proof goes stale */
+        reason = dead ? LIVENESS_DAEMON_DEAD : LIVENESS_SILENT;
+    if (liveness->options.on_down(liveness->options.arg, id, start_counter, reason))
+        watch_decide_down(&liveness->watch, id, reason);
 }
 
 static void judge_all(struct liveness *liveness)
@@ -183,17 +206,26 @@ static void judge_all(struct liveness *liveness)
     const struct node_record *node;
 
     for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++)
-        judge(liveness, node);
+        judge(liveness, node->base.id);
+    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
+        uint64_t id = liveness->watch.nodes[i].id;
+
+        if (id != 0 && !database_find(database, TABLE_NODE, id))
+            watch_forget(&liveness->watch, id);
+    }
 }
 
-static void take_report(struct liveness *liveness, uint64_t node, uint64_t reporter)
+/* A report of a process before the one that the database knows proves nothing of that one. */
+static void take_report(struct liveness *liveness, const struct refused *refused, uint64_t reporter)
 {
     const struct node_record *record =
-        database_find(consensus_database(liveness->options.consensus), TABLE_NODE, node);
+        database_find(consensus_database(liveness->options.consensus), TABLE_NODE, refused->node);
 
-    watch_refused(&liveness->watch, io_clock_ns(liveness->io), node, reporter);
-    if (record)
-        judge(liveness, record);
+    if (!record || refused->start_counter < record->start_counter || reporter == refused->node)
+        return;
+    watch_refused(&liveness->watch, io_clock_ns(liveness->io), refused->node,
+                  refused->start_counter, reporter);
+    judge(liveness, refused->node);
 }
 
 static void handle_refused(void *arg, const struct bus_message *message)
@@ -203,22 +235,25 @@ static void handle_refused(void *arg, const struct bus_message *message)
     if (message->header_bytes != sizeof(refused))
         return;
     memcpy(&refused, message->header, sizeof(refused));
-    take_report(arg, refused.node, message->from);
+    take_report(arg, &refused, message->from);
 }
 
+/* Who has never spoken with a process of that node cannot say which one is dead: it tells nobody,
+ * and silence decides. */
 void liveness_refused(struct liveness *liveness, uint64_t node, unsigned times, uint64_t over_ns)
 {
     const struct database *database = consensus_database(liveness->options.consensus);
-    struct refused refused = {.node = node};
+    struct refused refused = {.node = node,
+                              .start_counter = bus_peer_start_counter(liveness->options.bus, node)};
     const struct node_record *peer;
 
-    if (times < REFUSED_TIMES || over_ns < REFUSED_OVER_NS)
+    if (times < REFUSED_TIMES || over_ns < REFUSED_OVER_NS || refused.start_counter == 0)
         return;
     for (size_t i = 0; (peer = database_at(database, TABLE_NODE, i)); i++) {
         if (peer->base.id != node && peer->base.id != liveness->options.node)
             send_to(liveness, peer->base.id, TYPE_REFUSED, &refused, sizeof(refused));
     }
-    take_report(liveness, node, liveness->options.node);
+    take_report(liveness, &refused, liveness->options.node);
 }
 
 void liveness_connected(struct liveness *liveness, uint64_t node)
@@ -264,6 +299,7 @@ int liveness_new(struct io *io, const struct liveness_options *options,
                  struct liveness **ret_liveness)
 {
     struct liveness *liveness = calloc(1, sizeof(*liveness));
+    struct raft_status status;
 
     if (!liveness)
         return -ENOMEM;
@@ -275,7 +311,9 @@ int liveness_new(struct io *io, const struct liveness_options *options,
     bus_handle(options->bus, TYPE_HEARTBEAT, handle_heartbeat, liveness);
     bus_handle(options->bus, TYPE_ANSWER, handle_answer, liveness);
     bus_handle(options->bus, TYPE_REFUSED, handle_refused, liveness);
-    beat(liveness);
+    raft_status(consensus_raft(options->consensus), &status);
+    liveness_role(liveness, &status.role);            /* it may lead already */
+    io_timer_arm(io, &liveness->beat, io_now_ns(io)); /* callbacks come when the caller has it */
     *ret_liveness = liveness;
     return 0;
 }

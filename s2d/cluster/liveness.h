@@ -23,8 +23,10 @@ struct liveness_options {
     void (*on_lease)(void *arg, bool held);
     /* The lease was renewed: it is good until then. May be NULL. */
     void (*on_renewed)(void *arg, uint64_t expires_ns);
-    /* Leader: this node may be declared down; called again every heartbeat until it is. */
-    void (*on_down)(void *arg, uint64_t node, uint64_t start_counter, const char *reason);
+    /* Leader: this process of the node may be declared down. True: it will be proposed, in this
+     * term only (co_consensus_propose_in()), and no lease is granted to it any more. Called again
+     * every heartbeat until the database says it, or false was returned and it is heard. */
+    bool (*on_down)(void *arg, uint64_t node, uint64_t start_counter, const char *reason);
     void *arg;
 };
 

@@ -158,6 +158,7 @@ static int walk(const struct snapshot_reader *reader, struct database *database,
     char key[2 * KEY_BYTES_MAX];
     size_t prefix_bytes = prefix ? strlen(prefix) : 0;
 
+    assert(prefix_bytes < KEY_BYTES_MAX);
     if (prefix)
         memcpy(key, prefix, prefix_bytes);
     while (at < end) {
@@ -175,6 +176,8 @@ static int walk(const struct snapshot_reader *reader, struct database *database,
         memcpy(key + prefix_bytes, at, key_bytes);
         key[prefix_bytes + key_bytes] = '\0';
         at += key_bytes;
+        if (strlen(key + prefix_bytes) != key_bytes)
+            return -EBADMSG;
         r = database_load(database, key + prefix_bytes, (const char *)at, value_bytes);
         if (r < 0)
             return r;
@@ -199,6 +202,8 @@ int snapshot_reader_check(const struct snapshot_reader *reader)
     if (r < 0)
         return r;
     r = walk(reader, scratch, NULL, NULL);
+    if (r == 0)
+        r = database_verify(scratch);
     database_free(scratch);
     return r;
 }

@@ -32,9 +32,11 @@ void watch_lead(struct watch *watch, uint64_t now_ns, uint64_t predecessor_heard
         return;
     watch->leading = true;
     watch->predecessors_until_ns = predecessor_heard_ns + LEASE_NS;
+    watch->led_ns = now_ns; /* everybody gets his time to be heard by us, also who never was */
     for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
-        watch->nodes[i].granted_until_ns = 0;
-        watch->nodes[i].heard_ns = now_ns; /* everybody gets his time to be heard by us */
+        /* what was granted in an earlier leadership of ours still counts */
+        watch->nodes[i].heard_ns = now_ns;
+        watch->nodes[i].down_reason = NULL;
     }
 }
 
@@ -51,6 +53,10 @@ uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t
 
     if (!node || !watch->leading || start_counter < node->start_counter)
         return 0;
+    if (start_counter > node->start_counter)
+        node->down_reason = NULL; /* that was said of its predecessor */
+    if (node->down_reason)
+        return 0;
     node->start_counter = start_counter;
     node->heard_ns = now_ns;
     node->report_count = 0;
@@ -61,13 +67,45 @@ uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t
     return MIN(until_ns - now_ns, LEASE_NS);
 }
 
-void watch_refused(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t reporter)
+void watch_decide_down(struct watch *watch, uint64_t id, const char *reason)
+{
+    struct watch_node *node = need(watch, id);
+
+    if (node)
+        node->down_reason = reason;
+}
+
+const char *watch_down_reason(const struct watch *watch, uint64_t id)
+{
+    const struct watch_node *node = find(watch, id);
+
+    return node ? node->down_reason : NULL;
+}
+
+void watch_settle(struct watch *watch, uint64_t id)
+{
+    struct watch_node *node = find(watch, id);
+
+    if (node)
+        node->down_reason = NULL;
+}
+
+void watch_forget(struct watch *watch, uint64_t id)
+{
+    struct watch_node *node = find(watch, id);
+
+    if (node)
+        *node = (struct watch_node){0};
+}
+
+void watch_refused(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t start_counter,
+                   uint64_t reporter)
 {
     struct watch_node *node = need(watch, id);
     size_t i = 0;
 
-    if (!node)
-        return;
+    if (!node || start_counter < node->start_counter)
+        return; /* late news of a process that has a successor */
     while (i < node->report_count && node->reporters[i] != reporter)
         i++;
     if (i == WATCH_NODES_MAX)
@@ -102,8 +140,9 @@ bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t
 
     if (!watch->leading)
         return false;
-    if (watch_proven_dead(watch, now_ns, id, others))
+    if (watch_proven_dead(watch, now_ns, id, others) || (node && node->down_reason))
         return true;
+    until_ns = MAX(until_ns, watch->led_ns + LEASE_NS);
     if (node)
         until_ns = MAX(until_ns, MAX(node->granted_until_ns, node->heard_ns + LEASE_NS));
     return now_ns >= until_ns + LEASE_MARGIN_NS;

@@ -14,8 +14,9 @@
 #define WATCH_PROOF_NS SEC /* reports of refusals count together for so long */
 
 struct watch_node {
-    uint64_t id;            /* 0: free */
-    uint64_t start_counter; /* of the process that heartbeats */
+    uint64_t id;             /* 0: free */
+    uint64_t start_counter;  /* of the process that heartbeats */
+    const char *down_reason; /* that process is being declared down: it gets no lease any more */
     uint64_t heard_ns;
     uint64_t granted_until_ns;             /* no lease that we granted runs longer */
     uint64_t reporters[WATCH_NODES_MAX];   /* who was refused, */
@@ -26,6 +27,7 @@ struct watch_node {
 struct watch {
     struct watch_node nodes[WATCH_NODES_MAX];
     uint64_t predecessors_until_ns; /* leases granted by earlier leaders run at most this long */
+    uint64_t led_ns;                /* since when we lead */
     bool leading;
 };
 
@@ -42,8 +44,20 @@ void watch_unlead(struct watch *watch);
 uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t node, uint64_t start_counter,
                      uint64_t quorum_round_ns);
 
-/* `reporter` was refused by the port of `node` often enough. On any node, not only the leader. */
-void watch_refused(struct watch *watch, uint64_t now_ns, uint64_t node, uint64_t reporter);
+/* The leader has decided: what it grants from now on must not outlive the decision, which may be
+ * committed late. So that process of the node gets nothing any more; watch_may_declare_down() stays
+ * true. watch_down_reason(): why; NULL: it is not so. Settled by watch_settle() (the database says
+ * that it is down), by a newer process, and by the end of this leadership. reason: a constant. */
+void watch_decide_down(struct watch *watch, uint64_t node, const char *reason);
+const char *watch_down_reason(const struct watch *watch, uint64_t node);
+void watch_settle(struct watch *watch, uint64_t node);
+/* The node is no member any more. */
+void watch_forget(struct watch *watch, uint64_t node);
+
+/* `reporter` was refused by the port of `node` often enough, after it had spoken with the process
+ * of that start counter. On any node, not only the leader. */
+void watch_refused(struct watch *watch, uint64_t now_ns, uint64_t node, uint64_t start_counter,
+                   uint64_t reporter);
 /* It answers somebody: earlier reports are void. */
 void watch_alive(struct watch *watch, uint64_t node);
 

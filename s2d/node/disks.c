@@ -69,6 +69,7 @@ static void co_tell_failed(struct node *node, struct node_disk *disk, bool keeps
 {
     struct command_result result;
 
+    text_make_valid(disk->reason); /* a path that was cut may end in half a character */
     if (co_node_propose(node,
                         json_pack("{s:s,s:I,s:s,s:b}", "verb", "disk.failed", "disk",
                                   (json_int_t)disk->id, "reason", disk->reason, "keeps_serving",

@@ -7,100 +7,131 @@
 
 #define VOTERS_MAX 5
 
+/* What a pass has begun; the passes until it is answered leave its subject alone. */
 struct leader_task {
+    struct list link; /* node->leader_tasks */
     struct node *node;
+    uint64_t subject; /* id of the node, vdisk, VM or volume that it is about */
+    uint64_t term;    /* in which its command may be proposed; 0: any */
     json_t *command;
-    uint64_t *under_way; /* cleared when it is answered; may be NULL */
 };
 
-static void leader_task_main(void *arg)
+static bool is_under_way(const struct node *node, uint64_t subject)
+{
+    list_for_each (entry, &node->leader_tasks) {
+        if (list_entry(entry, struct leader_task, link)->subject == subject)
+            return true;
+    }
+    return false;
+}
+
+/* NULL: something about the subject is under way, or there is no memory; the next pass tries again.
+ */
+static struct leader_task *begin_task(struct node *node, uint64_t subject, const char *name,
+                                      co_fn *fn)
+{
+    struct leader_task *task = is_under_way(node, subject) ? NULL : malloc(sizeof(*task));
+
+    if (!task)
+        return NULL;
+    *task = (struct leader_task){.node = node, .subject = subject};
+    if (!node_spawn(node, name, fn, task)) {
+        free(task);
+        return NULL;
+    }
+    list_push_back(&node->leader_tasks, &task->link);
+    return task;
+}
+
+static void end_task(struct leader_task *task)
+{
+    list_remove(&task->link); /* what it changed has called for a pass already */
+    free(task);
+}
+
+static void propose_main(void *arg)
 {
     struct leader_task *task = arg;
     struct command_result result;
 
-    co_node_propose(task->node, task->command, &result);
+    co_node_propose_in(task->node, task->term, task->command, &result);
     command_result_done(&result);
-    if (task->under_way)
-        *task->under_way = 0;
-    node_reconcile_soon(task->node);
-    free(task);
+    end_task(task);
 }
 
-/* Takes command. */
-static void propose_as_leader(struct node *node, json_t *command, uint64_t *under_way)
+/* Takes command. Returns whether it will be proposed. */
+static bool propose_as_leader(struct node *node, uint64_t subject, uint64_t term, json_t *command)
 {
-    struct leader_task *task = malloc(sizeof(*task));
+    struct leader_task *task = command ? begin_task(node, subject, "leader", propose_main) : NULL;
 
-    if (task)
-        *task = (struct leader_task){.node = node, .command = command, .under_way = under_way};
-    if (!task || !command || !node_spawn(node, "leader", leader_task_main, task)) {
-        if (under_way)
-            *under_way = 0;
+    if (!task) {
         json_decref(command);
-        free(task);
+        return false;
     }
+    task->term = term;
+    task->command = command;
+    return true;
 }
 
 /* ---- nodes down ---- */
 
-/* After a cold start everybody gets his time to come (I5). */
-static bool is_in_grace(const struct node *node)
+/* After a cold start everybody gets his time to come (I5). Who was here and is gone is not late. */
+static bool is_only_late(const struct node *node, uint64_t late)
 {
-    return node->leader_cold &&
+    return node->leader_cold && bus_peer_start_counter(node->bus, late) == 0 &&
            io_now_ns(node->io) < node->led_ns + node->options.cold_start_grace_ns;
 }
 
-static bool watch_says_host_answers(const char *reason)
+/* When this process of a node went down, and whether its host still answers: its keepers and QEMUs
+ * may live, and its daemon may come back to them. NULL: nothing is known. */
+static struct down_node *find_down(struct node *node, uint64_t down)
 {
-    return strcmp(reason, LIVENESS_DAEMON_DEAD) == 0;
-}
-
-/* When a node went down, and whether its host still answers: its keepers and QEMUs may live, and
- * its daemon may come back to them. */
-static struct down_node *note_down(struct node *node, uint64_t down, bool host_answers)
-{
-    struct down_node *free_entry = &node->downs[0];
-
     for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
         if (node->downs[i].node == down)
             return &node->downs[i];
-        if (node->downs[i].node == 0)
-            free_entry = &node->downs[i];
     }
-    *free_entry = (struct down_node){
-        .node = down, .since_ns = io_now_ns(node->io), .host_answers = host_answers};
-    return free_entry;
+    return NULL;
 }
 
-static void forget_down(struct node *node, uint64_t up)
+/* Anew each time: what was noted when it went down before says nothing about this time. */
+static struct down_node *note_down(struct node *node, uint64_t down, uint64_t start_counter,
+                                   bool host_answers)
 {
-    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
-        if (node->downs[i].node == up)
-            node->downs[i].node = 0;
-    }
+    struct down_node *entry = find_down(node, down);
+
+    if (!entry)
+        entry = find_down(node, 0);
+    if (!entry) /* of nodes that are long gone */
+        entry = &node->downs[down % WATCH_NODES_MAX];
+    *entry = (struct down_node){.node = down,
+                                .start_counter = start_counter,
+                                .since_ns = io_now_ns(node->io),
+                                .host_answers = host_answers};
+    return entry;
 }
 
-void node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason)
+/* The command is good in this term only: in a later one another leader may have granted the node a
+ * lease. */
+bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason)
 {
     struct node *node = arg;
-    size_t slot = 0;
+    bool host_answers = strcmp(reason, LIVENESS_DAEMON_DEAD) == 0;
+    struct raft_status status;
 
-    if (is_in_grace(node) || node->stopping)
-        return;
-    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
-        if (node->downs_under_way[i] == down)
-            return;
-        if (node->downs_under_way[i] == 0)
-            slot = i;
-    }
-    node->downs_under_way[slot] = down;
-    note_down(node, down, watch_says_host_answers(reason));
+    if (node->stopping || is_only_late(node, down))
+        return false;
+    if (is_under_way(node, down))
+        return true;
+    raft_status(consensus_raft(node->consensus), &status);
+    if (!propose_as_leader(node, down, status.role.term,
+                           json_pack("{s:s,s:I,s:I,s:s}", "verb", "node.down", "node",
+                                     (json_int_t)down, "start_counter", (json_int_t)start_counter,
+                                     "reason", reason)))
+        return false;
+    note_down(node, down, start_counter, host_answers);
     log_warn(node->io, "failover", "a node is declared down", "node=%llu reason=\"%s\"",
              (unsigned long long)down, reason);
-    propose_as_leader(node,
-                      json_pack("{s:s,s:I,s:I,s:s}", "verb", "node.down", "node", (json_int_t)down,
-                                "start_counter", (json_int_t)start_counter, "reason", reason),
-                      &node->downs_under_way[slot]);
+    return true;
 }
 
 /* ---- owners ---- */
@@ -124,8 +155,9 @@ static size_t in_sync_columns_on(const struct database *database, uint64_t vdisk
 }
 
 /* The node that is up and holds the most of it; the preferred one among equals. 0: none is up. */
-static uint64_t choose_owner(const struct database *database, const struct vdisk_record *vdisk)
+static uint64_t choose_owner(const struct node *node, const struct vdisk_record *vdisk)
 {
+    const struct database *database = consensus_database(node->consensus);
     const struct node_record *candidate;
     uint64_t best = 0;
     size_t best_score = 0;
@@ -133,7 +165,8 @@ static uint64_t choose_owner(const struct database *database, const struct vdisk
     for (size_t i = 0; (candidate = database_at(database, TABLE_NODE, i)); i++) {
         size_t score;
 
-        if (candidate->state != NODE_UP)
+        if (candidate->state != NODE_UP ||
+            (node->leaving && candidate->base.id == node->identity.node))
             continue;
         score = 2 + 2 * in_sync_columns_on(database, vdisk->base.id, candidate->base.id) +
                 (candidate->base.id == vdisk->preferred_owner);
@@ -154,15 +187,15 @@ static void find_owners(struct node *node)
         const struct volume_record *volume = database_find(database, TABLE_VOLUME, vdisk->volume);
         uint64_t owner;
 
-        if (vdisk->owner != 0 || !volume || volume->state == VOLUME_DELETING)
+        if (vdisk->owner != 0 || !volume || volume->state == VOLUME_DELETING ||
+            is_under_way(node, vdisk->base.id))
             continue;
-        owner = choose_owner(database, vdisk);
+        owner = choose_owner(node, vdisk);
         if (owner)
-            propose_as_leader(node,
+            propose_as_leader(node, vdisk->base.id, 0,
                               json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.own", "vdisk",
                                         (json_int_t)vdisk->base.id, "epoch",
-                                        (json_int_t)vdisk->epoch, "owner", (json_int_t)owner),
-                              NULL);
+                                        (json_int_t)vdisk->epoch, "owner", (json_int_t)owner));
     }
 }
 
@@ -202,11 +235,11 @@ static bool may_leave(struct node *node, const struct node_record *host)
 
     if (!host)
         return true;
-    if (host->state != NODE_DOWN) {
-        forget_down(node, host->base.id);
+    if (host->state != NODE_DOWN)
         return false;
-    }
-    down = note_down(node, host->base.id, true);
+    down = find_down(node, host->base.id);
+    if (!down || down->start_counter != host->start_counter) /* an earlier leader declared it */
+        down = note_down(node, host->base.id, host->start_counter, true);
     delay_ns = down->host_answers ? cluster->vm_restart_delay_ms * MS : 0;
     if (down->host_answers)
         delay_ns = MAX(delay_ns, LEASE_NS + LEASE_MARGIN_NS);
@@ -218,12 +251,12 @@ static void restart_vm(struct node *node, const struct vm_record *vm, bool force
     uint64_t host = choose_host(consensus_database(node->consensus));
 
     if (host)
-        propose_as_leader(node,
-                          json_pack("{s:s,s:I,s:I,s:I,s:b,s:s}", "verb", "vm.start", "vm",
+        propose_as_leader(node, vm->base.id, 0,
+                          json_pack("{s:s,s:I,s:I,s:I,s:b,s:b,s:s}", "verb", "vm.start", "vm",
                                     (json_int_t)vm->base.id, "node", (json_int_t)host,
                                     "incarnation", (json_int_t)vm->incarnation, "force", force,
-                                    "reason", force ? "its node is down" : "it had failed"),
-                          NULL);
+                                    "restart", true, "reason",
+                                    force ? "its node is down" : "it had failed"));
 }
 
 #define RESTART_FAILED_NS                                                                          \
@@ -260,13 +293,17 @@ static void change_member(struct node *node, uint64_t member, enum raft_member_r
                  "node=%llu error=%s", (unsigned long long)member, strerror(-r));
 }
 
-/* True when a learner holds nearly all of the log: it may vote. */
-static bool has_caught_up(struct node *node, uint64_t member, uint64_t commit)
+#define HEARD_LATELY_NS SEC
+
+/* True when a learner holds nearly all of the log, and is there: it may vote. From then on a quorum
+ * counts it: one that has died meanwhile could stop the cluster. */
+static bool has_caught_up(struct node *node, const struct node_record *member, uint64_t commit)
 {
     struct raft_peer_status status;
 
-    return raft_peer_status(consensus_raft(node->consensus), member, &status) == 0 &&
-           status.match + 16 >= commit;
+    return member->state == NODE_UP &&
+           raft_peer_status(consensus_raft(node->consensus), member->base.id, &status) == 0 &&
+           status.match + 16 >= commit && io_now_ns(node->io) - status.heard_ns < HEARD_LATELY_NS;
 }
 
 /* One change at a time; the next pass makes the next. */
@@ -284,7 +321,7 @@ static void adjust_members(struct node *node)
             return;
         case RAFT_LEARNER:
             if (raft_configuration_votes(&status.configuration) < VOTERS_MAX &&
-                has_caught_up(node, record->base.id, status.commit_index)) {
+                has_caught_up(node, record, status.commit_index)) {
                 change_member(node, record->base.id, RAFT_VOTER);
                 return;
             }
@@ -308,23 +345,21 @@ static void adjust_members(struct node *node)
 
 #define FREE_AT_ONCE 256
 
-struct free_task {
-    struct node *node;
-    uint64_t vdisk, volume;
-};
-
 /* The stores notice a newer generation when an extent is used again (I10), so nothing needs to be
  * erased; a slab leaves the database, and its extents are free. */
 static void free_main(void *arg)
 {
-    struct free_task *task = arg;
+    struct leader_task *task = arg;
     struct node *node = task->node;
+    const struct volume_record *volume =
+        database_find(consensus_database(node->consensus), TABLE_VOLUME, task->subject);
+    uint64_t vdisk = volume ? volume->vdisk : 0;
     struct command_result result;
-    int r = 0;
+    int r = volume ? 0 : -ENOENT;
 
     while (r == 0 && !node->stopping) {
         const struct database *database = consensus_database(node->consensus);
-        size_t count, first = database_slabs(database, task->vdisk, &count);
+        size_t count, first = database_slabs(database, vdisk, &count);
         json_t *numbers;
 
         if (count == 0)
@@ -337,18 +372,18 @@ static void free_main(void *arg)
         }
         r = co_node_propose(node,
                             json_pack("{s:s,s:I,s:o}", "verb", "slab.remove", "vdisk",
-                                      (json_int_t)task->vdisk, "numbers", numbers),
+                                      (json_int_t)vdisk, "numbers", numbers),
                             &result);
         command_result_done(&result);
     }
     if (r == 0 && !node->stopping) {
         co_node_propose(
             node,
-            json_pack("{s:s,s:I}", "verb", "volume.removed", "volume", (json_int_t)task->volume),
+            json_pack("{s:s,s:I}", "verb", "volume.removed", "volume", (json_int_t)task->subject),
             &result);
         command_result_done(&result);
     }
-    free(task);
+    end_task(task);
 }
 
 static void clean_deleted(struct node *node)
@@ -357,17 +392,10 @@ static void clean_deleted(struct node *node)
     const struct volume_record *volume;
 
     for (size_t i = 0; (volume = database_at(database, TABLE_VOLUME, i)); i++) {
-        struct free_task *task;
-
-        if (volume->state != VOLUME_DELETING)
-            continue;
-        task = malloc(sizeof(*task));
-        if (!task)
-            return;
-        *task = (struct free_task){.node = node, .vdisk = volume->vdisk, .volume = volume->base.id};
-        if (!node_spawn(node, "free-volume", free_main, task))
-            free(task);
-        return; /* one at a time; the next pass takes the next */
+        if (volume->state == VOLUME_DELETING) {
+            begin_task(node, volume->base.id, "free-volume", free_main);
+            return; /* one at a time; the next pass takes the next */
+        }
     }
 }
 

@@ -361,12 +361,16 @@ static int take_lock(const struct daemon *daemon)
 
 static int make_folders(const struct daemon *daemon)
 {
-    static const char *const names[] = {"", "db", "clusterstorage"};
+    static const struct {
+        const char *name;
+        mode_t mode;
+    } folders[] = {
+        {"", 0755}, {"db", 0700 /* it holds the cluster's key */}, {"clusterstorage", 0755}};
     char path[600];
 
-    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        path_of(daemon, names[i], path);
-        if (mkdir(path, 0755) < 0 && errno != EEXIST) {
+    for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
+        path_of(daemon, folders[i].name, path);
+        if (mkdir(path, folders[i].mode) < 0 && errno != EEXIST) {
             fprintf(stderr, "s2dd: %s cannot be made: %s\n", path, strerror(errno));
             return -errno;
         }

@@ -83,6 +83,31 @@ static int unseal_key(const uint8_t secret[KEY_BYTES], uint8_t sealed[SEALED_BYT
 
 /* ---- peers ---- */
 
+static int add_peer(struct node *node, uint64_t id, const char *address)
+{
+    size_t slot = BUS_NODES_MAX;
+
+    for (size_t i = 0; i < BUS_NODES_MAX && node->peers[i] != id; i++)
+        slot = node->peers[i] == 0 ? i : slot;
+    if (slot < BUS_NODES_MAX)
+        node->peers[slot] = id;
+    return bus_add_peer(node->bus, id, address);
+}
+
+/* Who was evicted still has the key: nobody talks to it any more. Only a database that is as new as
+ * the lease says can tell; one that is still being replayed does not know its leader yet. */
+static void remove_evicted(struct node *node)
+{
+    for (size_t i = 0; i < BUS_NODES_MAX; i++) {
+        uint64_t id = node->peers[i];
+
+        if (id == 0 || node_record_of(node, id))
+            continue;
+        node->peers[i] = 0;
+        bus_remove_peer(node->bus, id);
+    }
+}
+
 void node_reconcile_peers(struct node *node)
 {
     const struct database *database = consensus_database(node->consensus);
@@ -92,17 +117,20 @@ void node_reconcile_peers(struct node *node)
 
     for (i = 0; (record = database_at(database, TABLE_NODE, i)); i++) {
         if (record->base.id != node->identity.node &&
-            bus_add_peer(node->bus, record->base.id, record->address) < 0)
+            add_peer(node, record->base.id, record->address) < 0)
             log_error(node->io, "membership", "a node's address is of no use", "node=%s address=%s",
                       record->name, record->address);
     }
-    if (i > 0)
+    if (i > 0) {
+        if (node_lease_held(node))
+            remove_evicted(node);
         return;
+    }
     json_array_foreach(node->identity.peers, i, peer)
     {
         const char *address = json_string_value(json_object_get(peer, "address"));
         uint64_t id = (uint64_t)json_integer_value(json_object_get(peer, "id"));
-        int r = address ? bus_add_peer(node->bus, id, address) : -EINVAL;
+        int r = address ? add_peer(node, id, address) : -EINVAL;
 
         if (r < 0)
             log_warn(node->io, "membership", "a peer of the join is of no use", "error=%s",
@@ -132,24 +160,12 @@ static void bootstrap(void *arg)
     job->result = consensus_bootstrap(job->node->options.kv, 1);
 }
 
-int co_node_create_cluster(struct node *node, const char *name, struct node_message *ret_message)
+/* Makes this node the first one of a cluster that has no record yet. */
+static int co_become_first(struct node *node)
 {
     struct bootstrap_job job = {.node = node};
-    char uuid[37];
-    struct command_result result;
     int r;
 
-    if (node->member) {
-        node_say(ret_message, "this node belongs to a cluster already");
-        return -EEXIST;
-    }
-    if (!name_is_valid(name)) {
-        node_say(ret_message,
-                 "'%s' cannot name a cluster: use 1 to 63 letters, digits, '.', '_' or "
-                 "'-', and begin with a letter, a digit or '_'",
-                 name);
-        return -EINVAL;
-    }
     random_bytes(node->io, node->identity.cluster, sizeof(node->identity.cluster));
     random_bytes(node->io, node->identity.key, KEY_BYTES);
     node->identity.node = 1;
@@ -157,13 +173,15 @@ int co_node_create_cluster(struct node *node, const char *name, struct node_mess
     r = job.result;
     if (r == 0)
         r = co_node_save_identity(node);
-    if (r == 0)
-        r = co_node_start_member(node);
-    if (r < 0) {
-        node_say(ret_message, "the cluster cannot be created: %s", strerror(-r));
-        node_fatal(node, "creating the cluster failed half-way");
-        return r;
-    }
+    return r < 0 ? r : co_node_start_member(node);
+}
+
+static int co_propose_cluster(struct node *node, const char *name, struct node_message *ret_message)
+{
+    struct command_result result;
+    char uuid[37];
+    int r;
+
     uuid_text(node->identity.cluster, uuid);
     r = co_node_propose(node,
                         json_pack("{s:s,s:I,s:s,s:s,s:s,s:s,s:I}", "verb", "cluster.create",
@@ -174,6 +192,50 @@ int co_node_create_cluster(struct node *node, const char *name, struct node_mess
                         &result);
     node_explain(&result, ret_message);
     command_result_done(&result);
+    return r;
+}
+
+/* True when create and join have nothing to do here. Then it is said. An attempt that was
+ * interrupted left a first node without a cluster: it may be created now. */
+static bool is_taken(struct node *node, bool create, struct node_message *ret_message)
+{
+    bool unfinished = node->member && node->identity.node == 1 && !node->identity.peers &&
+                      !database_cluster(node_database(node));
+
+    if (node->becoming)
+        node_say(ret_message, "this node is being made a member already");
+    else if (node->member && !(create && unfinished))
+        node_say(ret_message, "this node belongs to a cluster already");
+    else if (!node->member && node->identity.node != 0)
+        node_say(ret_message, "this node could not start as a member: its log says why");
+    else
+        return false;
+    return true;
+}
+
+int co_node_create_cluster(struct node *node, const char *name, struct node_message *ret_message)
+{
+    int r = 0;
+
+    if (is_taken(node, true, ret_message))
+        return -EEXIST;
+    if (!name_is_valid(name)) {
+        node_say(ret_message,
+                 "'%s' cannot name a cluster: use 1 to 63 letters, digits, '.', '_' or "
+                 "'-', and begin with a letter, a digit or '_'",
+                 name);
+        return -EINVAL;
+    }
+    node->becoming = true;
+    if (!node->member)
+        r = co_become_first(node);
+    if (r < 0) {
+        node_say(ret_message, "the cluster cannot be created: %s", strerror(-r));
+        node_fatal(node, "creating the cluster failed half-way");
+        return r;
+    }
+    r = co_propose_cluster(node, name, ret_message);
+    node->becoming = false;
     return r;
 }
 
@@ -326,8 +388,8 @@ static void handle_join(void *arg, const struct bus_message *message)
     struct node *node = arg;
     struct join_task *task = malloc(sizeof(*task));
 
-    if (!task || node->stopping) {
-        free(task);
+    if (!task || node->stopping || message->request == 0) {
+        free(task); /* who asks waits for an answer */
         return;
     }
     *task = (struct join_task){.node = node, .message = bus_message_keep(message)};
@@ -431,18 +493,43 @@ static int co_wait_member(struct node *node, struct node_message *message)
     return 0;
 }
 
-int co_node_join(struct node *node, const char *address, const char *token,
-                 struct node_message *ret_message)
+struct erase_job {
+    struct node *node;
+    int result;
+};
+
+static void erase(void *arg)
+{
+    struct erase_job *job = arg;
+    struct kv_batch batch;
+
+    kv_batch_init(&batch);
+    consensus_erase(&batch);
+    job->result = kv_write(job->node->options.kv, &batch);
+    kv_batch_done(&batch);
+}
+
+/* What an interrupted attempt to create a cluster left in the store would lead this node. */
+static int co_become_member(struct node *node)
+{
+    struct erase_job job = {.node = node};
+    int r;
+
+    co_offload(node->io, erase, &job);
+    r = job.result;
+    if (r == 0)
+        r = co_node_save_identity(node);
+    return r < 0 ? r : co_node_start_member(node);
+}
+
+static int co_join(struct node *node, const char *address, const char *token,
+                   struct node_message *ret_message)
 {
     uint8_t secret[KEY_BYTES];
     json_t *reply = NULL;
     uint64_t id;
     int r;
 
-    if (node->member) {
-        node_say(ret_message, "this node belongs to a cluster already");
-        return -EEXIST;
-    }
     if (parse_token(token, &id, secret) < 0) {
         node_say(ret_message, "that is not a token: 's2d cluster token' on a member makes one");
         return -EINVAL;
@@ -455,13 +542,24 @@ int co_node_join(struct node *node, const char *address, const char *token,
     json_decref(reply);
     if (r < 0)
         return r;
-    r = co_node_save_identity(node);
-    if (r == 0)
-        r = co_node_start_member(node);
+    r = co_become_member(node);
     if (r < 0) {
         node_say(ret_message, "the node cannot start as a member: %s", strerror(-r));
         node_fatal(node, "joining failed half-way");
         return r;
     }
     return co_wait_member(node, ret_message);
+}
+
+int co_node_join(struct node *node, const char *address, const char *token,
+                 struct node_message *ret_message)
+{
+    int r;
+
+    if (is_taken(node, false, ret_message))
+        return -EEXIST;
+    node->becoming = true;
+    r = co_join(node, address, token, ret_message);
+    node->becoming = false;
+    return r;
 }

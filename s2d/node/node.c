@@ -140,7 +140,8 @@ static void on_up(void *arg, uint64_t peer, enum bus_channel channel)
              channel == BUS_CONTROL ? "control" : "data");
     if (node->liveness)
         liveness_connected(node->liveness, peer);
-    store_client_peer_changed(node->store_client, peer);
+    if (node->store_client)
+        store_client_peer_changed(node->store_client, peer);
 }
 
 static void on_down(void *arg, uint64_t peer, enum bus_channel channel)
@@ -149,8 +150,10 @@ static void on_down(void *arg, uint64_t peer, enum bus_channel channel)
 
     log_info(node->io, "node", "connection ended", "peer=%llu channel=%s", (unsigned long long)peer,
              channel == BUS_CONTROL ? "control" : "data");
-    store_server_peer_down(node->store_server, peer);
-    store_client_peer_changed(node->store_client, peer);
+    if (node->store_server)
+        store_server_peer_down(node->store_server, peer);
+    if (node->store_client)
+        store_client_peer_changed(node->store_client, peer);
 }
 
 static void on_refused(void *arg, uint64_t peer, unsigned times, uint64_t over_ns)
@@ -181,22 +184,22 @@ static void on_loaded(void *arg)
     node_reconcile_soon(node);
 }
 
-#define COLD_SILENCE_NS (10 * SEC)
-
+/* Who leads without having heard another leader since its start comes out of a cluster that was
+ * down. (How long the voters heard nobody says nothing: they count from their own start.) */
 static void on_role(void *arg, const struct raft_role *role)
 {
     struct node *node = arg;
-    struct raft_status status;
 
     if (node->liveness)
         liveness_role(node->liveness, role);
+    if (role->leader != 0 && role->leader != node->identity.node)
+        node->heard_leader = true;
     if (role->state != RAFT_LEADER) {
         node->led_ns = 0;
     } else if (node->led_ns == 0) {
-        raft_status(consensus_raft(node->consensus), &status);
         node->led_ns = io_now_ns(node->io);
-        node->leader_cold = status.predecessor_heard_ns == 0 ||
-                            node->led_ns - status.predecessor_heard_ns > COLD_SILENCE_NS;
+        node->leader_cold = !node->heard_leader;
+        memset(node->downs, 0, sizeof(node->downs)); /* others declared since we led last */
     }
     node_reconcile_soon(node);
 }
@@ -221,6 +224,7 @@ static void on_lease(void *arg, bool held)
 
     if (held && !node->booted) {
         node->booted = true;
+        node->booted_ns = io_now_ns(node->io);
         node_volumes_boot(node);
     }
     if (!held && node->options.on_lease)
@@ -259,7 +263,7 @@ static void reconcile_main(void *arg)
 {
     struct node *node = arg;
 
-    while (!node->stopping) {
+    while (!node->stopping && !co_cancelled()) {
         if (!node->reconcile_again) {
             int r = co_cond_wait_until(&node->reconcile, io_now_ns(node->io) + RECONCILE_NS);
 
@@ -274,6 +278,8 @@ static void reconcile_main(void *arg)
         if (node->stopping)
             break;
         co_node_reconcile_disks(node);
+        if (node->stopping)
+            break;
         node_reconcile_volumes(node);
         if (consensus_leads(node->consensus))
             node_lead_pass(node);
@@ -282,6 +288,12 @@ static void reconcile_main(void *arg)
 }
 
 int co_node_propose(struct node *node, json_t *command, struct command_result *ret_result)
+{
+    return co_node_propose_in(node, 0, command, ret_result);
+}
+
+int co_node_propose_in(struct node *node, uint64_t term, json_t *command,
+                       struct command_result *ret_result)
 {
     int r;
 
@@ -298,7 +310,7 @@ int co_node_propose(struct node *node, json_t *command, struct command_result *r
         return ret_result->code;
     }
     json_object_set_new(command, "time_ns", json_integer((json_int_t)io_wall_ns(node->io)));
-    r = co_consensus_propose(node->consensus, command, PROPOSE_NS, ret_result);
+    r = co_consensus_propose_in(node->consensus, term, command, PROPOSE_NS, ret_result);
     json_decref(command);
     return r;
 }
@@ -422,10 +434,12 @@ static struct node *node_new(struct io *io, const struct node_options *options)
     if (node->options.vm_restart_delay_ms == 0)
         node->options.vm_restart_delay_ms = VM_RESTART_DELAY_MS;
     co_group_init(&node->group);
+    co_group_init(&node->volumes_group);
     co_cond_init(&node->reconcile);
     co_cond_init(&node->changed);
     list_init(&node->disks);
     list_init(&node->volumes);
+    list_init(&node->leader_tasks);
     if (metrics_new(&node->metrics) < 0) {
         free(node);
         return NULL;
@@ -457,12 +471,28 @@ int co_node_start(struct io *io, const struct node_options *options, struct node
     return 0;
 }
 
+/* What a callback may still ask for is there until its pointer is NULL. */
+static void co_close_parts(struct node *node)
+{
+    co_csv_close(node->csv);
+    node->csv = NULL;
+    co_node_disks_stop(node);
+    liveness_free(take_ptr(node->liveness));
+    co_consensus_close(node->consensus);
+    node->consensus = NULL;
+    co_store_client_free(take_ptr(node->store_client));
+    store_server_free(take_ptr(node->store_server));
+    co_bus_close(node->bus);
+}
+
 void co_node_stop(struct node *node, bool handover)
 {
     if (!node)
         return;
-    if (handover && node->member)
+    if (handover && node->member) {
+        node->leaving = true;
         co_node_volumes_stop(node, true);
+    }
     node->stopping = true;
     co_cond_broadcast(&node->reconcile);
     co_cond_broadcast(&node->changed);
@@ -471,18 +501,14 @@ void co_node_stop(struct node *node, bool handover)
 
         (void)r; /* nobody to hand over to: the others elect */
     }
+    if (node->consensus)
+        consensus_end_proposals(node->consensus); /* without a quorum they would hold us up */
     if (node->liveness)
         liveness_give_up(node->liveness);
     if (node->member)
         co_node_volumes_stop(node, false);
     co_group_wait(&node->group);
-    co_csv_close(node->csv);
-    co_node_disks_stop(node);
-    liveness_free(node->liveness);
-    co_consensus_close(node->consensus);
-    co_store_client_free(node->store_client);
-    store_server_free(node->store_server);
-    co_bus_close(node->bus);
+    co_close_parts(node);
     buffer_pool_free(node->store_buffers);
     buffer_pool_free(node->owner_buffers);
     metrics_free(node->metrics);

@@ -56,12 +56,17 @@ struct node {
     struct store_client *store_client; /* their disks, to us */
     struct csv *csv;
 
-    bool booted;      /* held a lease once: what the database says then is the state we found */
-    bool leader_cold; /* we lead a cluster that was down: give the others time to come */
-    uint64_t led_ns;  /* since when we lead; 0: we do not */
+    bool becoming; /* create or join is under way */
+    bool booted;   /* held a lease once: what the database says then is the state we found */
+    uint64_t booted_ns;
+    bool heard_leader; /* another node led, in the life of this process: the cluster was up */
+    bool leader_cold;  /* we lead a cluster that was down: give the others time to come */
+    uint64_t led_ns;   /* since when we lead; 0: we do not */
+    bool leaving;      /* ownership is being handed over: no new one is taken on */
     bool stopping;
-    struct co_group group;    /* every coroutine of the node */
-    struct co_cond reconcile; /* something changed */
+    struct co_group group;         /* every coroutine of the node, but for */
+    struct co_group volumes_group; /* those of the volumes */
+    struct co_cond reconcile;      /* something changed */
     bool reconcile_again;
     struct co_cond
         changed; /* broadcast after each reconciling pass, for those who wait for an effect */
@@ -71,11 +76,14 @@ struct node {
 
     struct down_node { /* what the leader remembers of nodes that are down */
         uint64_t node; /* 0: free */
+        uint64_t start_counter;
         uint64_t since_ns;
         bool host_answers;
     } downs[WATCH_NODES_MAX];
     uint64_t vm_retried_ns;
-    uint64_t downs_under_way[WATCH_NODES_MAX]; /* node.down proposed and not answered; 0: free */
+    struct list leader_tasks; /* struct leader_task: what a pass has begun and is not answered */
+
+    uint64_t peers[BUS_NODES_MAX]; /* that the bus was told of; 0: free */
 };
 
 void node_reconcile_soon(struct node *node);
@@ -88,6 +96,10 @@ const struct node_record *node_record_of(const struct node *node, uint64_t id);
 void node_say(struct node_message *message, const char *format, ...) printf_like(2, 3);
 /* Fills message from a refused command; returns its code. */
 int node_explain(const struct command_result *result, struct node_message *message);
+
+/* As co_node_propose(), by this node as the leader of `term`, or not at all (consensus.h). */
+int co_node_propose_in(struct node *node, uint64_t term, json_t *command,
+                       struct command_result *ret_result);
 
 /* node.c */
 must_check int co_node_save_identity(struct node *node);
@@ -119,6 +131,6 @@ int node_authorize(void *arg, const char *volume, const char *path, uint64_t inc
 
 /* failover.c */
 void node_lead_pass(struct node *node);
-void node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason);
+bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason);
 
 #endif

@@ -34,10 +34,10 @@ static const struct option {
      sizeof(((struct daemon_options *)0)->fuse), "yes|no", "yes", 0, 0,
      "mount every volume at DIR/clusterstorage/VOLUME"},
     {"cold-start-grace", OPTION_NUMBER, offsetof(struct daemon_options, cold_start_grace_ms), 0,
-     "MS", "30000", 0, 600000,
+     "MS", "30000", 1, 600000,
      "after a start of the whole cluster, nobody is given up for being late so long"},
     {"vm-restart-delay", OPTION_NUMBER, offsetof(struct daemon_options, vm_restart_delay_ms), 0,
-     "MS", "30000", 0, 3600000,
+     "MS", "30000", 1, 3600000,
      "used by 'cluster create': how long a dead daemon may take to come back to its VMs"},
 };
 

@@ -93,13 +93,15 @@ static void co_tell_ended(struct vms *vms, uint64_t vm, uint64_t incarnation, bo
                           const char *reason)
 {
     struct command_result result;
+    char text[MESSAGE_MAX_BYTES];
     int r;
 
+    text_set(text, sizeof(text), reason); /* what QEMU prints may be no UTF-8 */
     do {
         r = co_node_propose(vms->node,
                             json_pack("{s:s,s:I,s:I,s:s,s:b}", "verb", "vm.ended", "vm",
                                       (json_int_t)vm, "incarnation", (json_int_t)incarnation,
-                                      "reason", reason, "stay_stopped", stay_stopped),
+                                      "reason", text, "stay_stopped", stay_stopped),
                             &result);
         command_result_done(&result);
     } while ((r == -EHOSTUNREACH || r == -ETIMEDOUT) && !vms->stopping);

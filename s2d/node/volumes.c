@@ -48,7 +48,9 @@ struct node_volume {
     struct fs *fs;
     uint64_t mounted_ns, checkpoint_ns;
     bool reaped;
-    uint64_t move_to;           /* hand over to this node; 0: no */
+    uint64_t move_to; /* hand over to this node; 0: no */
+    bool handing_over;
+    int mount_error;            /* as last logged */
     struct volume_check *check; /* NULL: nobody asks */
     const char *waiting;
 };
@@ -340,6 +342,7 @@ static int mirror_request_slabs(void *arg, uint64_t vdisk, uint64_t epoch, const
 }
 
 #define FIXED_SLABS_AT_ONCE 64
+#define PLACE_TRIES 16 /* others place too: an extent may be taken meanwhile */
 
 /* A fixed volume has all of its slabs from the start. */
 static int co_add_all_slabs(struct node_volume *volume)
@@ -354,9 +357,8 @@ static int co_add_all_slabs(struct node_volume *volume)
 
         for (size_t i = 0; i < n; i++)
             wanted[i] = first + i;
-        do {
+        for (int i = 0; i == 0 || (r == -EAGAIN && i < PLACE_TRIES); i++)
             r = co_add_slabs(volume->owner_node, volume->vdisk, wanted, n);
-        } while (r == -EAGAIN && !volume->owner_node->stopping);
     }
     return r;
 }
@@ -419,6 +421,7 @@ static int make_mirror(struct node_volume *volume)
         .node = node->identity.node,
         .buffers = node->owner_buffers,
         .metrics = node->metrics,
+        .grace_until_ns = node->booted_ns + node->options.cold_start_grace_ns,
         .column = mirror_column,
         .lease_held = mirror_lease_held,
         .propose_stale = mirror_propose_stale,
@@ -460,11 +463,11 @@ static int co_format(struct node_volume *volume)
         r = co_fs_format(volume->owner_node->io, mirror_vdisk(volume->mirror), &options);
     if (r < 0)
         return r;
-    r = co_node_propose(
-        volume->owner_node,
-        json_pack("{s:s,s:I,s:I}", "verb", "volume.online", "volume", (json_int_t)volume->volume,
-                  "session", (json_int_t)volume->mirror_session),
-        &result);
+    r = co_node_propose(volume->owner_node,
+                        json_pack("{s:s,s:I,s:I}", "verb", "volume.online", "volume",
+                                  (json_int_t)volume->volume, "session",
+                                  (json_int_t)volume->mirror_session),
+                        &result);
     command_result_done(&result);
     return r;
 }
@@ -548,7 +551,19 @@ static void co_drop_mirror(struct node_volume *volume)
              (unsigned long long)volume->vdisk, (unsigned long long)volume->mirror_session);
 }
 
-/* A planned move: everything out, the watermark durable, then the database is told. */
+/* The vdisk, if this node still owns it in the session of its mirror; NULL: not so. */
+static const struct vdisk_record *vdisk_in_our_session(const struct node_volume *volume)
+{
+    const struct vdisk_record *vdisk = vdisk_record(volume);
+
+    return vdisk && vdisk->owner == volume->owner_node->identity.node &&
+                   vdisk->session == volume->mirror_session
+               ? vdisk
+               : NULL;
+}
+
+/* A planned move: everything out, the watermark durable, then the database is told. What was taken
+ * from us meanwhile is not ours to give. */
 static void co_hand_over(struct node_volume *volume)
 {
     struct node *node = volume->owner_node;
@@ -557,18 +572,19 @@ static void co_hand_over(struct node_volume *volume)
     uint64_t to = volume->move_to;
 
     volume->waiting = "moves to another node";
+    volume->handing_over = true;
     co_release(volume, true);
-    if (co_mirror_hand_over(volume->mirror, io_now_ns(node->io) + HAND_OVER_NS) == 0) {
-        vdisk = vdisk_record(volume);
+    if (co_mirror_hand_over(volume->mirror, io_now_ns(node->io) + HAND_OVER_NS) == 0 &&
+        (vdisk = vdisk_in_our_session(volume))) {
         co_node_propose(node,
                         json_pack("{s:s,s:I,s:I,s:I,s:b}", "verb", "vdisk.own", "vdisk",
-                                  (json_int_t)volume->vdisk, "epoch",
-                                  (json_int_t)(vdisk ? vdisk->epoch : 0), "owner", (json_int_t)to,
-                                  "preferred", !node->stopping),
+                                  (json_int_t)volume->vdisk, "epoch", (json_int_t)vdisk->epoch,
+                                  "owner", (json_int_t)to, "preferred", !node->leaving),
                         &result);
         command_result_done(&result);
     }
     volume->move_to = 0;
+    volume->handing_over = false;
     co_drop_mirror(volume);
 }
 
@@ -607,11 +623,18 @@ static int co_own(struct node_volume *volume)
     const struct vdisk_record *vdisk = vdisk_record(volume);
     int r;
 
-    if (volume->mirror &&
-        (mirror_stopped(volume->mirror) || (volume->fs && fs_error(volume->fs) != 0))) {
+    if (volume->mirror && mirror_stopped(volume->mirror)) {
         co_release(volume, false);
         co_drop_mirror(volume);
         return 0;
+    }
+    if (volume->fs && fs_error(volume->fs) != 0) {
+        log_error(volume->owner_node->io, "volumes", "the file system gave up; mounting it anew",
+                  "vdisk=%llu error=%s", (unsigned long long)volume->vdisk,
+                  strerror(-fs_error(volume->fs)));
+        co_release(volume, false);
+        co_drop_mirror(volume);
+        return -EAGAIN; /* not in a circle of sessions without a pause */
     }
     if (volume->move_to && volume->fs) {
         co_hand_over(volume);
@@ -635,9 +658,10 @@ static int co_own(struct node_volume *volume)
         return make_mirror(volume);
     volume->waiting = "waits for a copy of its metadata: no in-sync column can be reached";
     r = co_mount(volume);
-    if (r < 0 && r != -ESTALE && r != -ECANCELED)
-        log_warn(volume->owner_node->io, "volumes", "volume cannot be mounted",
+    if (r < 0 && r != -ESTALE && r != -ECANCELED && r != volume->mount_error)
+        log_warn(volume->owner_node->io, "volumes", "volume cannot be mounted; trying on",
                  "vdisk=%llu error=%s", (unsigned long long)volume->vdisk, strerror(-r));
+    volume->mount_error = r;
     return r;
 }
 
@@ -645,6 +669,8 @@ static bool is_ours(const struct node_volume *volume)
 {
     const struct vdisk_record *vdisk = vdisk_record(volume);
 
+    if (!volume->mirror && volume->owner_node->leaving)
+        return false; /* handed over, or on its way to somebody else */
     return vdisk && vdisk->owner == volume->owner_node->identity.node && volume->owner_node->booted;
 }
 
@@ -653,7 +679,7 @@ static void volume_main(void *arg)
     struct node_volume *volume = arg;
     struct node *node = volume->owner_node;
 
-    while (!node->stopping && vdisk_record(volume)) {
+    while (!node->stopping && !co_cancelled() && vdisk_record(volume)) {
         int r;
 
         if (is_ours(volume)) {
@@ -765,7 +791,7 @@ void node_reconcile_volumes(struct node *node)
         volume->volume = vdisk->volume;
         volume->running = true;
         co_cond_init(&volume->changed);
-        if (!node_spawn(node, "volume", volume_main, volume)) {
+        if (co_group_spawn(&node->volumes_group, node->io, "volume", volume_main, volume) < 0) {
             free(volume);
             return;
         }
@@ -781,9 +807,26 @@ void node_reconcile_volumes(struct node *node)
     }
 }
 
+/* True when every vdisk has its struct node_volume. */
+static bool follows_all(struct node *node)
+{
+    const struct vdisk_record *vdisk;
+
+    for (size_t i = 0; (vdisk = database_at(consensus_database(node->consensus), TABLE_VDISK, i));
+         i++) {
+        if (!find_volume(node, vdisk->base.id))
+            return false;
+    }
+    return true;
+}
+
 void node_volumes_boot(struct node *node)
 {
     node_reconcile_volumes(node);
+    if (!follows_all(node)) { /* a session that was spent could be begun again */
+        node_fatal(node, "no memory for the volumes");
+        return;
+    }
     list_for_each (entry, &node->volumes) {
         struct node_volume *volume = list_entry(entry, struct node_volume, node);
         const struct vdisk_record *vdisk = vdisk_record(volume);
@@ -813,8 +856,8 @@ static bool serves_any(const struct node *node)
     list_for_each (entry, &node->volumes) {
         const struct node_volume *volume = list_entry(entry, struct node_volume, node);
 
-        if (volume->fs && volume->move_to)
-            return true;
+        if ((volume->fs && volume->move_to) || volume->handing_over)
+            return true; /* until the database has been told */
     }
     return false;
 }
@@ -842,16 +885,10 @@ void co_node_volumes_stop(struct node *node, bool handover)
     if (handover)
         return;
     csv_stop(node->csv);
+    co_group_wait(&node->volumes_group);
     while (!list_empty(&node->volumes)) {
         struct node_volume *volume = list_first(&node->volumes, struct node_volume, node);
 
-        if (volume->running) {
-            co_cond_signal(&volume->changed);
-            co_yield ();
-            if (volume->running && co_sleep_ns(MS) < 0)
-                co_yield ();
-            continue;
-        }
         list_remove(&volume->node);
         free(volume);
     }
@@ -886,10 +923,12 @@ int co_node_create_volume(struct node *node, const char *name, uint64_t size_byt
     id = (uint64_t)json_integer_value(json_object_get(result.reply, "volume"));
     node_explain(&result, ret_message);
     command_result_done(&result);
-    while (r == 0) {
+    while (r == 0 && !node->stopping) {
         volume = database_find(consensus_database(node->consensus), TABLE_VOLUME, id);
-        if (!volume)
+        if (!volume) {
+            node_say(ret_message, "volume %s was deleted again", name);
             return -ENOENT;
+        }
         if (volume->state == VOLUME_ONLINE && is_exported(node, name))
             break;
         r = co_cond_wait_until(&node->changed, deadline_ns);
@@ -909,6 +948,9 @@ int co_node_move_volume(struct node *node, uint64_t id, uint64_t to,
         database_find(consensus_database(node->consensus), TABLE_VOLUME, id);
     struct node_volume *volume = record ? find_volume(node, record->vdisk) : NULL;
     const struct node_record *target = node_record_of(node, to);
+    const struct vdisk_record *vdisk;
+    char name[NAME_MAX_BYTES];
+    uint64_t vdisk_id;
 
     if (!record || !volume) {
         node_say(ret_message, "there is no such volume");
@@ -924,15 +966,25 @@ int co_node_move_volume(struct node *node, uint64_t id, uint64_t to,
     }
     if (to == node->identity.node)
         return 0;
+    text_set(name, sizeof(name), record->name); /* records and volumes go while we wait */
+    vdisk_id = volume->vdisk;
     volume->move_to = to;
     co_cond_signal(&volume->changed);
-    while (volume->move_to) {
+    while ((volume = find_volume(node, vdisk_id)) && volume->move_to) {
         int r = co_cond_wait_until(&node->changed, deadline_ns);
 
         if (r < 0) {
-            node_say(ret_message, "the move of volume %s takes longer than expected", record->name);
+            node_say(ret_message, "the move of volume %s takes longer than expected", name);
             return r;
         }
+    }
+    vdisk = database_find(consensus_database(node->consensus), TABLE_VDISK, vdisk_id);
+    if (!vdisk || vdisk->owner != to) {
+        node_say(ret_message,
+                 "volume %s could not be moved: requests were under way, or the node "
+                 "to move to went down; try again",
+                 name);
+        return -EAGAIN;
     }
     return 0;
 }

@@ -243,6 +243,14 @@ static void two_starts_of_a_vm_cannot_both_win(void **state)
     json_object_set_new(start, "incarnation", json_integer(1));
     assert_int_equal(apply(s, json_incref(start)), -EALREADY);
     json_object_set_new(start, "force", json_true());
+    assert_int_equal(apply(s, json_incref(start)), -ESTALE); /* its host is up: two copies */
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:i,s:i}", "verb", "node.down", "node", 1, "start_counter", 0)),
+        0);
+    json_object_set_new(start, "node",
+                        json_integer((json_int_t)((const struct node_record *)database_at(
+                                                      s->database, TABLE_NODE, 1))
+                                         ->base.id));
     assert_int_equal(apply(s, start), 0);
     /* the first incarnation's end is nobody's business any more */
     assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I}", "verb", "vm.ended", "vm", (json_int_t)vm,

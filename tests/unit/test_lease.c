@@ -117,19 +117,80 @@ static void two_refusals_prove_a_death(void **state)
     watch_init(&watch);
     watch_lead(&watch, SEC, SEC);
     assert_true(watch_grant(&watch, SEC, 5, 1, SEC) > 0);
-    watch_refused(&watch, SEC + 1, 5, 1);
-    watch_refused(&watch, SEC + 2, 5, 1);
+    watch_refused(&watch, SEC + 1, 5, 1, 1);
+    watch_refused(&watch, SEC + 2, 5, 1, 1);
     assert_false(watch_may_declare_down(&watch, SEC + 3, 5, 2));
     assert_true(watch_may_declare_down(&watch, SEC + 3, 5, 1));
-    watch_refused(&watch, SEC + 3, 5, 2);
+    watch_refused(&watch, SEC + 3, 5, 1, 2);
     assert_true(watch_may_declare_down(&watch, SEC + 4, 5, 2));
     /* it speaks: it lives */
     watch_alive(&watch, 5);
     assert_false(watch_may_declare_down(&watch, SEC + 4, 5, 2));
     /* reports of long ago prove nothing */
-    watch_refused(&watch, SEC + 5, 5, 1);
-    watch_refused(&watch, SEC + 5 + WATCH_PROOF_NS, 5, 2);
+    watch_refused(&watch, SEC + 5, 5, 1, 1);
+    watch_refused(&watch, SEC + 5 + WATCH_PROOF_NS, 5, 1, 2);
     assert_false(watch_proven_dead(&watch, SEC + 6 + WATCH_PROOF_NS, 5, 2));
+}
+
+/* Late news of a process that has a successor says nothing about the successor. */
+static void reports_name_the_process(void **state)
+{
+    struct watch watch;
+
+    (void)state;
+    watch_init(&watch);
+    watch_lead(&watch, SEC, SEC);
+    assert_true(watch_grant(&watch, SEC, 5, 2, SEC) > 0);
+    watch_refused(&watch, SEC + 1, 5, 1, 1);
+    watch_refused(&watch, SEC + 1, 5, 1, 2);
+    assert_false(watch_proven_dead(&watch, SEC + 2, 5, 2));
+}
+
+/* The command that declares a node down may be committed late: from the decision on that process
+ * gets no lease, or it would serve beside its successor. */
+static void who_is_given_up_gets_no_lease(void **state)
+{
+    struct watch watch;
+
+    (void)state;
+    watch_init(&watch);
+    watch_lead(&watch, SEC, SEC);
+    assert_true(watch_grant(&watch, SEC, 5, 1, SEC) > 0);
+    assert_true(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
+    watch_decide_down(&watch, 5, "silent");
+    assert_int_equal(watch_grant(&watch, 4 * SEC, 5, 1, 4 * SEC), 0); /* it was only slow */
+    assert_true(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
+    /* its successor is another matter, and so is it itself once the database has said it */
+    assert_true(watch_grant(&watch, 4 * SEC, 5, 2, 4 * SEC) > 0);
+    watch_decide_down(&watch, 5, "silent");
+    watch_settle(&watch, 5);
+    assert_true(watch_grant(&watch, 5 * SEC, 5, 2, 5 * SEC) > 0);
+}
+
+/* Whoever never spoke with a new leader gets the time to do so, however long there was none. */
+static void a_new_leader_gives_strangers_time(void **state)
+{
+    struct watch watch;
+
+    (void)state;
+    watch_init(&watch);
+    watch_lead(&watch, 100 * SEC, 20 * SEC);
+    assert_false(watch_may_declare_down(&watch, 100 * SEC + LEASE_NS, 5, 2));
+    assert_true(watch_may_declare_down(&watch, 100 * SEC + LEASE_NS + LEASE_MARGIN_NS, 5, 2));
+}
+
+/* An earlier leadership's grants run on. */
+static void a_leader_remembers_what_it_granted(void **state)
+{
+    struct watch watch;
+
+    (void)state;
+    watch_init(&watch);
+    watch_lead(&watch, 10 * SEC, 9 * SEC);
+    assert_true(watch_grant(&watch, 20 * SEC, 5, 1, 20 * SEC) > 0);
+    watch_unlead(&watch);
+    watch_lead(&watch, 20 * SEC + 1, 9 * SEC);
+    assert_false(watch_may_declare_down(&watch, 20 * SEC + LEASE_NS + LEASE_MARGIN_NS - 1, 5, 2));
 }
 
 int main(void)
@@ -141,6 +202,10 @@ int main(void)
         cmocka_unit_test(nobody_is_given_up_under_a_lease),
         cmocka_unit_test(a_new_leader_waits_for_old_leases),
         cmocka_unit_test(two_refusals_prove_a_death),
+        cmocka_unit_test(reports_name_the_process),
+        cmocka_unit_test(who_is_given_up_gets_no_lease),
+        cmocka_unit_test(a_new_leader_gives_strangers_time),
+        cmocka_unit_test(a_leader_remembers_what_it_granted),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
