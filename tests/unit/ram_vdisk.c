@@ -25,12 +25,14 @@ static bool is_request(const struct vdisk *vdisk, uint64_t offset, uint64_t leng
            offset <= vdisk->size_bytes && length <= vdisk->size_bytes - offset;
 }
 
-static void co_delay(struct ram_vdisk *ram)
+static void co_delay(struct ram_vdisk *ram, bool is_slow)
 {
-    if (ram->delay_max == 0)
-        return;
-    for (uint64_t turns = ram_vdisk_random(ram) % (ram->delay_max + 1); turns > 0; turns--)
-        co_yield ();
+    uint64_t turns = is_slow ? ram->slow_turns : 0;
+
+    if (ram->delay_max && !is_slow)
+        turns = ram_vdisk_random(ram) % (ram->delay_max + 1);
+    for (; turns > 0; turns--)
+        co_yield();
 }
 
 static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length)
@@ -41,7 +43,7 @@ static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint6
         return -EINVAL;
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
     ram->reads++;
-    co_delay(ram);
+    co_delay(ram, false);
     if (ram->is_cut)
         return -ESTALE;
     if (ram->fail_reads_after && --ram->fail_reads_after == 0)
@@ -94,7 +96,7 @@ static int co_change(struct ram_vdisk *ram, const char *buffer, uint64_t offset,
         return -ENOSPC;
     if (ram->writes + ram->trims > ram->cut_after)
         ram->is_cut = true; /* in the middle of this one */
-    co_delay(ram);
+    co_delay(ram, ram->slow_from && offset >= ram->slow_from);
     if (ram->is_cut) {
         change_in_part(ram, buffer, offset, length);
         return -ESTALE;

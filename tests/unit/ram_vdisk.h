@@ -12,6 +12,8 @@ struct ram_vdisk {
     char *memory;
     uint64_t random;    /* state */
     unsigned delay_max; /* turns that a request may wait */
+    uint64_t slow_from; /* bytes: writes from here on wait slow_turns; 0: none does */
+    unsigned slow_turns;
 
     uint64_t reads, writes, trims; /* that began */
     uint64_t bytes_written;

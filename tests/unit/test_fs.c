@@ -494,6 +494,85 @@ static void one_write_an_operation(void **state)
     world_run(VOLUME, 1, co_one_write_an_operation);
 }
 
+struct creator {
+    struct world *world;
+    char path[32];
+    int result;
+};
+
+static void co_creator(void *arg)
+{
+    struct creator *creator = arg;
+
+    creator->result = co_create(creator->world, creator->path);
+}
+
+/* What comes together is written together. */
+static void co_group_commit(struct world *world)
+{
+    struct creator creators[64];
+    struct co_group group;
+    uint64_t writes;
+
+    fresh(world);
+    world->ram.delay_max = 4;
+    writes = world->ram.writes;
+    co_group_init(&group);
+    for (unsigned i = 0; i < ARRAY_SIZE(creators); i++) {
+        creators[i] = (struct creator){.world = world};
+        snprintf(creators[i].path, sizeof(creators[i].path), "file-%u", i);
+        check_int(co_group_spawn(&group, world->io, "creator", co_creator, &creators[i]), 0);
+    }
+    co_group_wait(&group);
+    for (unsigned i = 0; i < ARRAY_SIZE(creators); i++)
+        check_int(creators[i].result, 0);
+    check(world->ram.writes - writes <= 3);
+    done(world);
+}
+
+static void commits_are_grouped(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_group_commit);
+}
+
+/* A name that somebody was shown is there after a power cut, although its maker has no answer yet.
+ */
+static void co_shown_is_durable(struct world *world)
+{
+    struct creator creator = {.world = world, .path = "a"};
+    struct fs_inode *inode, *root;
+    struct co_group group;
+    int r;
+
+    fresh(world);
+    root = open_file(world, "");
+    world->ram.delay_max = 20;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "creator", co_creator, &creator), 0);
+    do {
+        co_yield();
+        r = co_fs_lookup(root, "a", &inode);
+    } while (r == -ENOENT);
+    check_int(r, 0);
+    world->ram.is_cut = true;
+    fs_inode_put(inode);
+    co_group_wait(&group);
+    fs_inode_put(root);
+    co_world_crash(world);
+    co_world_mount(world);
+    inode = open_file(world, "a");
+    fs_inode_put(inode);
+    done(world);
+}
+
+static void what_was_shown_is_durable(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 20; seed++)
+        world_run(VOLUME, seed, co_shown_is_durable);
+}
+
 static void check_bytes(struct fs_inode *inode, uint64_t offset, uint64_t length, uint64_t seed)
 {
     uint8_t *buffer = malloc(length);
@@ -840,6 +919,74 @@ static void freed_blocks_wait_for_the_checkpoint(void **state)
         world_run(VOLUME, seed, co_freed_is_kept);
 }
 
+struct many {
+    struct world *world;
+    unsigned created;
+};
+
+static void co_create_many(void *arg)
+{
+    struct many *many = arg;
+    char path[32];
+
+    do {
+        snprintf(path, sizeof(path), "file-%u", many->created);
+        if (co_create(many->world, path) < 0)
+            return;
+        many->created++;
+    } while (true);
+}
+
+static void co_checkpoint(void *arg)
+{
+    struct world *world = arg;
+
+    check_int(co_fs_checkpoint(world->fs), -ESTALE);
+}
+
+/* A checkpoint that takes long: the journal is not written over before the new root is there,
+ * whoever waits. */
+static void co_slow_checkpoint(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB};
+    struct many many = {.world = world};
+    struct co_group group;
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    for (; many.created < 25; many.created++) {
+        char path[32];
+
+        snprintf(path, sizeof(path), "file-%u", many.created);
+        check_int(co_create(world, path), 0);
+    }
+    world->ram.slow_from = 16 * BLOCK_SIZE + options.journal_bytes;
+    world->ram.slow_turns = 10000;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "checkpoint", co_checkpoint, world), 0);
+    check_int(co_group_spawn(&group, world->io, "creator", co_create_many, &many), 0);
+    for (unsigned turn = 0; turn < 2000; turn++)
+        co_yield();
+    check(many.created > 30 && many.created < 64); /* a block of the ring each */
+    world->ram.is_cut = true;
+    co_group_wait(&group);
+    co_world_crash(world);
+    co_world_mount(world);
+    for (unsigned i = 0; i < many.created; i++) {
+        char path[32];
+
+        snprintf(path, sizeof(path), "file-%u", i);
+        fs_inode_put(open_file(world, path));
+    }
+    done(world);
+}
+
+static void journal_is_kept_until_the_root(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_slow_checkpoint);
+}
+
 /* ---- errors of the vdisk ---- */
 
 static void co_lost_ownership(struct world *world)
@@ -933,6 +1080,8 @@ int main(void)
         cmocka_unit_test(orphan_of_a_dead_node_is_freed),
         cmocka_unit_test(overwrite_is_cheap),
         cmocka_unit_test(one_write_an_operation),
+        cmocka_unit_test(commits_are_grouped),
+        cmocka_unit_test(what_was_shown_is_durable),
         cmocka_unit_test(sparse_files),
         cmocka_unit_test(old_data_never_shows),
         cmocka_unit_test(limits),
@@ -941,6 +1090,7 @@ int main(void)
         cmocka_unit_test(full_volume_takes_deletes),
         cmocka_unit_test(full_pool_is_clean),
         cmocka_unit_test(freed_blocks_wait_for_the_checkpoint),
+        cmocka_unit_test(journal_is_kept_until_the_root),
         cmocka_unit_test(lost_ownership_ends_it),
         cmocka_unit_test(failing_writes_are_told),
     };
