@@ -201,7 +201,7 @@ static void unname(struct modelled *file)
 static int apply_make(struct model *model, const struct op *op, uint32_t mode)
 {
     struct modelled *dir, *file;
-    const char *name;
+    const char *name = NULL;
     int r = model_parent(model, op->path, &dir, &name);
 
     if (r < 0)
@@ -221,7 +221,7 @@ static int apply_make(struct model *model, const struct op *op, uint32_t mode)
 static int apply_link(struct model *model, const struct op *op)
 {
     struct modelled *file, *dir;
-    const char *name;
+    const char *name = NULL;
     int r = model_walk(model, op->path, strlen(op->path), &file);
 
     if (r == 0)
@@ -244,7 +244,7 @@ static int apply_remove(struct model *model, const struct op *op)
 {
     struct modelled *dir, *file;
     struct entry *entry;
-    const char *name;
+    const char *name = NULL;
     int r = model_parent(model, op->path, &dir, &name);
 
     if (r < 0)
@@ -298,7 +298,7 @@ static int check_rename(const struct op *op, const struct modelled *from_dir,
 static int apply_rename(struct model *model, const struct op *op)
 {
     struct modelled *from_dir, *to_dir, *moved, *other;
-    const char *from, *to;
+    const char *from = NULL, *to = NULL;
     int r = model_parent(model, op->path, &from_dir, &from);
 
     if (r == 0)
@@ -592,7 +592,7 @@ int co_op_run(struct world *world, const char *base, const struct op *op, struct
     cleanup(fs_inode_putp) struct fs_inode *dir = NULL;
     struct fs_new new = {.mode = 0777};
     char path[128], to[128];
-    const char *name;
+    const char *name = NULL;
     int r;
 
     snprintf(path, sizeof(path), "%s/%s", base, op->path);
