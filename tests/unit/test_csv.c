@@ -794,7 +794,8 @@ static void test_bad_messages(void **state)
     csv_world_run(bad_messages);
 }
 
-int main(void)
+/* test_csv [NAME]: those that match, with wildcards. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_from_everywhere),
@@ -812,5 +813,7 @@ int main(void)
         cmocka_unit_test(test_exports_of_files),
     };
 
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
