@@ -170,6 +170,8 @@ int mirror_check_config(const struct mirror *mirror, const struct vdisk_config *
 {
     if (vdisk_config_check(config) < 0 || config->width > MIRROR_COPIES_MAX)
         return -EINVAL;
+    if (config->size_bytes > (uint64_t)config->slab_count * config->slab_blocks * BLOCK_SIZE)
+        return -EINVAL; /* addresses must have slabs */
     if (!mirror->config)
         return config->owner == mirror->options.node ? 0 : -EINVAL;
     if (config->vdisk != mirror->vdisk.id || config->width != mirror->config->width ||

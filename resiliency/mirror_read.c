@@ -99,40 +99,43 @@ int co_read_column_at(struct mirror *mirror, uint32_t column, struct write_exten
 
 /* ---- any column ---- */
 
-/* The column to ask as the nth: the local one first, then the others, beginning with one that
- * depends on the address, so that peers share the work. */
-static uint32_t nth_column(const struct mirror *mirror, struct write_extent extent, uint32_t nth)
+/* The best in-sync column that is not in `tried` and not on the feed `except`; -1: none. A feed
+ * that is up before one that is not, which may cost a time-out; then the local one; then the peers
+ * in turn, by address. */
+static int pick_column(const struct mirror *mirror, struct write_extent extent, uint32_t tried,
+                       const struct feed *except)
 {
-    uint32_t width = mirror->config->width, local = width, start;
+    const struct column_config *columns = mirror_columns(mirror, extent.slab);
+    uint32_t width = mirror->config->width;
+    int best = -1, best_merit = -1;
 
     for (uint32_t i = 0; i < width; i++) {
-        if (feed_is_local(mirror_feed(mirror, extent.slab, i)))
-            local = i;
-    }
-    start = local < width ? local : (extent.slab + extent.block / RECORD_BLOCKS_MAX) % width;
-    return (start + nth) % width;
-}
+        uint32_t column = (extent.slab + extent.block / RECORD_BLOCKS_MAX + i) % width;
+        const struct feed *feed = mirror_feed(mirror, extent.slab, column);
+        int merit = 2 * feed->up + feed_is_local(feed);
 
-static bool readable(const struct mirror *mirror, uint32_t slab, uint32_t column,
-                     const struct feed *except)
-{
-    return mirror_columns(mirror, slab)[column].state == COLUMN_IN_SYNC &&
-           mirror_feed(mirror, slab, column) != except;
+        if (columns[column].state != COLUMN_IN_SYNC || feed == except || (tried & BIT(column)) ||
+            merit <= best_merit)
+            continue;
+        best = (int)column;
+        best_merit = merit;
+    }
+    return best;
 }
 
 static int co_read_any_run(struct mirror *mirror, struct write_extent extent, char *buffer,
                            uint64_t *sums, const struct feed *except)
 {
     bool all_rotten = true;
+    uint32_t tried = 0;
+    int column;
 
-    for (uint32_t nth = 0; nth < mirror->config->width; nth++) {
-        uint32_t column = nth_column(mirror, extent, nth);
+    while ((column = pick_column(mirror, extent, tried, except)) >= 0) {
         struct block_set bad;
         int r;
 
-        if (!readable(mirror, extent.slab, column, except))
-            continue;
-        r = co_read_column_surely(mirror, column, extent, buffer, sums, &bad);
+        tried |= BIT(column);
+        r = co_read_column_surely(mirror, (uint32_t)column, extent, buffer, sums, &bad);
         if (r == 0)
             return 0;
         if (mirror->stopped)
@@ -173,7 +176,7 @@ static bool co_still_rotten(struct mirror *mirror, const struct rotten_run *run,
         return false;
     if (mirror_feed(mirror, run->extent.slab, run->column) != run->feed)
         return false;
-    if (!readable(mirror, run->extent.slab, run->column, NULL))
+    if (mirror_columns(mirror, run->extent.slab)[run->column].state != COLUMN_IN_SYNC)
         return false; /* stale by now: resync compares it */
     r = co_read_column_surely(mirror, run->column, run->extent, buffer, NULL, &bad);
     return r == -EBADMSG || r == -EIO;
@@ -266,17 +269,16 @@ static int co_fill_bad(struct read_request *request, uint32_t column, const stru
 static int co_read_locked(struct read_request *request)
 {
     struct mirror *mirror = request->mirror;
-    struct write_extent extent = request->extent;
-    bool all_failed = true;
+    uint32_t tried = 0;
+    int column;
 
-    for (uint32_t nth = 0; nth < mirror->config->width; nth++) {
-        uint32_t column = nth_column(mirror, extent, nth);
+    while ((column = pick_column(mirror, request->extent, tried, NULL)) >= 0) {
         struct block_set bad;
         int r;
 
-        if (!readable(mirror, extent.slab, column, NULL))
-            continue;
-        r = co_read_column_surely(mirror, column, extent, request->buffer, NULL, &bad);
+        tried |= BIT(column);
+        r = co_read_column_surely(mirror, (uint32_t)column, request->extent, request->buffer, NULL,
+                                  &bad);
         if (mirror->stopped)
             return -ESTALE;
         if (r == 0)
@@ -286,10 +288,9 @@ static int co_read_locked(struct read_request *request)
             r = -EBADMSG;
         }
         if (r == -EBADMSG)
-            return co_fill_bad(request, column, &bad);
-        all_failed = false; /* this one may have it, but does not answer */
+            return co_fill_bad(request, (uint32_t)column, &bad);
     }
-    return all_failed ? -EIO : -EHOSTUNREACH;
+    return -EHOSTUNREACH; /* those that may have it do not answer */
 }
 
 static int co_read_once(struct read_request *request)

@@ -38,8 +38,11 @@ struct block {
     struct value known; /* acknowledged, or seen */
     struct value maybe[MAYBE_MAX];
     unsigned maybe_count;
-    bool busy;   /* one request at a time */
-    bool rotten; /* on one disk, perhaps: it may be lost when the others are */
+    bool busy;            /* one request of a client at a time; peekers do not ask */
+    struct value writing; /* under way; version 0: none */
+    uint64_t seen;        /* the highest version that a peeker saw */
+    uint64_t changes;     /* requests that began or ended */
+    bool rotten;          /* on one disk, perhaps: it may be lost when the others are */
 };
 
 struct cluster;
@@ -143,6 +146,7 @@ void node_end_mirror(struct node *node);
 /* ---- clients ---- */
 
 void client_run(void *node);
+void peeker_run(void *node);  /* reads what others are just writing */
 void watcher_run(void *node); /* the last look; planned moves */
 
 #endif

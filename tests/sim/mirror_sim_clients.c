@@ -48,7 +48,9 @@ static void wrote(struct cluster *cluster, uint64_t number, struct value value, 
 {
     struct block *block = &cluster->blocks[number];
 
-    if (result == 0) {
+    block->writing = (struct value){0};
+    block->changes++;
+    if (result == 0 || block->seen == value.version) { /* what somebody saw has happened */
         block->known = value;
         block->maybe_count = 0;
         return;
@@ -112,8 +114,11 @@ static void co_client_write(struct node *node, char *buffer, uint64_t block, uin
     struct vdisk *vdisk = mirror_vdisk(node->mirror);
     int r;
 
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         fill(buffer + (size_t)i * BLOCK_SIZE, block + i, value.version);
+        cluster->blocks[block + i].writing = value;
+        cluster->blocks[block + i].changes++;
+    }
     r = value.zero ? co_vdisk_trim(vdisk, offset, length, (struct client_request){0})
                    : co_vdisk_write(vdisk, buffer, offset, length, (struct client_request){0});
     for (uint32_t i = 0; i < count; i++)
@@ -145,6 +150,48 @@ void client_run(void *arg)
             cluster->blocks[block + i].busy = false;
     }
     buffer_put(node->client_buffers, buffer, bytes);
+}
+
+/* A read beside a write shows what was there, or what is being written; and if that, then for
+ * good, even if the writer never gets an answer. */
+static void peeked(struct cluster *cluster, uint64_t number, const char *buffer,
+                   const struct block *before)
+{
+    struct block *block = &cluster->blocks[number];
+    bool right = shows(buffer, number, before->known) || shows(buffer, number, before->writing);
+
+    for (unsigned i = 0; !right && i < before->maybe_count; i++)
+        right = shows(buffer, number, before->maybe[i]);
+    if (block->writing.version != 0 && !block->writing.zero &&
+        shows(buffer, number, block->writing)) {
+        block->seen = block->writing.version;
+        right = true;
+    }
+    /* A whole request may have come and gone meanwhile. */
+    check(cluster, right || block->changes > before->changes);
+}
+
+void peeker_run(void *arg)
+{
+    struct node *node = arg;
+    struct cluster *cluster = node->cluster;
+    char *buffer = co_buffer_get(node->client_buffers, BLOCK_SIZE);
+
+    while (!node->stopping && co_sleep_ns(draw(cluster, 2 * MS)) == 0) {
+        uint64_t number = draw(cluster, BLOCKS);
+        struct block before;
+
+        for (int i = 0; i < 64 && cluster->blocks[number].writing.version == 0; i++)
+            number = draw(cluster, BLOCKS);
+        if (cluster->clients_stop || !node->mirror)
+            continue;
+        before = cluster->blocks[number];
+        cluster->clients_at_work++;
+        if (co_vdisk_read(mirror_vdisk(node->mirror), buffer, number * BLOCK_SIZE, BLOCK_SIZE) == 0)
+            peeked(cluster, number, buffer, &before);
+        cluster->clients_at_work--;
+    }
+    buffer_put(node->client_buffers, buffer, BLOCK_SIZE);
 }
 
 /* ---- the last look ---- */

@@ -295,6 +295,8 @@ void node_main(struct io *io, void *arg)
         node_spawn(node, watcher_run, "watcher");
         for (int i = 0; i < CLIENTS; i++)
             node_spawn(node, client_run, "client");
+        node_spawn(node, peeker_run, "peeker");
+        node_spawn(node, peeker_run, "peeker");
     }
     while (!node->stopping && co_sleep_ns(SEC) == 0)
         ;
