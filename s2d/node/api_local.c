@@ -51,7 +51,7 @@ static void co_claim(void *arg, const struct api_request *request, struct api_re
         return;
     r = co_node_claim_disk(context->node, path, role, &id, &message);
     if (r < 0)
-        api_answer_error(response, r, "%s", message.text[0] ? message.text : strerror(-r));
+        api_answer_failure(response, r, message.text);
     else
         api_answer_json(response, json_pack("{s:I}", "id", (json_int_t)id));
 }
@@ -71,7 +71,7 @@ static void co_move(void *arg, const struct api_request *request, struct api_res
         return;
     r = co_node_move_volume(context->node, id_of(request), to, &message);
     if (r < 0)
-        api_answer_error(response, r, "%s", message.text[0] ? message.text : strerror(-r));
+        api_answer_failure(response, r, message.text);
     else
         api_answer_json(response, json_object());
 }
@@ -217,8 +217,8 @@ static void co_console_log(void *arg, const struct api_request *request,
 {
     struct api_context *context = arg;
     struct hv *hv = hv_of(context, response);
-    char path[PATH_BYTES], *data;
-    size_t bytes;
+    char path[PATH_BYTES], *data = NULL;
+    size_t bytes = 0;
     int r;
 
     if (!hv)

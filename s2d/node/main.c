@@ -152,8 +152,8 @@ static void co_mount_volume(struct daemon *daemon, const char *name)
     int r = -ENOMEM;
 
     if (mount && volume) {
-        snprintf(mount->volume, sizeof(mount->volume), "%s", name);
-        snprintf(path, sizeof(path), "%s/clusterstorage/%s", daemon->options.dir, name);
+        snprintf(mount->volume, sizeof(mount->volume), "%.*s", CSV_VOLUME_NAME_MAX, name);
+        snprintf(path, sizeof(path), "%s/clusterstorage/%s", daemon->options.dir, mount->volume);
         r = co_fuse_mount_open(daemon->io, volume, &options, &mount->mount);
     }
     if (r == 0) {

@@ -187,11 +187,12 @@ static int receive_answer(struct http *http, struct http_answer *ret_answer)
     char text[HTTP_HEAD_MAX + 1];
     struct http_answer answer = {0};
     struct http_head head;
-    size_t head_bytes, bytes;
+    size_t head_bytes = 0, bytes = 0;
     int r = receive_head(http, text, &head_bytes, &bytes);
 
     if (r < 0)
         return r;
+    assert(head_bytes > 0);
     text[head_bytes - 1] = '\0';
     r = http_parse_head(text, &head);
     if (r < 0 || bytes - head_bytes > head.length)
