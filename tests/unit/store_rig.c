@@ -72,10 +72,17 @@ static void claim_main(struct io *io, void *arg)
 void rig_new(struct rig *rig, uint64_t seed, uint64_t disk_bytes, uint64_t log_bytes)
 {
     struct sim_options options = sim_default_options(seed);
+
+    rig_new_with(rig, &options, disk_bytes, log_bytes);
+}
+
+void rig_new_with(struct rig *rig, const struct sim_options *options, uint64_t disk_bytes,
+                  uint64_t log_bytes)
+{
     struct claim_job job = {.log_bytes = log_bytes};
 
     rig->machine = 1;
-    assert_int_equal(sim_new(&options, &rig->sim), 0);
+    assert_int_equal(sim_new(options, &rig->sim), 0);
     assert_int_equal(sim_disk_create(rig->sim, rig->machine, RIG_PATH, disk_bytes), 0);
     assert_true(rig_run(rig, claim_main, &job));
     assert_int_equal(job.result, 0);

@@ -20,6 +20,9 @@ struct rig {
 
 /* A world with one disk of disk_bytes, claimed with a log of log_bytes. */
 void rig_new(struct rig *rig, uint64_t seed, uint64_t disk_bytes, uint64_t log_bytes);
+/* The same with options of one's own. */
+void rig_new_with(struct rig *rig, const struct sim_options *options, uint64_t disk_bytes,
+                  uint64_t log_bytes);
 void rig_done(struct rig *rig);
 
 /* Runs fn(io, arg) as the machine's program until it returns or the machine crashes. True: it

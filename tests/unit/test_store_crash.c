@@ -379,8 +379,11 @@ static bool co_round(struct run *run)
     case 0:
         r = co_rig_commit(&run->owner);
         break;
-    case 1:
-        r = co_store_mark(run->rig.store, RIG_VDISK, run->owner.epoch, run->owner.watermark, true);
+    case 1: /* the in-sync set changed: the same owner goes on under a higher epoch */
+        r = co_store_mark(run->rig.store, RIG_VDISK, run->owner.epoch + 1, run->owner.watermark,
+                          pick(run, 2) == 0);
+        if (r == 0)
+            run->model->epoch = ++run->owner.epoch;
         break;
     case 2:
         if (pick(run, 3) == 0)
