@@ -39,6 +39,7 @@ static const struct {
     {ECANCELED, "ECANCELED", 503},
     {ETIMEDOUT, "ETIMEDOUT", 504},
     {ENOSPC, "ENOSPC", 507},
+    {EREMOTE, "EREMOTE", 409},
     {EIO, "EIO", 500},
     {EBADMSG, "EBADMSG", 500},
     {ENOMEM, "ENOMEM", 500},

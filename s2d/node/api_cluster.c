@@ -23,7 +23,7 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
         return;
     r = co_node_create_cluster(context->node, name, &message);
     if (r < 0) {
-        api_answer_error(response, r, "%s", message.text[0] ? message.text : strerror(-r));
+        api_answer_failure(response, r, message.text);
         return;
     }
     api_routes_start(context);
@@ -45,7 +45,7 @@ static void co_join(void *arg, const struct api_request *request, struct api_res
         return;
     r = co_node_join(context->node, address, token, &message);
     if (r < 0) {
-        api_answer_error(response, r, "%s", message.text[0] ? message.text : strerror(-r));
+        api_answer_failure(response, r, message.text);
         return;
     }
     api_routes_start(context);
@@ -66,7 +66,7 @@ static void co_token(void *arg, const struct api_request *request, struct api_re
         return;
     r = co_node_make_token(context->node, token, &message);
     if (r < 0)
-        api_answer_error(response, r, "%s", message.text[0] ? message.text : strerror(-r));
+        api_answer_failure(response, r, message.text);
     else
         api_answer_json(response, json_pack("{s:s}", "token", token));
 }
@@ -485,7 +485,6 @@ static int co_move_volumes_away(struct api_context *context, uint64_t node,
 
     while ((volume = owned_volume(node_database(context->node), node)) != 0) {
         uint64_t to = least_loaded(node_database(context->node), node);
-        char target[64];
         int r;
 
         if (to == 0) {
@@ -493,9 +492,7 @@ static int co_move_volumes_away(struct api_context *context, uint64_t node,
                              "no other node is up that could own its volumes");
             return -EHOSTUNREACH;
         }
-        snprintf(target, sizeof(target), "/v1/local/volumes/%llu/move", (unsigned long long)volume);
-        r = co_api_forward(context, node, API_POST, target,
-                           json_pack("{s:I}", "to", (json_int_t)to), API_ACTION_NS, response);
+        r = co_api_move_volume(context, volume, to, response);
         if (r < 0)
             return r;
     }

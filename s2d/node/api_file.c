@@ -22,8 +22,8 @@ static struct csv_volume *find_volume(struct api_context *context,
     return volume;
 }
 
-static void answer_failure(struct api_response *response, int error,
-                           const struct api_request *request)
+static void answer_file_failure(struct api_response *response, int error,
+                                const struct api_request *request)
 {
     const char *volume = api_parameter(request, "volume"), *path = api_parameter(request, "path");
     const char *why = strerror(-error);
@@ -164,7 +164,7 @@ static void co_list(void *arg, const struct api_request *request, struct api_res
                          "next");
     }
     if (r < 0)
-        answer_failure(response, r, request);
+        answer_file_failure(response, r, request);
     else
         api_answer_json(response, json);
 }
@@ -271,7 +271,7 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
     if (r == 0)
         r = co_make_file(volume, &place, size_bytes, fixed, &attr);
     if (r < 0)
-        answer_failure(response, r, request);
+        answer_file_failure(response, r, request);
     else
         api_answer_json(response, entry_json(place.name, &attr));
 }
@@ -292,7 +292,7 @@ static void co_remove(void *arg, const struct api_request *request, struct api_r
         r = S_ISDIR(attr.mode) ? co_csv_rmdir(volume, place.dir, place.name)
                                : co_csv_unlink(volume, place.dir, place.name);
     if (r < 0)
-        answer_failure(response, r, request);
+        answer_file_failure(response, r, request);
     else
         api_answer_json(response, json_object());
 }
@@ -350,7 +350,7 @@ static void co_read(void *arg, const struct api_request *request, struct api_res
             ? -ERANGE
             : co_read_piece(volume, api_parameter(request, "path"), offset, length, response);
     if (r < 0)
-        answer_failure(response, r, request);
+        answer_file_failure(response, r, request);
 }
 
 static int co_write_piece(struct csv_volume *volume, const char *path, uint64_t offset,
@@ -387,7 +387,7 @@ static void co_write(void *arg, const struct api_request *request, struct api_re
             ? -ERANGE
             : co_write_piece(volume, api_parameter(request, "path"), offset, request);
     if (r < 0)
-        answer_failure(response, r, request);
+        answer_file_failure(response, r, request);
     else
         api_answer_json(response, json_object());
 }

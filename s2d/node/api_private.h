@@ -39,6 +39,9 @@ const struct disk_record *api_disk(struct api_context *context, const struct api
 const struct node_record *api_node_named(struct api_context *context, const char *name,
                                          struct api_response *response);
 
+/* Answers what the node said about a failure, or for want of words what the error means. */
+void api_answer_failure(struct api_response *response, int error, const char *message);
+
 /* Proposes a command (stolen). On a refusal it is answered. Returns 0 or the error. ret_reply: the
  * caller's, may be NULL. */
 int co_api_propose(struct api_context *context, json_t *command, struct api_response *response,
@@ -76,6 +79,9 @@ void api_vm_health(const struct database *database, const struct vm_record *vm,
                    const struct api_reports *reports, struct health_verdict *ret_verdict);
 /* Of the whole cluster: ret_faults: what is not healthy, as a list; may be NULL. Suspends. */
 enum health co_api_cluster_health(struct api_context *context, json_t **ret_faults);
+/* Moves a volume, and waits until the new owner serves it. Returns 0, or the error answered. */
+int co_api_move_volume(struct api_context *context, uint64_t volume, uint64_t to,
+                       struct api_response *response);
 bool api_has_quorum(struct api_context *context); /* as far as this node can see */
 void api_quorum(struct api_context *context, struct health_quorum *ret_quorum);
 

@@ -107,21 +107,27 @@ const struct disk_record *api_disk(struct api_context *context, const struct api
     return disk;
 }
 
+void api_answer_failure(struct api_response *response, int error, const char *message)
+{
+    if (error == -EHOSTUNREACH && !message[0])
+        message = "the cluster has no quorum: bring back enough nodes, or mend the network between "
+                  "them";
+    else if (error == -ETIMEDOUT && !message[0])
+        message = "the cluster has not decided in time, perhaps for want of a quorum; whether it "
+                  "was done is not known";
+    else if (!message[0])
+        message = strerror(-error);
+    api_answer_error(response, error, "%s", message);
+}
+
 int co_api_propose(struct api_context *context, json_t *command, struct api_response *response,
                    json_t **ret_reply)
 {
     struct command_result result;
     int r = co_node_propose(context->node, command, &result);
 
-    if (r == -EHOSTUNREACH)
-        api_answer_error(response, r,
-                         "the cluster has no quorum: bring back enough nodes, or mend the network "
-                         "between them");
-    else if (r == -ETIMEDOUT)
-        api_answer_error(response, r,
-                         "the cluster did not decide in time; whether it was done is not known");
-    else if (r < 0)
-        api_answer_error(response, r, "%s", result.message[0] ? result.message : strerror(-r));
+    if (r < 0)
+        api_answer_failure(response, r, result.message);
     if (ret_reply)
         *ret_reply = json_incref(result.reply);
     command_result_done(&result);

@@ -1,6 +1,7 @@
 /* Volumes. */
 #include <stdio.h>
 
+#include "s2d/base/co.h"
 #include "s2d/node/api_private.h"
 
 /* ---- showing ---- */
@@ -154,7 +155,7 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
                               resiliency ? resiliency : default_resiliency(database), thin,
                               owner ? owner->base.id : 0, &message);
     if (r < 0) {
-        api_answer_error(response, r, "%s", message.text[0] ? message.text : strerror(-r));
+        api_answer_failure(response, r, message.text);
         return;
     }
     volume = database_find_name(node_database(context->node), TABLE_VOLUME, name);
@@ -199,6 +200,63 @@ static int co_at_owner(struct api_context *context, const struct volume_record *
     return co_api_forward(context, owner, API_POST, target, body, timeout_ns, response);
 }
 
+#define MOVE_NS (30 * SEC)
+#define LOOK_NS (100 * MS)
+
+/* The owner by the database may not serve yet, or not any more: then it is asked again a little
+ * later. */
+static bool co_is_served_by(struct api_context *context, const struct volume_record *volume,
+                            uint64_t node)
+{
+    uint64_t id = volume->base.id;
+    struct api_reports reports = {NULL};
+    bool serving;
+
+    co_api_gather_from(context, node, &reports);
+    serving = json_is_true(json_object_get(api_report(&reports, node, "volumes", id), "serving"));
+    api_reports_done(&reports);
+    return serving;
+}
+
+/* One try. Returns 0 (done), -EAGAIN (look again soon), or what was answered. */
+static int co_try_move(struct api_context *context, const struct volume_record *volume, uint64_t to,
+                       struct api_response *response)
+{
+    uint64_t owner = owner_of(node_database(context->node), volume);
+    int r;
+
+    if (owner == to)
+        return co_is_served_by(context, volume, to) ? 0 : -EAGAIN;
+    if (owner == 0)
+        return -EAGAIN;
+    r = co_at_owner(context, volume, "move", json_pack("{s:I}", "to", (json_int_t)to),
+                    API_ACTION_NS, response);
+    return r == 0 || r == -EREMOTE ? -EAGAIN : r;
+}
+
+int co_api_move_volume(struct api_context *context, uint64_t id, uint64_t to,
+                       struct api_response *response)
+{
+    uint64_t deadline_ns = io_now_ns(node_io(context->node)) + MOVE_NS;
+    const struct volume_record *volume;
+    int r = -EAGAIN;
+
+    while ((volume = database_find(node_database(context->node), TABLE_VOLUME, id))) {
+        r = co_try_move(context, volume, to, response);
+        if (r != -EAGAIN)
+            return r;
+        if (io_now_ns(node_io(context->node)) >= deadline_ns || co_sleep_ns(LOOK_NS) < 0) {
+            api_answer_error(response, -ETIMEDOUT,
+                             "the move takes longer than expected: 's2d volume list' shows how it "
+                             "goes on");
+            return -ETIMEDOUT;
+        }
+    }
+    api_answer_error(response, -ENOENT, "the volume is gone");
+    return -ENOENT;
+}
+
+/* {to}: a node's name. */
 static void co_move(void *arg, const struct api_request *request, struct api_response *response)
 {
     static const char *const names[] = {"to", NULL};
@@ -211,9 +269,13 @@ static void co_move(void *arg, const struct api_request *request, struct api_res
 
     if (!volume || !to)
         return;
+    if (to->state != NODE_UP) {
+        api_answer_error(response, -EAGAIN, "node %s is %s: choose another one", to->name,
+                         node_state_words[to->state]);
+        return;
+    }
     id = volume->base.id;
-    if (co_at_owner(arg, volume, "move", json_pack("{s:I}", "to", (json_int_t)to->base.id),
-                    API_ACTION_NS, response) == 0)
+    if (co_api_move_volume(arg, id, to->base.id, response) == 0)
         co_answer_volume(arg, id, response);
 }
 

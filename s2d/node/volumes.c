@@ -923,6 +923,8 @@ int co_node_create_volume(struct node *node, const char *name, uint64_t size_byt
     id = (uint64_t)json_integer_value(json_object_get(result.reply, "volume"));
     node_explain(&result, ret_message);
     command_result_done(&result);
+    if (r < 0)
+        return r;
     while (r == 0 && !node->stopping) {
         volume = database_find(consensus_database(node->consensus), TABLE_VOLUME, id);
         if (!volume) {
