@@ -10,10 +10,10 @@ dir=$(mktemp -d /var/tmp/fuse_mounts.XXXXXX)
 pids=()
 cleanup() {
     for pid in "${pids[@]}"; do
-        kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+        kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
     done
     for mount in "$dir"/node*/v; do
-        umount -l "$mount" 2>/dev/null
+        umount -l "$mount" 2>/dev/null || true
     done
     rm -rf "$dir"
 }
