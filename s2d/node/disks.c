@@ -346,6 +346,7 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
                  "this version has no separate cache disks yet: claim it for capacity");
         return -EOPNOTSUPP;
     }
+    claim.extent_bytes = cluster->extent_bytes; /* the record may go while we suspend */
     r = co_look(node, path, &size_bytes, &claim.media);
     if (r < 0) {
         node_say(ret_message, "%s cannot be opened: %s", path, strerror(-r));
@@ -355,7 +356,6 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
     if (r < 0)
         return r;
     memcpy(claim.cluster.bytes, node->identity.cluster, sizeof(claim.cluster.bytes));
-    claim.extent_bytes = cluster->extent_bytes;
     r = co_disk_claim(node->io, path, &claim, &disk_message);
     if (r == -EALREADY && co_is_ours(node, path, &claim.cluster, claim.disk_id))
         r = 0;

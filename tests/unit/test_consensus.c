@@ -149,6 +149,7 @@ static void run_for(struct world *world, uint64_t duration_ns)
 struct asking {
     struct machine *machine;
     json_t *command;
+    uint64_t term; /* to be proposed in it only; 0: any */
     struct command_result result;
     bool done;
 };
@@ -157,7 +158,8 @@ static void ask_main(void *arg)
 {
     struct asking *asking = arg;
 
-    co_consensus_propose(asking->machine->consensus, asking->command, 20 * SEC, &asking->result);
+    co_consensus_propose_in(asking->machine->consensus, asking->term, asking->command, 20 * SEC,
+                            &asking->result);
     json_decref(asking->command);
     asking->done = true;
 }
@@ -338,6 +340,52 @@ static void no_quorum_is_an_answer(void **state)
     assert_int_equal(count_event(&world->machines[1], 1), 0);
 }
 
+static uint64_t term_of(struct machine *machine)
+{
+    struct raft_status status;
+
+    raft_status(consensus_raft(machine->consensus), &status);
+    return status.role.term;
+}
+
+/* What a leader decided under the leases that it grants is not said by its successor, who may have
+ * granted others: the command is done in that term, or never (I5). */
+static void a_leaders_word_is_good_in_its_term(void **state)
+{
+    struct world *world = *state;
+    struct asking asking;
+    unsigned leader, number = 1;
+
+    start_cluster(world);
+    for (unsigned round = 0; round < 6; round++, number++) {
+        leader = leader_of(world);
+        assert_int_not_equal(leader, 0);
+        ask(world, leader, event_command(number), &asking);
+        asking.term = term_of(&world->machines[leader]);
+        if (round > 0) { /* it is cut off at another step each time, and another leads */
+            run_for(world, (round - 1) * 300 * US);
+            for (unsigned id = 1; id <= NODES; id++) {
+                sim_cut(world->sim, leader, id);
+                sim_cut(world->sim, id, leader);
+            }
+            run_for(world, 5 * SEC);
+            sim_heal_all(world->sim);
+        }
+        assert_true(sim_run(world->sim, sim_now_ns(world->sim) + 60 * SEC, is_done, &asking));
+        command_result_done(&asking.result);
+        run_for(world, 3 * SEC);
+        assert_true(asking.result.code == 0 || asking.result.code == -ESTALE);
+        for (unsigned id = 1; id <= NODES; id++)
+            assert_int_equal(count_event(&world->machines[id], number), asking.result.code == 0);
+    }
+    leader = leader_of(world);
+    ask(world, leader, event_command(number), &asking);
+    asking.term = term_of(&world->machines[leader]) - 1;
+    assert_true(sim_run(world->sim, sim_now_ns(world->sim) + 60 * SEC, is_done, &asking));
+    assert_int_equal(asking.result.code, -ESTALE);
+    command_result_done(&asking.result);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -349,6 +397,7 @@ int main(void)
         TEST(the_database_survives_all_power_lost),
         TEST(a_late_node_is_sent_a_snapshot),
         TEST(no_quorum_is_an_answer),
+        TEST(a_leaders_word_is_good_in_its_term),
     };
 
     setenv("CMOCKA_TEST_ABORT", "1", 1);

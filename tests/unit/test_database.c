@@ -404,6 +404,204 @@ static void a_stopped_vm_is_not_restarted(void **state)
                      -ESTALE);
 }
 
+/* ---- every verb, with every argument of a wrong type ---- */
+
+/* In the order in which they succeed on make_cluster() and a volume "v". NODE_2, DISK_1 … stand for
+ * ids. */
+static const char *const good_commands[] = {
+    "{'verb':'cluster.set','vm_restart_delay_ms':3000,'time_ns':1}",
+    "{'verb':'token.create','secret':"
+    "'0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef',"
+    "'expires_ns':9,'time_ns':2}",
+    "{'verb':'node.join','token':LAST,'name':'n9','address':'10.0.0.9:1','start_counter':1,"
+    "'site':'s','rack':'r','chassis':'c','time_ns':3}",
+    "{'verb':'node.set_state','node':NODE,'state':'draining'}",
+    "{'verb':'disk.claim','node':NODE,'name':'hdd9','path':'/dev/y','uuid':'u9','role':'capacity',"
+    "'media':'hdd','size_bytes':1073741824,'time_ns':4}",
+    "{'verb':'disk.ready','disk':LAST,'extents':8,'log_bytes':4096}",
+    "{'verb':'slab.add','vdisk':VDISK,'slabs':[{'number':0,'columns':[{'disk':DISK0,'extent':0},"
+    "{'disk':DISK2,'extent':0},{'disk':DISK4,'extent':0}]}],'time_ns':5}",
+    "{'verb':'volume.online','volume':VOLUME,'session':1,'time_ns':6}",
+    "{'verb':'volume.resize','volume':VOLUME,'size_bytes':2147483648}",
+    "{'verb':'vdisk.stale','vdisk':VDISK,'epoch':1,'disks':[DISK2,DISK4]}",
+    "{'verb':'vdisk.in_sync','vdisk':VDISK,'epoch':2,'disk':DISK2}",
+    "{'verb':'vdisk.replace_column','vdisk':VDISK,'epoch':3,'slab':0,'disk':DISK4,"
+    "'to_disk':DISK5,'to_extent':7}",
+    "{'verb':'vdisk.own','vdisk':VDISK,'epoch':4,'owner':NODE,'preferred':true}",
+    "{'verb':'vm.create','name':'vm1','memory_bytes':67108864,'vcpus':1,'generation':1,"
+    "'disks':['v/a','v/b'],'switch_name':'br0','time_ns':7}",
+    "{'verb':'vm.start','vm':LAST,'node':NODE,'incarnation':0,'force':false,'restart':false,"
+    "'reason':'r','time_ns':8}",
+    "{'verb':'vm.want','vm':VM,'wanted':'stopped'}",
+    "{'verb':'vm.ended','vm':VM,'incarnation':1,'reason':'off','stay_stopped':true,'time_ns':9}",
+    "{'verb':'vm.delete','vm':VM}",
+    "{'verb':'job.create','kind':'k','target':'t','total_bytes':9,'time_ns':10}",
+    "{'verb':'job.update','job':LAST,'state':'done','done_bytes':9,'total_bytes':9,'message':'m',"
+    "'time_ns':11}",
+    "{'verb':'event.add','severity':'warning','code':'heal','subject':'s','text':'t','time_ns':12}",
+    "{'verb':'disk.failed','disk':DISK5,'reason':'io','keeps_serving':true,'time_ns':13}",
+    "{'verb':'disk.retire','disk':DISK5}",
+    "{'verb':'node.down','node':NODE,'start_counter':1,'reason':'silent','time_ns':14}",
+    "{'verb':'node.started','node':NODE,'start_counter':2,'address':'10.0.0.7:1','time_ns':15}",
+    "{'verb':'volume.delete','volume':VOLUME}",
+    "{'verb':'slab.remove','vdisk':VDISK,'numbers':[0]}",
+    "{'verb':'volume.removed','volume':VOLUME}",
+};
+
+struct ids {
+    uint64_t disks[NODES * DISKS_PER_NODE];
+    uint64_t vdisk, volume, node, vm, last;
+};
+
+static uint64_t id_of_word(const struct ids *ids, const char *word)
+{
+    if (strncmp(word, "DISK", 4) == 0)
+        return ids->disks[word[4] - '0'];
+    return strcmp(word, "VDISK") == 0    ? ids->vdisk
+           : strcmp(word, "VOLUME") == 0 ? ids->volume
+           : strcmp(word, "NODE") == 0   ? ids->node
+           : strcmp(word, "VM") == 0     ? ids->vm
+                                         : ids->last;
+}
+
+/* The command as JSON, with its words replaced by ids. */
+static json_t *good_command(const struct ids *ids, size_t i)
+{
+    char text[1024];
+    size_t length = 0;
+    json_t *json;
+
+    for (const char *at = good_commands[i]; *at;) {
+        char word[16] = "";
+        size_t letters = strspn(at, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+
+        if (letters == 0) {
+            text[length++] = (char)(*at == '\'' ? '"' : *at);
+            at++;
+            continue;
+        }
+        letters += strspn(at + letters, "0123456789");
+        memcpy(word, at, letters);
+        at += letters;
+        length += (size_t)sprintf(text + length, "%llu", (unsigned long long)id_of_word(ids, word));
+    }
+    json = json_loadb(text, length, 0, NULL);
+    assert_non_null(json);
+    return json;
+}
+
+static void note_ids(struct state *s, struct ids *ids)
+{
+    static const char *const names[] = {"token", "node", "disk", "vm", "job"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (json_object_get(s->result.reply, names[i]))
+            ids->last = reply(s, names[i]);
+    }
+    if (json_object_get(s->result.reply, "node"))
+        ids->node = ids->last;
+    if (json_object_get(s->result.reply, "vm"))
+        ids->vm = ids->last;
+}
+
+/* The first `count` commands on a new cluster: all succeed. */
+static void begin_good(struct state *s, struct ids *ids, size_t count)
+{
+    database_clear(s->database);
+    *ids = (struct ids){0};
+    make_cluster(s, ids->disks);
+    ids->vdisk = make_volume(s, "v", 1);
+    ids->volume = reply(s, "volume");
+    for (size_t i = 0; i < count; i++) {
+        if (apply(s, good_command(ids, i)) != 0)
+            fail_msg("%s: %s", good_commands[i], s->result.message);
+        note_ids(s, ids);
+    }
+}
+
+static json_t *odd_value(int i, const json_t *instead_of)
+{
+    switch (i) {
+    case 0:
+        return json_null();
+    case 1:
+        return json_true();
+    case 2:
+        return json_integer(-1);
+    case 3:
+        return json_integer(INT64_MAX);
+    case 4:
+        return json_real(1e300);
+    case 5:
+        return json_string("");
+    case 6:
+        return json_string("\xc3\xa9\xe2\x82\xac, or a text that nobody has foreseen here");
+    case 7:
+        return json_array();
+    case 8:
+        return json_pack("[[],{},i,s,n,[i]]", -1, "x", 1);
+    case 9:
+        return json_object();
+    case 10:
+        return json_is_array(instead_of) && json_array_size(instead_of) > 0
+                   ? json_pack("[O,O]", json_array_get(instead_of, 0),
+                               json_array_get(instead_of, 0))
+                   : json_integer(0);
+    default:
+        return NULL;
+    }
+}
+
+/* What the last command put can be written. */
+static void check_written(struct state *s)
+{
+    size_t count;
+    const struct database_change *changes = database_changes(s->database, &count);
+
+    for (size_t i = 0; i < count; i++) {
+        const void *record = database_find(s->database, changes[i].table, changes[i].id);
+        json_t *json;
+
+        assert_true(!record == changes[i].removed);
+        json = record ? record_to_json(changes[i].table, record) : json_null();
+        assert_non_null(json);
+        json_decref(json);
+    }
+}
+
+/* Whatever is proposed: it is refused and changes nothing, or it is taken and the rules hold
+ * (database_apply() and database_check() assert; what was put can be written). */
+static void no_argument_ends_the_node(void **state)
+{
+    struct state *s = *state;
+    struct ids ids;
+
+    begin_good(s, &ids, ARRAY_SIZE(good_commands));
+    for (size_t i = 0; i < ARRAY_SIZE(good_commands); i++) {
+        json_t *good, *value;
+        const char *name;
+
+        begin_good(s, &ids, i);
+        good = good_command(&ids, i);
+        json_object_foreach(good, name, value)
+        {
+            for (int odd = -1; odd < 11; odd++) {
+                json_t *command = json_copy(good);
+
+                if (odd < 0)
+                    json_object_del(command, name);
+                else
+                    json_object_set_new(command, name, odd_value(odd, value));
+                if (apply(s, command) == 0) { /* some are good too */
+                    check_written(s);
+                    begin_good(s, &ids, i); /* anew, with the same ids */
+                }
+            }
+        }
+        json_decref(good);
+    }
+}
+
 /* ---- random commands ---- */
 
 static uint64_t next_random(uint64_t *seed)
@@ -550,6 +748,7 @@ int main(void)
         TEST(a_slab_is_added_once),
         TEST(in_sync_does_not_count_a_slab_that_came_later),
         TEST(a_stopped_vm_is_not_restarted),
+        TEST(no_argument_ends_the_node),
         TEST(random_commands_keep_the_rules),
         TEST(stored_records_come_back),
         TEST(damaged_records_are_refused),
