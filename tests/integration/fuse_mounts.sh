@@ -4,7 +4,6 @@
 # fast
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-source=$PWD
 build=$(realpath "${S2D_BUILD:-build}")/csv-export
 dir=$(mktemp -d /var/tmp/fuse_mounts.XXXXXX)
 pids=()
@@ -31,14 +30,15 @@ start() {
     for _ in $(seq 200); do grep -q ready "$dir/cluster.log" && break || sleep 0.05; done
 }
 
+cp -r tests "$dir/tree"
 start
 v1=$dir/node1/v v2=$dir/node2/v v3=$dir/node3/v
 
 python3 tests/integration/fuse_files.py "$v1" "$v2" "$v3" || fail "file operations"
 
 step "a tree copied on one node is the same on another"
-cp -r tests "$v1/copy"
-diff -r tests "$v3/copy"
+cp -r "$dir/tree" "$v1/copy"
+diff -r "$dir/tree" "$v3/copy"
 cp -a "$v2/copy" "$v2/again"
 diff -r "$v1/copy" "$v1/again"
 rm -r "$v3/again"
@@ -49,7 +49,7 @@ step "git"
     cd "$v2"
     git init -q repository
     cd repository
-    cp -r "$source/csv-export" .
+    cp -r "$dir/tree" .
     git add .
     git -c user.name=t -c user.email=t@example.org commit -qm first
     cd "$v1/repository"
@@ -70,8 +70,8 @@ pids+=("$mover")
 round=0
 while kill -0 "$mover" 2>/dev/null; do
     round=$((round + 1))
-    cp -r tests "$dir/node$((round % 3 + 1))/v/round$round"
-    diff -r tests "$dir/node$(((round + 1) % 3 + 1))/v/round$round" || fail "round $round"
+    cp -r "$dir/tree" "$dir/node$((round % 3 + 1))/v/round$round"
+    diff -r "$dir/tree" "$dir/node$(((round + 1) % 3 + 1))/v/round$round" || fail "round $round"
     ((round % 2)) || rm -r "$dir/node$(((round + 2) % 3 + 1))/v/round$round"
 done
 wait "$mover"
