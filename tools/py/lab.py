@@ -32,21 +32,34 @@ class Lab:
     def node_dir(self, number):
         return self.dir / f"node{number}"
 
-    def s2d(self, *arguments, node=1, timeout=120, check=True):
-        """Runs s2d on a node; its standard output."""
+    def live_node(self):
+        """The number of a node whose daemon answers."""
+        for path in sorted(self.dir.glob("node*/api.sock")):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(1)
+                try:
+                    probe.connect(str(path))
+                except OSError:
+                    continue
+            return int(path.parent.name.removeprefix("node"))
+        raise Failed("no daemon of the cluster answers")
+
+    def s2d(self, *arguments, node=None, timeout=120, check=True):
+        """Runs s2d on a node (None: any that answers); its standard output."""
+        node = node or self.live_node()
         done = subprocess.run([self.bin / "s2d", "--node", self.node_dir(node) / "api.sock", *map(str, arguments)],
                               text=True, capture_output=True, timeout=timeout)
         if check and done.returncode != 0:
             raise Failed(f"s2d {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return done.stdout if check else done
 
-    def json(self, *arguments, node=1):
+    def json(self, *arguments, node=None):
         return json.loads(self.s2d("--json", *arguments, node=node))
 
     def nbd_uri(self, node, export):
         return f"nbd+unix:///{export}?socket={self.node_dir(node)}/nbd.sock"
 
-    def owner(self, volume, node=1):
+    def owner(self, volume, node=None):
         """The number of the node that owns a volume; 0: nobody now."""
         name = self.json("volume", "show", volume, node=node)["owner"]
         return int(name.removeprefix("node")) if name else 0
