@@ -267,7 +267,7 @@ static struct proposal *find_proposal(struct consensus *consensus, const json_t 
 
 static void apply_command(struct consensus *consensus, const struct raft_entry *entry)
 {
-    json_t *command = json_loadb((const char *)entry->data, entry->size, 0, NULL);
+    json_t *command = json_parse(entry->data, entry->size); /* NULL is refused below */
     struct command_result result;
     const struct database_change *changes;
     struct proposal *proposal;

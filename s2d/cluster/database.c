@@ -580,7 +580,7 @@ int database_load(struct database *database, const char *key, const char *json, 
     id = strtoull(slash + 1, &end, 16);
     if (table < 0 || end != slash + 17 || *end || strspn(slash + 1, "0123456789abcdef") != 16)
         return -EBADMSG;
-    object = json_loadb(json, json_bytes, 0, NULL);
+    object = json_parse(json, json_bytes);
     if (!object)
         return -EBADMSG;
     r = load_record(database, table, id, object);

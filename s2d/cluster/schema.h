@@ -208,6 +208,10 @@ int schema_value(const char *const *words, const char *word); /* or -ENOENT */
 /* Copies of the data a resiliency keeps: 1, 2, 3; parity2 has none (0). */
 unsigned resiliency_copies(enum resiliency resiliency);
 
+/* Parses what came from outside. The parser recurses once for each level, on the stack of a
+ * coroutine: more than 16 are refused. NULL: it is no JSON object, or too deep, or no memory. */
+json_t *json_parse(const void *data, size_t bytes);
+
 /* Copies a text, cut to size at a character's end: what is stored stays valid UTF-8, and so can be
  * written as JSON. */
 void text_set(char *place, size_t size, const char *text);

@@ -359,7 +359,7 @@ static void join_main(void *arg)
 {
     struct join_task *task = arg;
     struct node *node = task->node;
-    json_t *request = json_loadb(task->message->data, task->message->data_bytes, 0, NULL);
+    json_t *request = json_parse(task->message->data, task->message->data_bytes);
     struct bus_send send = {.channel = BUS_CONTROL, .flags = BUS_CHECKSUM};
     uint64_t token = task->message->key_id ? token_of_key_id(task->message->key_id) : 0;
     uint8_t secret[KEY_BYTES];
@@ -426,7 +426,7 @@ static int co_ask(struct node *node, const char *address, uint64_t token,
         r = co_bus_call_address(node->io, &options, address, &send, JOIN_NS, &reply);
     }
     if (r == 0) {
-        *ret_reply = json_loadb(reply.data, reply.data_bytes, 0, NULL);
+        *ret_reply = json_parse(reply.data, reply.data_bytes);
         r = reply.result;
     }
     free(reply.data);

@@ -139,7 +139,7 @@ static void check_stored(const struct database *database)
 
 static void apply_line(struct database *database, uint64_t *index, const char *line, size_t bytes)
 {
-    json_t *command = json_loadb(line, bytes, 0, NULL);
+    json_t *command = json_parse(line, bytes);
     struct command_result result;
     size_t count;
 

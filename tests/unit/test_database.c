@@ -329,6 +329,23 @@ static void long_texts_are_cut_between_characters(void **state)
     assert_string_equal(odd, "caf? ??");
 }
 
+/* Commands are parsed on the small stack of a coroutine, and a guest may write one. */
+static void deep_json_is_refused(void **state)
+{
+    char text[4096] = "{\"a\": ";
+    json_t *json;
+
+    (void)state;
+    memset(text + strlen(text), '[', 2000);
+    assert_null(json_parse(text, strlen(text)));
+    assert_null(json_parse("[1]", 3));
+    assert_null(json_parse(NULL, 0));
+    strcpy(text, "{\"[[[[[[[[[[[[[[[[[[\\\"[[[\": [[[[[[[[[[[[[[[]]]]]]]]]]]]]]]}");
+    json = json_parse(text, strlen(text));
+    assert_non_null(json);
+    json_decref(json);
+}
+
 /* The same slab twice in one command would take the place of itself. */
 static void a_slab_is_added_once(void **state)
 {
@@ -748,6 +765,7 @@ int main(void)
         TEST(a_slab_is_added_once),
         TEST(in_sync_does_not_count_a_slab_that_came_later),
         TEST(a_stopped_vm_is_not_restarted),
+        TEST(deep_json_is_refused),
         TEST(no_argument_ends_the_node),
         TEST(random_commands_keep_the_rules),
         TEST(stored_records_come_back),
