@@ -38,6 +38,15 @@ static bool seal_is_news(const struct served_stream *stream, const struct store_
     return ask->epoch >= info.sealed_epoch && ask->position.session >= info.session;
 }
 
+/* Whoever was attached is so no more; the caller himself, asking for more of the tail, knows. */
+static void make_way(struct served_stream *stream, const struct server_call *call)
+{
+    if (stream->peer == call->message->from && stream->cookie == call->ask.cookie)
+        server_detach(stream);
+    else
+        server_break(stream, -ESTALE);
+}
+
 /* Both connections of the caller are as they were when he asked. */
 static bool caller_is_there(const struct server_call *call)
 {
@@ -56,7 +65,7 @@ static int co_seal_and_attach(struct server_call *call, struct served_stream *st
     if (call->disk->removed)
         return -ENODEV;
     if (seal_is_news(stream, &call->ask))
-        server_break(stream, -ESTALE);
+        make_way(stream, call);
     r = co_store_seal(call->disk->store, stream->vdisk, call->ask.epoch, call->ask.position.session,
                       seal);
     if (r < 0)

@@ -5,56 +5,7 @@
  * bus still reads from its place completes when the bus lets go of it, and those behind it wait, so
  * that done() comes in order. Cookies carry a generation: what is said about an earlier attachment
  * finds nobody. */
-#include "resiliency/store_client.h"
-
-#include "resiliency/store_messages.h"
-#include "s2d/base/io.h"
-#include "s2d/bus/bus.h"
-
-#define CALL_TIMEOUT_NS (2 * SEC)
-#define CALL_TIMEOUT_SLOW_NS (10 * SEC) /* what reads many pages, or waits for a log to drain */
-#define TAIL_TOTAL_MAX (1u << 20)       /* records of a tail; more is nonsense */
-
-struct client_peer {
-    struct list node; /* in client->peers */
-    struct store_client *client;
-    uint64_t id;
-    struct list columns; /* struct column_remote */
-    struct list waiting; /* struct column_append: for credit, in order */
-    bool sending;        /* the coroutine that waits for credit exists */
-};
-
-struct column_remote {
-    struct column_store base;
-    struct list node; /* in peer->columns */
-    struct client_peer *peer;
-};
-
-struct client_slot {
-    struct column_stream *stream; /* NULL: free */
-    uint32_t generation;
-};
-
-struct store_client {
-    struct io *io;
-    struct bus *bus;
-    struct list peers;
-    struct client_slot *slots;
-    uint32_t slot_count;
-    struct list ended; /* struct column_stream: some appends may complete */
-    struct io_task ended_task;
-    struct co_group senders;
-};
-
-static struct column_remote *remote_of(struct column_store *column)
-{
-    return container_of(column, struct column_remote, base);
-}
-
-static struct client_peer *peer_of(const struct column_stream *stream)
-{
-    return remote_of(stream->store)->peer;
-}
+#include "resiliency/store_client_private.h"
 
 /* ---- cookies ---- */
 
@@ -147,6 +98,16 @@ static void stream_fail(struct column_stream *stream, int error)
     }
     if (!list_empty(&stream->in_flight))
         complete_later(stream);
+}
+
+/* The server has ended the attachment. One whose seal was answered, and whose coroutine has not run
+ * since, will not be made (remote_seal() looks at the cookie). */
+static void stream_lost(struct column_stream *stream, int error)
+{
+    if (stream->attached)
+        stream_fail(stream, error);
+    else
+        slot_release(peer_of(stream)->client, stream);
 }
 
 /* ---- sending records ---- */
@@ -323,35 +284,10 @@ static void handle_broken(void *arg, const struct bus_message *message)
         return;
     stream = slot_find(client, cookie);
     if (stream && peer_of(stream)->id == message->from)
-        stream_fail(stream, result);
+        stream_lost(stream, result);
 }
 
-/* ---- calls ---- */
-
-static int co_call(struct column_store *column, uint16_t type, enum bus_channel channel,
-                   struct store_call *call, const struct bus_send *bulk, uint64_t timeout_ns,
-                   struct bus_reply *reply)
-{
-    struct column_remote *remote = remote_of(column);
-    uint8_t header[BUS_HEADER_MAX] __attribute__((aligned(8)));
-    struct bus_send send = {
-        .to = remote->peer->id,
-        .channel = channel,
-        .type = type,
-        .header = header,
-    };
-    int r;
-
-    call->disk = column->disk;
-    send.header_bytes = store_call_encode(call, header);
-    if (bulk) {
-        send.flags = BUS_CHECKSUM;
-        send.data = bulk->data;
-        send.data_bytes = bulk->data_bytes;
-    }
-    r = co_bus_call(remote->peer->client->bus, &send, timeout_ns, reply);
-    return r < 0 ? r : reply->result;
-}
+/* ---- seals ---- */
 
 /* One answer's part of the tail. */
 static int take_tail(const struct store_seal_answer *answer, const void *data,
@@ -384,8 +320,8 @@ static int co_seal_once(struct column_stream *stream, struct store_call *call, v
     };
     int r, result;
 
-    result =
-        co_call(stream->store, STORE_SEAL, BUS_CONTROL, call, NULL, CALL_TIMEOUT_SLOW_NS, &reply);
+    result = co_client_call(stream->store, STORE_SEAL, BUS_CONTROL, call, NULL,
+                            CALL_TIMEOUT_SLOW_NS, &reply);
     if (result < 0 && result != -ESTALE)
         return result;
     r = store_seal_answer_decode(header, reply.header_bytes, reply.data_bytes, ret_answer);
@@ -446,166 +382,16 @@ static int remote_seal(struct column_stream *stream, uint64_t epoch, uint64_t se
     return r == 0 ? -ENOTCONN : r;
 }
 
-static int remote_mark(struct column_store *column, uint64_t vdisk, uint64_t epoch,
-                       struct log_position watermark, bool durable)
-{
-    struct store_call call = {
-        .vdisk = vdisk, .epoch = epoch, .position = watermark, .durable = durable};
-    struct bus_reply reply = {0};
-
-    return co_call(column, STORE_MARK, BUS_CONTROL, &call, NULL, CALL_TIMEOUT_NS, &reply);
-}
-
-static int co_call_with_refs(struct column_store *column, uint16_t type, uint64_t vdisk,
-                             uint64_t epoch, const struct extent_ref *columns, size_t count)
-{
-    cleanup(freep) struct store_ref_format *refs =
-        aligned_alloc(BLOCK_SIZE, STORE_REFS_MAX * sizeof(*refs));
-    int r = 0;
-
-    if (!refs)
-        return -ENOMEM;
-    for (size_t done = 0; r == 0 && done < count; done += STORE_REFS_MAX) {
-        uint32_t part = (uint32_t)MIN(count - done, (size_t)STORE_REFS_MAX);
-        struct store_call call = {.vdisk = vdisk, .epoch = epoch};
-        struct bus_send bulk = {.data = refs, .data_bytes = part * (uint32_t)sizeof(*refs)};
-        struct bus_reply reply = {0};
-
-        store_refs_encode(columns + done, part, refs);
-        r = co_call(column, type, BUS_CONTROL, &call, &bulk, CALL_TIMEOUT_SLOW_NS, &reply);
-    }
-    return r;
-}
-
-static int remote_drop_tail(struct column_store *column, uint64_t vdisk, uint64_t epoch,
-                            const struct extent_ref *columns, size_t count)
-{
-    return co_call_with_refs(column, STORE_DROP_TAIL, vdisk, epoch, columns, count);
-}
-
-static int remote_clear_compare(struct column_store *column, uint64_t vdisk, uint64_t epoch,
-                                const struct extent_ref *columns, size_t count)
-{
-    return co_call_with_refs(column, STORE_CLEAR_COMPARE, vdisk, epoch, columns, count);
-}
-
-static int remote_read(struct column_store *column, uint64_t vdisk, struct extent_ref where,
-                       uint32_t block, uint32_t count, uint64_t address, void *buffer,
-                       uint64_t *ret_sums, struct block_set *ret_bad)
-{
-    uint8_t header[BUS_HEADER_MAX] __attribute__((aligned(8)));
-    uint64_t sums[RECORD_BLOCKS_MAX];
-    struct store_read_answer answer;
-    struct store_call call = {.vdisk = vdisk,
-                              .where = where,
-                              .block = block,
-                              .count = count,
-                              .address = address,
-                              .want_sums = ret_sums != NULL};
-    struct bus_reply reply = {.header = header,
-                              .header_bytes = sizeof(header),
-                              .data = buffer,
-                              .data_bytes = count * BLOCK_SIZE};
-    int r, result;
-
-    result = co_call(column, STORE_READ, BUS_DATA, &call, NULL, CALL_TIMEOUT_NS, &reply);
-    if (result < 0 && result != -EBADMSG)
-        return result;
-    r = store_read_answer_decode(header, reply.header_bytes, &answer, sums);
-    if (r < 0 || answer.count != count || answer.has_sums != (ret_sums != NULL) ||
-        reply.data_bytes != count * BLOCK_SIZE)
-        return -EPROTO;
-    if (ret_sums)
-        memcpy(ret_sums, sums, count * sizeof(*sums));
-    if (ret_bad)
-        *ret_bad = answer.bad;
-    return result;
-}
-
-/* Bits [0, count) of from into to, where bit 0 of from stands at `at`. */
-static void bits_or(uint64_t *to, uint32_t at, const uint64_t *from, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (from[i / 64] >> (i % 64) & 1)
-            to[(at + i) / 64] |= UINT64_C(1) << ((at + i) % 64);
-    }
-}
-
-static int co_sums_part(struct column_store *column, const struct store_call *from, void *data,
-                        uint64_t *sums, uint64_t *unknown, uint32_t at)
-{
-    struct store_call call = *from;
-    uint32_t bitmap_bytes = DIV_ROUND_UP(call.count, 64) * 8;
-    uint32_t bytes = call.count * 8 + bitmap_bytes;
-    struct bus_reply reply = {.data = data, .data_bytes = bytes};
-    int r = co_call(column, STORE_CHECKSUMS, BUS_DATA, &call, NULL, CALL_TIMEOUT_SLOW_NS, &reply);
-
-    if (r < 0 && r != -EBADMSG)
-        return r;
-    if (reply.data_bytes != bytes)
-        return -EPROTO;
-    memcpy(sums + at, data, call.count * 8);
-    if (unknown)
-        bits_or(unknown, at, (const uint64_t *)data + call.count, call.count);
-    return r;
-}
-
-static int remote_checksums(struct column_store *column, uint64_t vdisk, struct extent_ref where,
-                            uint32_t block, uint32_t count, uint64_t *ret_sums,
-                            uint64_t *ret_unknown)
-{
-    size_t room = ALIGN_UP(STORE_SUMS_MAX * 8 + STORE_SUMS_MAX / 8, (size_t)BLOCK_SIZE);
-    cleanup(freep) void *data = aligned_alloc(BLOCK_SIZE, room);
-    int result = 0;
-
-    if (!data)
-        return -ENOMEM;
-    for (uint32_t done = 0; done < count; done += STORE_SUMS_MAX) {
-        struct store_call call = {.vdisk = vdisk,
-                                  .where = where,
-                                  .block = block + done,
-                                  .count = MIN(count - done, (uint32_t)STORE_SUMS_MAX)};
-        int r = co_sums_part(column, &call, data, ret_sums, ret_unknown, done);
-
-        if (r == -EBADMSG)
-            result = r;
-        else if (r < 0)
-            return r;
-    }
-    return result;
-}
-
-static int remote_compare_set(struct column_store *column, uint64_t vdisk, struct extent_ref where,
-                              uint64_t since_epoch, uint32_t extent_blocks, uint64_t *bitmap)
-{
-    uint32_t bytes = DIV_ROUND_UP(extent_blocks, 64) * 8;
-    cleanup(freep) uint64_t *data = aligned_alloc(BLOCK_SIZE, ALIGN_UP(bytes, BLOCK_SIZE));
-    struct store_call call = {
-        .vdisk = vdisk, .where = where, .since_epoch = since_epoch, .count = extent_blocks};
-    struct bus_reply reply = {.data = data, .data_bytes = bytes};
-    int r;
-
-    if (!data)
-        return -ENOMEM;
-    r = co_call(column, STORE_COMPARE_SET, BUS_CONTROL, &call, NULL, CALL_TIMEOUT_SLOW_NS, &reply);
-    if (r < 0)
-        return r;
-    if (reply.data_bytes != bytes)
-        return -EPROTO;
-    bits_or(bitmap, 0, data, extent_blocks);
-    return 0;
-}
-
 static const struct column_store_ops remote_ops = {
     .co_seal = remote_seal,
     .append = remote_append,
     .detach = remote_detach,
-    .co_mark = remote_mark,
-    .co_read = remote_read,
-    .co_checksums = remote_checksums,
-    .co_drop_tail = remote_drop_tail,
-    .co_compare_set = remote_compare_set,
-    .co_clear_compare = remote_clear_compare,
+    .co_mark = co_client_mark,
+    .co_read = co_client_read,
+    .co_checksums = co_client_checksums,
+    .co_drop_tail = co_client_drop_tail,
+    .co_compare_set = co_client_compare_set,
+    .co_clear_compare = co_client_clear_compare,
 };
 
 /* ---- peers ---- */
@@ -640,8 +426,8 @@ void store_client_peer_changed(struct store_client *client, uint64_t node)
     for (uint32_t i = 0; !up && i < client->slot_count; i++) {
         struct column_stream *stream = client->slots[i].stream;
 
-        if (stream && stream->attached && peer_of(stream) == peer)
-            stream_fail(stream, -ENOTCONN);
+        if (stream && peer_of(stream) == peer)
+            stream_lost(stream, -ENOTCONN);
     }
 }
 

@@ -182,7 +182,7 @@ void server_attach(struct served_stream *stream, uint64_t peer, uint64_t cookie)
     stream->durable_seq = 0;
 }
 
-static void detach(struct served_stream *stream)
+void server_detach(struct served_stream *stream)
 {
     stream->handle = 0;
     list_remove(&stream->news_node);
@@ -201,7 +201,7 @@ void server_break(struct served_stream *stream, int why)
     if (!list_empty(&stream->news_node) && !tell_peer(server, stream->peer))
         log_debug(server->io, "store-server", "no room to say what is durable", "peer=%llu",
                   (unsigned long long)stream->peer);
-    detach(stream);
+    server_detach(stream);
     r = send_control(server, stream->peer, STORE_BROKEN, bytes,
                      store_broken_encode(stream->cookie, server_wire_result(why), bytes));
     log_debug(server->io, "store-server", "a stream broke",
@@ -225,7 +225,7 @@ void store_server_peer_down(struct store_server *server, uint64_t peer)
         struct served_stream *stream = server->streams[i];
 
         if (stream && stream->handle != 0 && stream->peer == peer)
-            detach(stream);
+            server_detach(stream);
     }
 }
 

@@ -72,6 +72,8 @@ struct served_disk *server_find_disk(const struct store_server *server, uint64_t
 struct served_stream *server_stream(struct served_disk *disk, uint64_t vdisk);
 /* The stream must have nobody attached. */
 void server_attach(struct served_stream *stream, uint64_t peer, uint64_t cookie);
+/* Ends the attachment without a word. */
+void server_detach(struct served_stream *stream);
 /* Ends the attachment and tells its owner why; what it sent before and is not yet judged is
  * dropped from now on. Nobody attached: nothing happens. */
 void server_break(struct served_stream *stream, int why);

@@ -124,8 +124,32 @@ static void credit_bounds_what_is_under_way(void **state)
     wire_free(&wire);
 }
 
-/* Detached while most of it waits for credit: all comes back, in order, and the way is free for the
- * next attachment. */
+/* Records that are sent as others end do not pass those that wait for credit. */
+static void nobody_passes_who_waits_for_credit(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 20; seed < 26; seed++) {
+        struct wire wire;
+        struct wire_owner owner;
+
+        wire_new(&wire, &(struct wire_options){.seed = seed});
+        wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 4000);
+        wire_seal(&owner);
+        make_small(&owner, 1200, 1000);
+        wire_send_from(&owner, 1);
+        owner.next_seq = owner.seq + 1;
+        make_small(&owner, 2800, 5000);
+        wire_until(&wire, wire_idle, &owner);
+        assert_int_equal(wire_check_prefix(&owner), 4000);
+        expect_small(&owner, 2800, 5000);
+        wire_owner_done(&owner);
+        wire_free(&wire);
+    }
+}
+
+/* Detached while most of it waits for credit, and large ones are being sent from their place: all
+ * comes back, in order, none before the bus lets go of it, and the way is free for the next
+ * attachment. */
 static void detaching_gives_everything_back(void **state)
 {
     struct wire wire;
@@ -135,7 +159,9 @@ static void detaching_gives_everything_back(void **state)
     wire_new(&wire, &(struct wire_options){.seed = 4});
     wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 3000);
     wire_seal(&owner);
-    make_small(&owner, 3000, 1000);
+    (void)wire_make(&owner, 20, 0, 256, 10000);
+    (void)wire_make(&owner, 21, 0, 256, 20000);
+    make_small(&owner, 2998, 1000);
     wire_send_from(&owner, 1);
     wire_detach(&owner);
     wire_until(&wire, wire_idle, &owner);
@@ -145,7 +171,8 @@ static void detaching_gives_everything_back(void **state)
     wire_resend(&owner);
     wire_until(&wire, wire_idle, &owner);
     assert_int_equal(wire_check_prefix(&owner), 3000);
-    expect_small(&owner, 3000, 1000);
+    expect_small(&owner, 2998, 1000);
+    expect_stamps(&owner, 20, 0, 256, 10000);
     wire_owner_done(&owner);
     wire_free(&wire);
 }
@@ -312,6 +339,51 @@ static void a_new_owner_fences_the_old(void **state)
     expect_stamps(&rival, 0, 0, 1, 102);
     wire_owner_done(&owner);
     wire_owner_done(&rival);
+    wire_free(&wire);
+}
+
+/* Two seals of the same right at once (one was given up by who sent it): the one that is answered
+ * last stands, or nobody could write. */
+struct sealing {
+    struct wire_owner *owners[2];
+    struct co_group group;
+};
+
+static void seal_both(void *arg)
+{
+    struct sealing *sealing = arg;
+    struct io *io = sealing->owners[0]->wire->machines[WIRE_OWNER].io;
+
+    co_group_init(&sealing->group);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(
+            co_group_spawn(&sealing->group, io, "seal", co_wire_seal, sealing->owners[i]), 0);
+    co_group_wait(&sealing->group);
+}
+
+static void the_last_seal_stands(void **state)
+{
+    struct wire wire;
+    struct wire_owner first, second;
+    struct sealing sealing = {.owners = {&first, &second}};
+
+    (void)state;
+    wire_new(&wire, &(struct wire_options){.seed = 18});
+    wire_owner_init(&first, &wire, WIRE_OWNER, 5, 8);
+    wire_owner_init(&second, &wire, WIRE_OWNER, 5, 8);
+    wire_run(&wire, WIRE_OWNER, seal_both, &sealing);
+    assert_int_equal(second.seal_result, 0);
+    wire_pass(&wire, 50 * MS);
+    assert_false(first.stream.attached);
+    (void)wire_make(&second, 0, 0, 1, 100);
+    wire_send_from(&second, 1);
+    wire_until(&wire, wire_idle, &second);
+    assert_int_equal(second.writes[0].result, 0);
+    wire_detach(&first);
+    wire_detach(&second);
+    wire_pass(&wire, MS);
+    wire_owner_done(&first);
+    wire_owner_done(&second);
     wire_free(&wire);
 }
 
@@ -772,6 +844,44 @@ static void a_dying_owner_leaves_a_prefix(void **state)
     wire_free(&wire);
 }
 
+/* A daemon that starts again gives its streams the same names: what the server has to say of the
+ * old ones' records, which still land, is not taken for the new ones'. */
+static void a_new_life_hears_nothing_of_the_old(void **state)
+{
+    struct wire wire;
+    struct wire_owner old, new;
+
+    (void)state;
+    wire_new(&wire, &(struct wire_options){.seed = 19});
+    wire_owner_init(&old, &wire, WIRE_OWNER, 5, 800);
+    wire_seal(&old);
+    make_small(&old, 800, 1000);
+    wire_send_from(&old, 1);
+    sim_disk_set_slowdown(wire.sim, WIRE_SERVER, WIRE_PATH, 2000);
+    wire_pass(&wire, 5 * MS); /* they have come, and land slowly */
+    wire_detach(&old);
+    wire_until(&wire, wire_idle, &old);
+    assert_true(store_stats(wire.machines[WIRE_SERVER].store).appended_records < 800);
+    sim_crash(wire.sim, WIRE_OWNER, SIM_PROCESS_DIES);
+    wire_start(&wire, WIRE_OWNER);
+    wire_connected(&wire, WIRE_OWNER, WIRE_SERVER);
+
+    wire_owner_init(&new, &wire, WIRE_OWNER, 5, 400);
+    new.stream.vdisk = WIRE_VDISK + 1;
+    new.counts = true;
+    new.counted_before = 800;
+    wire_seal(&new);
+    sim_disk_set_slowdown(wire.sim, WIRE_SERVER, WIRE_PATH, 1);
+    for (uint32_t i = 0; i < 400; i++)
+        (void)wire_make(&new, 20, i % 256, 1, 1000 + i);
+    wire_send_from(&new, 1);
+    wire_until(&wire, wire_idle, &new);
+    assert_int_equal(wire_check_prefix(&new), 400);
+    wire_owner_done(&old);
+    wire_owner_done(&new);
+    wire_free(&wire);
+}
+
 /* A medium that fails: the first failure is told as what it is, and breaks the stream. */
 static void a_failing_disk_is_told(void **state)
 {
@@ -891,11 +1001,13 @@ int main(void)
         cmocka_unit_test(records_of_all_sizes_arrive),
         cmocka_unit_test(acknowledgements_are_cumulative),
         cmocka_unit_test(credit_bounds_what_is_under_way),
+        cmocka_unit_test(nobody_passes_who_waits_for_credit),
         cmocka_unit_test(detaching_gives_everything_back),
         cmocka_unit_test(late_records_are_not_taken),
         cmocka_unit_test(nonsense_breaks_the_stream),
         cmocka_unit_test(wrong_data_is_refused),
         cmocka_unit_test(a_new_owner_fences_the_old),
+        cmocka_unit_test(the_last_seal_stands),
         cmocka_unit_test(old_generations_are_stale),
         cmocka_unit_test(rot_is_told_by_the_block),
         cmocka_unit_test(marks_are_fenced),
@@ -907,6 +1019,7 @@ int main(void)
         cmocka_unit_test(silence_ends_what_is_under_way),
         cmocka_unit_test(a_disk_is_removed_under_way),
         cmocka_unit_test(a_dying_owner_leaves_a_prefix),
+        cmocka_unit_test(a_new_life_hears_nothing_of_the_old),
         cmocka_unit_test(a_failing_disk_is_told),
         cmocka_unit_test(random_faults_lose_nothing),
     };

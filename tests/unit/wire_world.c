@@ -370,22 +370,29 @@ static void write_done(struct store_append *append, int result)
     assert_true(seq > owner->ended_seq);
     assert_true(result != 0 || owner->ended_seq == 0 ||
                 owner->writes[owner->ended_seq - 1].result == 0);
+    if (owner->counts && result == 0)
+        assert_true(store_stats(owner->wire->machines[WIRE_SERVER].store).appended_records >=
+                    owner->counted_before + seq);
     owner->ended_seq = seq;
     owner->pending--;
     write->done = true;
     write->result = result;
+    free(take_ptr(write->data));
+    if (owner->next_seq > 0 && owner->next_seq <= owner->seq)
+        wire_send(&owner->writes[owner->next_seq++ - 1]);
 }
 
-static void make_data(struct wire_write *write, uint64_t stamp)
+static void make_data(struct wire_write *write)
 {
     const struct record *record = &write->append.store.record;
 
     write->data = aligned_alloc(BLOCK_SIZE, (size_t)record->count * BLOCK_SIZE);
-    write->sums = malloc(record->count * sizeof(*write->sums));
+    if (!write->sums)
+        write->sums = malloc(record->count * sizeof(*write->sums));
     assert_non_null(write->data);
     assert_non_null(write->sums);
     for (uint32_t i = 0; i < record->count; i++)
-        wire_fill(write->data + (size_t)i * BLOCK_SIZE, stamp + i);
+        wire_fill(write->data + (size_t)i * BLOCK_SIZE, write->stamp + i);
     checksum_blocks(write->data, record->count, record->vdisk, record->address, write->sums);
     write->append.store.data = write->data;
     write->append.store.sums = write->sums;
@@ -398,9 +405,9 @@ struct wire_write *wire_make(struct wire_owner *owner, uint32_t extent, uint32_t
 
     assert_true(owner->seq < owner->write_room);
     owner->seq++;
-    *write = (struct wire_write){.owner = owner};
+    *write = (struct wire_write){.owner = owner, .stamp = stamp};
     write->append.store.record = (struct record){
-        .vdisk = WIRE_VDISK,
+        .vdisk = owner->stream.vdisk,
         .where = {extent, owner->generation},
         .slab = extent,
         .kind = stamp == 0 ? RECORD_ZERO : RECORD_WRITE,
@@ -411,7 +418,7 @@ struct wire_write *wire_make(struct wire_owner *owner, uint32_t extent, uint32_t
     };
     write->append.store.done = write_done;
     if (stamp != 0)
-        make_data(write, stamp);
+        make_data(write);
     return write;
 }
 
@@ -420,6 +427,8 @@ void wire_send(struct wire_write *write)
     struct wire_owner *owner = write->owner;
     struct record *record = &write->append.store.record;
 
+    if (write->stamp != 0 && !write->data)
+        make_data(write);
     record->epoch = owner->epoch;
     record->prev_seq = owner->chain;
     record->watermark = owner->watermark;

@@ -80,8 +80,9 @@ uint64_t wire_control_messages(struct wire *wire, unsigned machine);
 struct wire_write {
     struct column_append append;
     struct wire_owner *owner;
+    uint64_t stamp;
     uint64_t *sums;
-    uint8_t *data;
+    uint8_t *data; /* only until done(): nobody may read it later */
     bool done;
     int result;
 };
@@ -98,6 +99,9 @@ struct wire_owner {
     size_t write_room;
     uint64_t ended_seq; /* done() was called through this one, in order */
     size_t pending;     /* done() was not called yet */
+    uint64_t next_seq; /* each done() sends the next one that was made, from here; 0: it does not */
+    bool counts; /* its records are all that the store has: none may be told durable before it is */
+    uint64_t counted_before; /* records that the store had before */
     /* the last co_wire_seal() */
     int seal_result;
     struct store_seal seal;
