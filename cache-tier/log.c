@@ -7,6 +7,7 @@
 #include "s2d/base/checksum.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
+#include "s2d/base/metrics.h"
 
 #define GATHER_BLOCKS_MAX 256 /* data of a batch; a single larger item goes alone */
 #define GATHER_IOVS 512
@@ -48,6 +49,8 @@ struct log {
     struct co *drainer;
     uint32_t *lengths; /* by ring block: of the batch that begins there */
     struct log_figures figures;
+    struct histogram *latency_ns;
+    uint64_t left_ns; /* when the batch in flight did */
 
     void (*on_error)(void *arg, int error);
     void *on_error_arg;
@@ -101,6 +104,11 @@ int log_error(const struct log *log)
 struct log_figures log_figures(const struct log *log)
 {
     return log->figures;
+}
+
+void log_set_latency(struct log *log, struct histogram *latency_ns)
+{
+    log->latency_ns = latency_ns;
 }
 
 void log_set_error_handler(struct log *log, void (*fn)(void *arg, int error), void *arg)
@@ -353,6 +361,7 @@ static void batch_write(struct log *log, struct batch *batch)
     batch->position = log->next_position;
     log->next_sequence++;
     log->flight = batch;
+    log->left_ns = io_clock_ns(log->io);
     io_file_writev(disk_file(log->disk), &log->write_op, batch->iov, batch->iov_count,
                    log_block_offset(log, log_block_of(log, batch->position)), IO_WRITE_DSYNC);
 }
@@ -483,6 +492,8 @@ static void write_done(struct io_op *op, int result)
     struct batch *batch = log->flight;
 
     log->flight = NULL;
+    if (log->latency_ns)
+        histogram_add(log->latency_ns, io_clock_ns(log->io) - log->left_ns);
     if (result >= 0 && log->error == 0) {
         batch_landed(log, batch, 0);
     } else {

@@ -14,6 +14,7 @@
 #include "s2d/base/base.h"
 
 struct disk;
+struct histogram; /* s2d/base/metrics.h */
 struct log;
 
 enum log_class {
@@ -122,6 +123,8 @@ must_check int co_log_move_tail(struct log *log, const struct log_cut *cut);
 struct log_figures {
     uint64_t batches, items, blocks;
 };
+/* How long batches take from leaving to being durable goes here from now on; NULL: nowhere. */
+void log_set_latency(struct log *log, struct histogram *latency_ns);
 struct log_figures log_figures(const struct log *log);
 
 /* Anchors, for log_replay.h too. */

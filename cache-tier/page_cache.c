@@ -1,4 +1,5 @@
 #include "cache-tier/page_cache.h"
+#include "cache-tier/transfer.h"
 #include "pool/disk.h"
 #include "s2d/base/checksum.h"
 #include "s2d/base/co.h"
@@ -145,13 +146,10 @@ uint32_t page_cache_count(const struct page_cache *cache)
 
 /* ---- getting ---- */
 
-static int co_load(struct page_cache *cache, struct cached_page *cached, uint64_t generation)
+/* The page was read with result r. */
+static int page_loaded(struct page_cache *cache, struct cached_page *cached, uint64_t generation,
+                       int r)
 {
-    uint64_t offset = disk_page_offset(disk_geometry(cache->disk), cached->number);
-    int r;
-
-    cached->loading = true;
-    r = co_io_read(disk_file(cache->disk), cached->page, BLOCK_SIZE, offset);
     cached->loading = false;
     if (r == 0)
         r = checksum_page_check(cached->page, cached->number, generation);
@@ -165,6 +163,58 @@ static int co_load(struct page_cache *cache, struct cached_page *cached, uint64_
     }
     co_cond_broadcast(&cache->loaded);
     return cached->error;
+}
+
+static uint64_t page_offset(const struct page_cache *cache, const struct cached_page *cached)
+{
+    return disk_page_offset(disk_geometry(cache->disk), cached->number);
+}
+
+static int co_load(struct page_cache *cache, struct cached_page *cached, uint64_t generation)
+{
+    int r;
+
+    cached->loading = true;
+    r = co_io_read(disk_file(cache->disk), cached->page, BLOCK_SIZE, page_offset(cache, cached));
+    return page_loaded(cache, cached, generation, r);
+}
+
+int co_page_prefetch(struct page_cache *cache, const struct page_name *names, size_t count)
+{
+    struct cached_page *loading[PAGE_PREFETCH_MAX];
+    struct transfer transfers[PAGE_PREFETCH_MAX];
+    struct iovec iov[PAGE_PREFETCH_MAX];
+    uint64_t generations[PAGE_PREFETCH_MAX];
+    size_t started = 0;
+    int r = 0;
+
+    assert(count <= PAGE_PREFETCH_MAX);
+    for (size_t i = 0; i < count && r == 0; i++) {
+        struct cached_page *cached;
+
+        if (lookup(cache, names[i].number))
+            continue;
+        cached = page_add(cache, names[i].number);
+        if (!cached) {
+            r = -ENOMEM;
+            continue;
+        }
+        cached->loading = true;
+        loading[started] = cached;
+        generations[started] = names[i].generation;
+        iov[started] = (struct iovec){cached->page, BLOCK_SIZE};
+        transfers[started] = (struct transfer){
+            .iov = &iov[started], .iov_count = 1, .offset = page_offset(cache, cached)};
+        started++;
+    }
+    if (co_transfer(disk_file(cache->disk), TRANSFER_READ, transfers, started,
+                    TRANSFER_DEPTH_MAX) == -ECANCELED)
+        r = -ECANCELED;
+    for (size_t i = 0; i < started; i++) {
+        page_loaded(cache, loading[i], generations[i], transfers[i].result);
+        page_put(cache, loading[i]);
+    }
+    return r;
 }
 
 struct cached_page *page_try_get(struct page_cache *cache, uint64_t number, uint64_t generation)

@@ -39,6 +39,14 @@ DEFINE_CLEANUP(struct page_cache, page_cache_free)
  * a corrupt one), -ENOMEM, -ECANCELED. */
 must_check int co_page_get(struct page_cache *cache, uint64_t number, uint64_t generation,
                            struct cached_page **ret_page);
+/* Loads those of the pages that are not in RAM, many at a time; nothing stays pinned. count <=
+ * PAGE_PREFETCH_MAX. Returns 0, -ENOMEM, -ECANCELED. */
+#define PAGE_PREFETCH_MAX 64
+struct page_name {
+    uint64_t number, generation;
+};
+must_check int co_page_prefetch(struct page_cache *cache, const struct page_name *names,
+                                size_t count);
 /* The same without suspending: NULL when it is not in RAM. */
 struct cached_page *page_try_get(struct page_cache *cache, uint64_t number, uint64_t generation);
 /* A page that was never written in that generation: all unwritten; pinned. Returns as

@@ -2,7 +2,6 @@
  */
 #include "cache-tier/log_replay.h"
 #include "cache-tier/store_internal.h"
-#include "s2d/base/metrics.h"
 
 #define PAGE_CACHE_PAGES 4096 /* 16 MiB: the checksums of 8 GiB */
 
@@ -198,6 +197,7 @@ static void store_free(struct store *store)
 {
     if (!store)
         return;
+    store_metrics_remove(store);
     for (uint32_t i = 0; store->extents && i < store->geometry.extent_count; i++)
         free(store->extents[i].compare);
     free(store->extents);
@@ -274,7 +274,9 @@ int co_store_open(struct io *io, struct disk *disk, const struct store_options *
         return r;
     log_set_error_handler(store->log, log_failed, store);
     log_set_progress_handler(store->log, log_progressed, store);
-    r = checkpoint_start(store);
+    r = store_metrics_add(store);
+    if (r == 0)
+        r = checkpoint_start(store);
     if (r < 0)
         return r;
     *ret_store = take_ptr(store);
@@ -347,15 +349,4 @@ bool store_stream_info(const struct store *store, uint64_t vdisk,
         .pending_records = stream->pending_count,
     };
     return true;
-}
-
-struct store_stats store_stats(const struct store *store)
-{
-    struct store_stats stats = store->stats;
-
-    stats.log_bytes = log_ring_blocks(store->log) * BLOCK_SIZE;
-    stats.log_used_bytes = log_used_blocks(store->log) * BLOCK_SIZE;
-    stats.dirty_blocks = overlay_count(store->overlay);
-    stats.log_writes = log_figures(store->log).batches;
-    return stats;
 }

@@ -133,10 +133,10 @@ static void append_done(struct log_item *item, int result)
 
         stream->durable_epoch = MAX(stream->durable_epoch, append->record.epoch);
         store_apply(store, stream, &append->record, append->sums, &place, false);
-        store->stats.appended_records++;
-        store->stats.appended_bytes += (uint64_t)item->data_blocks * BLOCK_SIZE;
-        store->stats.healed_blocks +=
-            append->record.flags & RECORD_REPAIR ? append->record.count : 0;
+        counter_add(&store->counters.appended_records, 1);
+        counter_add(&store->counters.appended_bytes, (uint64_t)item->data_blocks * BLOCK_SIZE);
+        counter_add(&store->counters.healed_blocks,
+                    append->record.flags & RECORD_REPAIR ? append->record.count : 0);
     }
     append->done(append, result);
 }

@@ -1,12 +1,13 @@
 /* What the files of the store share; store.h is its contract.
  *
- *   store.c          life, errors, extents, figures
+ *   store.c          life, errors, extents
+ *   store_metrics.c  figures
  *   store_append.c   records: acceptance, placing, what becomes of a durable one, commit
  *   store_fence.c    seals and marks
  *   store_read.c     reading, checksums
  *   store_compare.c  columns that return
  *   store_replay.c   the same state again from the log
- *   checkpoint.c     destaging; the only thing that moves the tail */
+ *   checkpoint*.c    destaging; the only thing that moves the tail */
 #ifndef S2D_CACHE_TIER_STORE_INTERNAL_H
 #define S2D_CACHE_TIER_STORE_INTERNAL_H
 
@@ -19,11 +20,19 @@
 #include "pool/extent_table.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
+#include "s2d/base/metrics.h"
 
 struct extent_state {
     struct list zeros;     /* struct pending of RECORD_ZERO */
     uint64_t *compare;     /* compare list, a bit to each block; NULL: empty */
     uint64_t forgotten_in; /* the checkpoint during which it was emptied last */
+};
+
+struct store_counters {
+    struct counter appended_records, appended_bytes;
+    struct counter read_blocks, destaged_blocks, checkpoints;
+    struct counter verify_errors, healed_blocks;
+    struct histogram log_write_ns;
 };
 
 struct checkpoint_state {
@@ -56,7 +65,7 @@ struct store {
     struct checkpoint_state checkpoint;
     bool closing;
     uint64_t commits; /* watermarks that moved; wakes a checkpoint that waits for one */
-    struct store_stats stats;
+    struct store_counters counters;
     struct metrics *metrics;
 
     void (*on_error)(void *arg, int error);
@@ -105,6 +114,11 @@ void control_init(struct control *control, struct store *store, struct control_w
 void control_append(struct control *control);           /* counts it in its wait */
 void control_done(struct control *control, int result); /* for its ops->done() to call last */
 int co_control_wait(struct control_wait *wait);         /* 0 or the first error */
+
+/* ---- store_metrics.c ---- */
+
+must_check int store_metrics_add(struct store *store);
+void store_metrics_remove(struct store *store);
 
 /* ---- store_append.c ---- */
 

@@ -350,12 +350,12 @@ int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where, 
         return r;
     for (uint32_t i = 0; ret_sums && i < count; i++)
         ret_sums[i] = sum_of(&view.blocks[i]);
-    store->stats.read_blocks += count;
+    counter_add(&store->counters.read_blocks, count);
     if (!any_bad(&bad))
         return 0;
     if (ret_bad)
         *ret_bad = bad;
-    store->stats.verify_errors++;
+    counter_add(&store->counters.verify_errors, 1);
     store_report(store, -EBADMSG);
     return -EBADMSG;
 }
