@@ -75,8 +75,8 @@ must_check int mirror_new(struct io *io, const struct mirror_options *options,
                           struct vdisk_config *config, struct mirror **ret_mirror);
 
 /* Shows a newer configuration, in the order of the log. One with another owner or session stops the
- * mirror. Returns 0; -EINVAL (older, or makes no sense: ignored); -ENOMEM (the mirror has stopped).
- */
+ * mirror. Returns 0; -EINVAL (older, or makes no sense: ignored); -ENOMEM or -EPROTO (a column is
+ * in-sync that we never proposed), and then the mirror has stopped. */
 must_check int mirror_configure(struct mirror *mirror, struct vdisk_config *config);
 
 /* Ends the session: calls under way and later ones return -ESTALE, proposals end. Idempotent; from

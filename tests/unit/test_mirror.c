@@ -155,6 +155,34 @@ static void test_write_waits_for_every_column(void **state)
     world_run(THREE, write_waits_for_every_column);
 }
 
+static void read_waits_for_the_write(struct world *world)
+{
+    struct request write = {first_owner(world), 1, 'b', 0, false};
+    struct request read = {first_owner(world), 1, 0, 0, false};
+    struct request beside = {first_owner(world), 2, 0, 0, false};
+
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
+    fake_column_set_hang(&world->columns[2], true);
+    request_start(world, &write);
+    co_sleep_ns(10 * MS); /* it is on the other two by now */
+    assert_int_equal(world_peek(world, 1, 1), 'b');
+    request_start(world, &read);
+    request_start(world, &beside);
+    assert_false(co_done_within(&read, SEC));
+    assert_true(beside.done);
+    fake_column_set_hang(&world->columns[2], false);
+    assert_true(co_done_within(&read, 100 * MS));
+    assert_int_equal(read.result, 'b');
+    assert_true(write.done);
+}
+
+/* I7: what a reader saw cannot be lost by a takeover, so it sees nothing that is not committed. */
+static void test_read_waits_for_the_write(void **state)
+{
+    (void)state;
+    world_run(THREE, read_waits_for_the_write);
+}
+
 static void away_is_evicted_sooner(struct world *world)
 {
     struct request request = {first_owner(world), 1, 'a', 0, false};
@@ -673,6 +701,64 @@ static void test_handed_over_leaves_nothing(void **state)
     world_run(THREE, handed_over_leaves_nothing);
 }
 
+static void hand_over_gives_up(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request write = {owner, 1, 'b', 0, false};
+
+    fake_column_set_hang(&world->columns[2], true);
+    request_start(world, &write);
+    co_sleep_ns(10 * MS);
+    assert_int_equal(co_mirror_hand_over(owner->mirror, io_now_ns(world->io) + 100 * MS),
+                     -ETIMEDOUT);
+    fake_column_set_hang(&world->columns[2], false);
+    assert_true(co_done_within(&write, 100 * MS));
+    assert_int_equal(co_owner_write(owner, 1, 'c'), 0); /* and serves on */
+}
+
+static void test_hand_over_gives_up(void **state)
+{
+    (void)state;
+    world_run(THREE, hand_over_gives_up);
+}
+
+static void senseless_configurations_are_refused(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct vdisk_config *config;
+
+    config = world_edit(world);
+    config->epoch = world->config->epoch - 1;
+    assert_int_equal(mirror_configure(owner->mirror, config), -EINVAL); /* older */
+    config->epoch = world->config->epoch + 1;
+    config->columns[1].disk = config->columns[0].disk;
+    assert_int_equal(mirror_configure(owner->mirror, config), -EINVAL);
+    config->columns[1].disk = 2;
+    config->size_bytes *= 2; /* addresses without slabs */
+    assert_int_equal(mirror_configure(owner->mirror, config), -EINVAL);
+    vdisk_config_put(config);
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+
+    config = world_edit(world);
+    assert_int_equal(vdisk_config_mark_stale(config, 3, config->epoch), 1);
+    fake_column_set_reachable(&world->columns[2], false);
+    world_publish(world, config);
+    co_sleep_ns(10 * MS);
+    assert_int_equal(co_owner_write(owner, 1, 'b'), 0);
+    config = world_edit(world);
+    assert_int_equal(vdisk_config_mark_in_sync(config, 3, config->epoch), 1);
+    assert_int_equal(mirror_configure(owner->mirror, config), -EPROTO);
+    vdisk_config_put(config);
+    assert_true(mirror_stopped(owner->mirror)); /* it must not serve on that */
+}
+
+/* I3: only the owner proposes in-sync; a database that says so by itself is not believed. */
+static void test_senseless_configurations_are_refused(void **state)
+{
+    (void)state;
+    world_run(THREE, senseless_configurations_are_refused);
+}
+
 static void idle_watermark_is_told(struct world *world)
 {
     assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
@@ -745,6 +831,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_wide_write_crosses_slabs),
         cmocka_unit_test(test_full_pool_is_enospc),
         cmocka_unit_test(test_write_waits_for_every_column),
+        cmocka_unit_test(test_read_waits_for_the_write),
         cmocka_unit_test(test_away_is_evicted_sooner),
         cmocka_unit_test(test_failed_medium_is_evicted_at_once),
         cmocka_unit_test(test_short_break_evicts_nobody),
@@ -763,6 +850,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_nobody_is_evicted_for_being_late),
         cmocka_unit_test(test_old_owner_is_fenced),
         cmocka_unit_test(test_handed_over_leaves_nothing),
+        cmocka_unit_test(test_hand_over_gives_up),
+        cmocka_unit_test(test_senseless_configurations_are_refused),
         cmocka_unit_test(test_idle_watermark_is_told),
         cmocka_unit_test(test_rotten_copy_is_healed),
         cmocka_unit_test(test_rot_here_and_there_is_healed),

@@ -304,7 +304,7 @@ static void play_random(struct world *world)
     free(play);
 }
 
-static uint64_t first_seed = 1, runs = 40;
+static uint64_t first_seed = 1, runs = 25;
 
 static void test_random_schedules(void **state)
 {
