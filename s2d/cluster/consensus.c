@@ -446,9 +446,10 @@ static int co_write_batch(struct consensus *consensus)
     if (job.result < 0)
         return job.result;
     consensus->durable_applied = applied;
-    consensus->persist.batch = 0;
-    if (persist.batch)
+    if (persist.batch) { /* else one may have come meanwhile: it is the next */
+        consensus->persist.batch = 0;
         raft_persisted(consensus->raft, io_now_ns(consensus->io), persist.batch);
+    }
     return 0;
 }
 

@@ -340,6 +340,27 @@ static void no_quorum_is_an_answer(void **state)
     assert_int_equal(count_event(&world->machines[1], 1), 0);
 }
 
+/* While applied state is being written by itself, half a second after the last command, the next
+ * command comes: its batch waits for that write, and is not forgotten with it. */
+static void a_command_during_a_flush_is_written(void **state)
+{
+    struct world *world = *state;
+    struct asking asking;
+
+    start_cluster(world);
+    for (unsigned step = 0; step < 60; step++) {
+        unsigned leader = leader_of(world);
+
+        assert_int_not_equal(leader, 0);
+        assert_int_equal(ask_and_wait(world, leader, event_command(step)), 0);
+        run_for(world, 490 * MS + step * 250 * US);
+        ask(world, leader, event_command(100 + step), &asking);
+        assert_true(sim_run(world->sim, sim_now_ns(world->sim) + 200 * MS, is_done, &asking));
+        assert_int_equal(asking.result.code, 0);
+        command_result_done(&asking.result);
+    }
+}
+
 static uint64_t term_of(struct machine *machine)
 {
     struct raft_status status;
@@ -397,6 +418,7 @@ int main(void)
         TEST(the_database_survives_all_power_lost),
         TEST(a_late_node_is_sent_a_snapshot),
         TEST(no_quorum_is_an_answer),
+        TEST(a_command_during_a_flush_is_written),
         TEST(a_leaders_word_is_good_in_its_term),
     };
 
