@@ -15,7 +15,8 @@
 struct start_job {
     const struct vm *vm;
     const struct hv_definition *definition;
-    const struct hv *hv;
+    const struct hv *hv; /* what does not change */
+    uint64_t deadline_ns;
     struct keeper_link *link;
     int result;
     char why[HV_REASON_BYTES];
@@ -95,7 +96,7 @@ static int start_keeper(struct start_job *job)
                                  .name = job->vm->name,
                                  .vm_id = job->vm->id,
                                  .incarnation = job->vm->incarnation,
-                                 .deadline_ns = hv->deadline_ns,
+                                 .deadline_ns = job->deadline_ns,
                                  .nice = hv->accel == HV_ACCEL_TCG ? TCG_NICE : 0};
     int r = qemu_command_new(job->definition, &host, &argv);
 
@@ -159,7 +160,7 @@ static int co_start_keeper(struct vm *vm, const struct hv_definition *definition
 {
     struct hv *hv = vm->hv;
     struct start_job job = {.vm = vm, .definition = definition, .hv = hv};
-    uint64_t lapses = hv->lapses;
+    uint64_t lapses;
     int r;
 
     r = co_wait_gone(hv->io, vm->folder, io_now_ns(hv->io) + PREDECESSOR_TIMEOUT_NS);
@@ -171,6 +172,8 @@ static int co_start_keeper(struct vm *vm, const struct hv_definition *definition
         hv_set_error(hv, "the node holds no lease");
         return -ESTALE;
     }
+    job.deadline_ns = hv->deadline_ns;
+    lapses = hv->lapses;
     co_offload(hv->io, run_start_job, &job);
     if (job.result == -EIO)
         job.result = co_explain_failure(&job);

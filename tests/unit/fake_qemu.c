@@ -1,6 +1,7 @@
 /* fake_qemu: what struct hv sees of QEMU, without a machine behind it: the QMP socket and how it
  * ends. The VM's name says how it behaves: "plain…" powers off at the power button, "deaf…" does
- * not, "mute…" never answers QMP, "broken…" fails at once, "late…" fails once QMP was asked for. */
+ * not, "mute…" never answers QMP, "broken…" fails at once, "late…" fails once QMP was asked for,
+ * "large…" has memory that takes a while to be freed when it dies. */
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -9,6 +10,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#define LARGE_BYTES (400u << 20)
 
 static const char *name_of(int argc, char **argv)
 {
@@ -92,5 +95,7 @@ int main(int argc, char **argv)
     }
     if (is(name, "mute"))
         pause();
+    if (is(name, "large"))
+        memset(malloc(LARGE_BYTES), 1, LARGE_BYTES);
     serve(listen_on("qmp.sock"), name);
 }

@@ -219,6 +219,7 @@ static void does_not_continue_without_a_deadline_ahead(void **state)
     wait_until(now_ns() > continued_ns + 200 * MS);
     assert_int_equal(process_state(qemu_pid(bench)), 'T');
     assert_int_equal(keeper_state(bench->link), KEEPER_STOPPED);
+    assert_int_equal(atomic_load(&keeper_memory(bench->link)->stops), 1); /* not for a moment */
 }
 
 static void stops_again_what_somebody_else_continues(void **state)
@@ -304,6 +305,7 @@ static void qemu_holds_the_lock(void **state)
 
     start_sleep(bench, now_ns() + LONG_NS);
     assert_int_equal(keeper_gone(bench->folder), 0);
+    wait_until(process_state(qemu_pid(bench)) == 'S'); /* it has loaded its libraries */
     for (int fd = 0; fd < 16; fd++) {
         ssize_t length;
 
