@@ -126,7 +126,7 @@ static struct mirror_limits limits_or_default(struct mirror_limits limits)
 {
     return (struct mirror_limits){
         .writes = limits.writes ? limits.writes : 128,
-        .slow_ns = limits.slow_ns ? limits.slow_ns : 3 * SEC,
+        .slow_ns = limits.slow_ns ? limits.slow_ns : 2500 * MS,
         .unreachable_ns = limits.unreachable_ns ? limits.unreachable_ns : 300 * MS,
         .propose_ns = limits.propose_ns ? limits.propose_ns : 500 * MS,
         .retry_ns = limits.retry_ns ? limits.retry_ns : 50 * MS,

@@ -24,7 +24,7 @@ struct mirror;
 /* Bounds and time-outs; 0 takes the default in brackets. */
 struct mirror_limits {
     uint32_t writes;  /* under way at once; more wait [128] */
-    uint64_t slow_ns; /* a column that has not confirmed a record for so long is evicted [3 s] */
+    uint64_t slow_ns; /* a column that has not confirmed a record for so long is evicted [2.5 s] */
     uint64_t unreachable_ns; /* a column that is away holds up a request for so long, then is
                                 evicted [300 ms] */
     uint64_t propose_ns;     /* between repeats of a proposal that nothing answered [500 ms] */

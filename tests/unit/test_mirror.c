@@ -138,7 +138,7 @@ static void write_waits_for_every_column(struct world *world)
     world->raft_delay_ns = 400 * MS;
     fake_column_set_hang(&world->columns[2], true);
     request_start(world, &request);
-    assert_false(co_done_within(&request, 2900 * MS)); /* slow is not away: 3 s */
+    assert_false(co_done_within(&request, 2400 * MS)); /* slow is not away: 2.5 s */
     assert_int_equal(world->stale_proposals, 0);
     assert_false(co_done_within(&request, 400 * MS)); /* proposed, and that is not enough */
     assert_int_equal(world->stale_proposals, 1);
