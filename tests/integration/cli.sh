@@ -11,7 +11,8 @@ declare -A pids
 
 clean_up() {
     for pid in "${pids[@]}"; do
-        kill -9 "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+        kill -9 "$pid" 2>/dev/null || continue
+        wait "$pid" 2>/dev/null || true
     done
     rm -rf "$dir"
 }
@@ -156,6 +157,7 @@ step "metrics, events, jobs, perf"
 [[ $(field "[0]['code']" 3 cluster events) == cluster.created ]] || fail "events"
 (($(field ".__len__()" 3 cluster events --last 2) == 2)) || fail "events --last"
 [[ $(field "['nodes'][2]['name']" 1 perf --seconds 0.1) == node3 ]] || fail "perf"
+[[ $(field "['disks'][1]['name']" 1 perf --seconds 0.1) == node2:ssd2 ]] || fail "perf by disk"
 s2d 1 job list >/dev/null
 
 step "a node dies"

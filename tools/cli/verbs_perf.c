@@ -43,7 +43,7 @@ struct look { /* at all nodes, at about the same time */
 
 struct perf {
     struct cli *cli;
-    json_t *nodes, *volumes;
+    json_t *nodes, *volumes, *disks;
     struct look before, after;
 };
 
@@ -181,6 +181,65 @@ static json_t *measure_volumes(const struct perf *perf)
     return rows;
 }
 
+static size_t node_index(const struct perf *perf, const char *name)
+{
+    size_t i = 0;
+
+    while (i < MIN(json_array_size(perf->nodes), NODES_MAX) &&
+           strcmp(cli_string(json_array_get(perf->nodes, i), "name"), name) != 0)
+        i++;
+    return i;
+}
+
+/* A disk does other work than a volume: it logs, and later writes in place. */
+static json_t *measure_disk(const struct perf *perf, const json_t *disk, size_t node)
+{
+    static const char latency[] = "s2d_store_log_write_latency_ns";
+    char label[96], name[160];
+    json_t *row;
+
+    snprintf(label, sizeof(label), "disk=\"%s\"", cli_string(disk, "name"));
+    snprintf(name, sizeof(name), "%s:%s", cli_string(disk, "node"), cli_string(disk, "name"));
+    row = json_pack(
+        "{s:s,s:f,s:f,s:f,s:f,s:f,s:f}", "name", name, "blocks_read_per_s",
+        rate(perf, node, node + 1, "s2d_store_read_blocks_total", label), "records_per_s",
+        rate(perf, node, node + 1, "s2d_store_appended_records_total", label), "log_mib_per_s",
+        rate(perf, node, node + 1, "s2d_store_appended_bytes_total", label) / (double)MIB,
+        "destage_mib_per_s",
+        rate(perf, node, node + 1, "s2d_store_destaged_blocks_total", label) * BLOCK_SIZE /
+            (double)MIB,
+        "log_p50_us", percentile(perf, node, node + 1, latency, label, 0.5), "log_p99_us",
+        percentile(perf, node, node + 1, latency, label, 0.99));
+    if (!row)
+        abort();
+    return row;
+}
+
+static json_t *measure_disks(const struct perf *perf)
+{
+    json_t *rows = json_array();
+
+    for (size_t i = 0; i < json_array_size(perf->disks); i++) {
+        const json_t *disk = json_array_get(perf->disks, i);
+        size_t node = node_index(perf, cli_string(disk, "node"));
+
+        if (node < NODES_MAX && perf->after.answered[node])
+            json_array_append_new(rows, measure_disk(perf, disk, node));
+    }
+    return rows;
+}
+
+static const struct column disk_columns[] = {
+    {"NAME", "name", COLUMN_TEXT},
+    {"BLOCKS READ/S", "blocks_read_per_s", COLUMN_NUMBER},
+    {"RECORDS/S", "records_per_s", COLUMN_NUMBER},
+    {"LOG MIB/S", "log_mib_per_s", COLUMN_NUMBER},
+    {"DESTAGE MIB/S", "destage_mib_per_s", COLUMN_NUMBER},
+    {"LOG P50 US", "log_p50_us", COLUMN_NUMBER},
+    {"P99", "log_p99_us", COLUMN_NUMBER},
+    {NULL, NULL, 0},
+};
+
 static const struct column perf_columns[] = {
     {"NAME", "name", COLUMN_TEXT},
     {"READS/S", "reads_per_s", COLUMN_NUMBER},
@@ -196,8 +255,8 @@ static const struct column perf_columns[] = {
 
 static void show(const struct perf *perf)
 {
-    json_t *result =
-        json_pack("{s:o,s:o}", "nodes", measure_nodes(perf), "volumes", measure_volumes(perf));
+    json_t *result = json_pack("{s:o,s:o,s:o}", "nodes", measure_nodes(perf), "volumes",
+                               measure_volumes(perf), "disks", measure_disks(perf));
 
     if (!result)
         abort();
@@ -210,6 +269,8 @@ static void show(const struct perf *perf)
         output_table(stdout, perf->cli->colours, json_object_get(result, "nodes"), perf_columns);
         puts("\nVolumes (at the owner)");
         output_table(stdout, perf->cli->colours, json_object_get(result, "volumes"), perf_columns);
+        puts("\nDisks");
+        output_table(stdout, perf->cli->colours, json_object_get(result, "disks"), disk_columns);
     }
     fflush(stdout);
     json_decref(result);
@@ -226,9 +287,11 @@ static int list_things(struct perf *perf)
 {
     int status = cli_call(perf->cli, "GET", cli_target("/v1/nodes"), NULL, &perf->nodes);
 
-    return status != CLI_DONE
-               ? status
-               : cli_call(perf->cli, "GET", cli_target("/v1/volumes"), NULL, &perf->volumes);
+    if (status == CLI_DONE)
+        status = cli_call(perf->cli, "GET", cli_target("/v1/volumes"), NULL, &perf->volumes);
+    if (status == CLI_DONE)
+        status = cli_call(perf->cli, "GET", cli_target("/v1/disks"), NULL, &perf->disks);
+    return status;
 }
 
 static int run(struct cli *cli, uint64_t period_ms, bool again)
@@ -258,6 +321,7 @@ static int run(struct cli *cli, uint64_t period_ms, bool again)
     look_done(&perf->after);
     json_decref(perf->nodes);
     json_decref(perf->volumes);
+    json_decref(perf->disks);
     free(perf);
     return status;
 }
