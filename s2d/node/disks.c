@@ -56,7 +56,9 @@ static void disk_error(void *arg, int error)
 {
     struct node_disk *disk = arg;
 
-    if (disk->failed || error == -ECANCELED)
+    /* Rot (-EBADMSG) is for the owner to repair from another copy, and counted
+     * (node_disk_status()). */
+    if (disk->failed || error == -ECANCELED || error == -EBADMSG)
         return;
     disk->failed = true;
     snprintf(disk->reason, sizeof(disk->reason), "the medium failed: %s", strerror(-error));
@@ -76,6 +78,21 @@ static void co_tell_failed(struct node *node, struct node_disk *disk, bool keeps
                                   keeps_serving),
                         &result) == 0)
         disk->told = true;
+    command_result_done(&result);
+}
+
+/* It had failed in an earlier life of this daemon, and works again: its columns may be brought up.
+ */
+static void co_tell_back(struct node *node, const struct node_disk *disk)
+{
+    struct command_result result;
+
+    co_node_propose(node,
+                    json_pack("{s:s,s:I,s:I,s:I}", "verb", "disk.ready", "disk",
+                              (json_int_t)disk->id, "extents",
+                              (json_int_t)disk_geometry(disk->disk)->extent_count, "log_bytes",
+                              (json_int_t)disk_geometry(disk->disk)->log_bytes),
+                    &result);
     command_result_done(&result);
 }
 
@@ -202,6 +219,8 @@ void co_node_reconcile_disks(struct node *node)
             co_tell_failed(node, disk, false);
         else if (disk->store && !disk->failed && !disk->served && co_serve_disk(node, disk) < 0)
             log_warn(node->io, "disks", "a disk is not served yet", "disk=%s", disk->name);
+        else if (disk->served && !disk->failed && record->state == DISK_FAILED)
+            co_tell_back(node, disk);
     }
 }
 

@@ -248,7 +248,7 @@ void vms_changed(struct vms *vms)
  * new as the lease asks for. */
 void vms_lease(struct vms *vms, uint64_t expires_ns)
 {
-    if (expires_ns == 0 || !vms->recovered)
+    if (expires_ns == 0)
         return;
     if (hv_renew(vms->hv, expires_ns) > 0)
         hv_judge(vms->hv, is_current, vms);
