@@ -185,7 +185,7 @@ static void judge(struct liveness *liveness, uint64_t id)
     if (!node || id == liveness->options.node)
         return;
     if (node->state == NODE_DOWN) {
-        watch_settle(&liveness->watch, id);
+        watch_settle(&liveness->watch, now_ns, id);
         return;
     }
     start_counter = node->start_counter; /* what comes next may change the database */

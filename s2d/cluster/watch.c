@@ -82,12 +82,15 @@ const char *watch_down_reason(const struct watch *watch, uint64_t id)
     return node ? node->down_reason : NULL;
 }
 
-void watch_settle(struct watch *watch, uint64_t id)
+void watch_settle(struct watch *watch, uint64_t now_ns, uint64_t id)
 {
     struct watch_node *node = find(watch, id);
 
-    if (node)
-        node->down_reason = NULL;
+    if (!node)
+        return;
+    node->down_reason = NULL;
+    node->heard_ns = now_ns; /* once it is up again, it has the time of a lease to be heard */
+    node->report_count = 0;
 }
 
 void watch_forget(struct watch *watch, uint64_t id)

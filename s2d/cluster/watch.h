@@ -50,7 +50,7 @@ uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t node, uint64
  * that it is down), by a newer process, and by the end of this leadership. reason: a constant. */
 void watch_decide_down(struct watch *watch, uint64_t node, const char *reason);
 const char *watch_down_reason(const struct watch *watch, uint64_t node);
-void watch_settle(struct watch *watch, uint64_t node);
+void watch_settle(struct watch *watch, uint64_t now_ns, uint64_t node);
 /* The node is no member any more. */
 void watch_forget(struct watch *watch, uint64_t node);
 

@@ -163,8 +163,25 @@ static void who_is_given_up_gets_no_lease(void **state)
     /* its successor is another matter, and so is it itself once the database has said it */
     assert_true(watch_grant(&watch, 4 * SEC, 5, 2, 4 * SEC) > 0);
     watch_decide_down(&watch, 5, "silent");
-    watch_settle(&watch, 5);
+    watch_settle(&watch, 5 * SEC, 5);
     assert_true(watch_grant(&watch, 5 * SEC, 5, 2, 5 * SEC) > 0);
+}
+
+/* A node that was down and is up again was silent for long, of course: that is not held against it,
+ * or it would be declared down at once, over and over, before its first heartbeat. */
+static void who_comes_back_has_time_to_be_heard(void **state)
+{
+    struct watch watch;
+
+    (void)state;
+    watch_init(&watch);
+    watch_lead(&watch, SEC, SEC);
+    assert_true(watch_grant(&watch, SEC, 5, 1, SEC) > 0);
+    assert_true(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
+    watch_decide_down(&watch, 5, "silent");
+    watch_settle(&watch, 60 * SEC, 5); /* the last look while the database says that it is down */
+    assert_false(watch_may_declare_down(&watch, 60 * SEC + 100 * MS, 5, 2));
+    assert_true(watch_may_declare_down(&watch, 60 * SEC + LEASE_NS + LEASE_MARGIN_NS, 5, 2));
 }
 
 /* Whoever never spoke with a new leader gets the time to do so, however long there was none. */
@@ -204,6 +221,7 @@ int main(void)
         cmocka_unit_test(two_refusals_prove_a_death),
         cmocka_unit_test(reports_name_the_process),
         cmocka_unit_test(who_is_given_up_gets_no_lease),
+        cmocka_unit_test(who_comes_back_has_time_to_be_heard),
         cmocka_unit_test(a_new_leader_gives_strangers_time),
         cmocka_unit_test(a_leader_remembers_what_it_granted),
     };
