@@ -54,8 +54,7 @@ static int co_wait_for_writes(struct feed *feed)
     struct mirror *mirror = feed->mirror;
     uint64_t seq = mirror->seq;
 
-    while (feed->up && !list_empty(&mirror->in_flight) &&
-           list_first(&mirror->in_flight, struct mirror_write, node)->seq <= seq) {
+    while (feed->up && mirror_watermark(mirror).seq < seq) {
         int r = co_cond_wait_until(&mirror->progress, io_now_ns(mirror->io) + BARRIER_POLL_NS);
 
         if (r == -ECANCELED)
@@ -143,9 +142,13 @@ static void copy_run(void *arg)
     r = co_copy_locked(resync, copy.extent, buffer);
     range_unlock(&mirror->lock, &hold);
     buffer_put(mirror->options.buffers, buffer, bytes);
-    if (r == 0)
+    if (r == 0) {
         counter_add(&mirror->copied_blocks, copy.extent.count);
-    else if (resync->error == 0)
+        /* A store retires a copy when a watermark covers it, and a write that is stuck holds the
+         * watermark: the target's log must not fill meanwhile, so the slot stays taken. */
+        r = co_wait_for_writes(resync->feed);
+    }
+    if (r < 0 && resync->error == 0)
         resync->error = r;
     co_yield_to_clients(mirror, io_now_ns(mirror->io) - start_ns, requests);
     co_sem_give(&resync->slots, 1);

@@ -61,6 +61,7 @@ static uint64_t some_time(struct cluster *cluster)
 }
 
 static bool is_whole(struct cluster *cluster);
+static void run_for(struct cluster *cluster, uint64_t duration_ns);
 
 /* Flips a bit in the place of a block, on the one disk of this run that rots, while every column is
  * in-sync. */
@@ -161,9 +162,11 @@ static void fault(struct cluster *cluster)
     case 11:
         sim_disk_set_slowdown(sim, node->number, DISK_PATH, 1);
         break;
-    case 12:
-        if (other != node->number)
+    case 12: /* in a row: what was under way is sent again, and that is lost too */
+        for (uint64_t i = 0; other != node->number && i <= draw(cluster, 8); i++) {
             sim_break_connections(sim, node->number, other);
+            run_for(cluster, draw(cluster, 20 * MS));
+        }
         break;
     case 13:
         if (draw(cluster, 4) == 0)

@@ -17,7 +17,7 @@
 #define SLAB_BLOCKS 256
 #define BLOCKS (SLABS * SLAB_BLOCKS)
 #define VDISK 5
-#define CLIENTS 6 /* on each node; only the owner's are at work */
+#define CLIENTS 12 /* on each node; only the owner's are at work */
 #define REQUEST_BLOCKS_MAX 16
 #define MAYBE_MAX 16
 #define STEP_NS MS

@@ -391,6 +391,48 @@ static void test_resync_ends_under_load(void **state)
     world_run(THREE, resync_ends_under_load);
 }
 
+static void one_piece_at_a_time(struct world *world)
+{
+    world->limits.resync_depth = 1;
+}
+
+static void copies_do_not_outrun_the_watermark(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    uint64_t blocks = 3 * WORLD_SLAB_BLOCKS;
+    struct request stuck = {owner, blocks - 1, 'z', 0, false};
+
+    for (uint64_t block = 0; block < blocks; block++) {
+        if (block == 1)
+            fake_column_set_reachable(&world->columns[2], false);
+        assert_int_equal(co_owner_write(owner, block, 'a'), 0);
+    }
+    world->columns[2].latency_ns = 10 * MS;
+    fake_column_set_reachable(&world->columns[2], true);
+    while (mirror_status(owner->mirror).compare_blocks == 0)
+        co_sleep_ns(MS);
+    fake_column_set_hang(&world->columns[1], true);
+    request_start(world, &stuck);
+    co_sleep_ns(2 * SEC);
+    assert_false(stuck.done);
+    assert_true(mirror_status(owner->mirror).copied_blocks <= 2 * 64); /* of 288 */
+    fake_column_set_hang(&world->columns[1], false);
+    assert_true(co_world_heal(world));
+    assert_true(stuck.done);
+    assert_true(mirror_status(owner->mirror).copied_blocks >= blocks - 2);
+    world_check_copies(world);
+}
+
+/* Copies are records above the watermark too: with a write that is stuck they would fill the
+ * target's log, and then nothing could ever be written there again. */
+static void test_copies_do_not_outrun_the_watermark(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){.seed = 1, .width = 3, .slabs = 3, .prepare = one_piece_at_a_time},
+        copies_do_not_outrun_the_watermark);
+}
+
 static void new_column_gets_everything(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -839,6 +881,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_stale_column_comes_back),
         cmocka_unit_test(test_tail_of_a_stale_column_goes),
         cmocka_unit_test(test_resync_ends_under_load),
+        cmocka_unit_test(test_copies_do_not_outrun_the_watermark),
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
