@@ -131,6 +131,7 @@ static struct mirror_limits limits_or_default(struct mirror_limits limits)
         .propose_ns = limits.propose_ns ? limits.propose_ns : 500 * MS,
         .retry_ns = limits.retry_ns ? limits.retry_ns : 50 * MS,
         .idle_mark_ns = limits.idle_mark_ns ? limits.idle_mark_ns : 20 * MS,
+        .unsettled_bytes = limits.unsettled_bytes ? limits.unsettled_bytes : 16 * MIB,
         .resync_depth = limits.resync_depth ? limits.resync_depth : 4,
     };
 }

@@ -30,7 +30,9 @@ struct mirror_limits {
     uint64_t propose_ns;     /* between repeats of a proposal that nothing answered [500 ms] */
     uint64_t retry_ns;       /* between attempts to reach a column, besides its `changed` [50 ms] */
     uint64_t idle_mark_ns;   /* a watermark that no record carried is told after [20 ms] */
-    uint32_t resync_depth;   /* pieces of 256 KiB being copied to one disk at once [4] */
+    uint64_t unsettled_bytes; /* of data above the watermark; more waits: stores must keep it, and a
+                                 takeover write it again [16 MiB] */
+    uint32_t resync_depth;    /* pieces of 256 KiB being copied to one disk at once [4] */
 };
 
 struct mirror_heal { /* one run of blocks that was rotten on one copy and is right again */

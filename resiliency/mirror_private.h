@@ -23,6 +23,7 @@ struct mirror_write {
     uint32_t slab;
     uint32_t width;
     uint64_t seq;
+    uint64_t bytes_before; /* mirror->issued_bytes when it began */
     bool committed;
     uint32_t pending; /* parts that somebody still holds */
     struct co *waiter;
@@ -57,6 +58,7 @@ struct mirror {
     uint32_t slabs_waiting; /* allocated and not ready */
 
     uint64_t seq;           /* the last one given */
+    uint64_t issued_bytes;  /* of data, by all writes of the session */
     struct list in_flight;  /* struct mirror_write: given a seq and not committed, by seq */
     struct range_lock lock; /* blocks of the vdisk */
 

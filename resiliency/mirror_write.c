@@ -157,6 +157,8 @@ static void write_start(struct mirror_write *write, struct write_extent extent, 
     write->seq = record.position.seq;
     write->committed = false;
     write->pending = 0;
+    write->bytes_before = mirror->issued_bytes;
+    mirror->issued_bytes += data ? (uint64_t)extent.count * BLOCK_SIZE : 0;
     list_push_back(&mirror->in_flight, &write->node);
     for (uint32_t i = 0; i < write->width; i++)
         write_fill_part(write, i, &record, data);
@@ -258,6 +260,26 @@ int co_copy_blocks(struct feed *feed, uint32_t column, struct write_extent exten
 
 /* ---- what stands above ---- */
 
+/* Data above the watermark stays in the stores' logs, committed or not, and a takeover needs as
+ * much room again: one stuck write must not let it grow without bound. */
+static int co_wait_for_room(struct mirror *mirror)
+{
+    while (!list_empty(&mirror->in_flight)) {
+        const struct mirror_write *oldest =
+            list_first(&mirror->in_flight, struct mirror_write, node);
+        int r;
+
+        if (mirror->stopped)
+            return -ESTALE;
+        if (mirror->issued_bytes - oldest->bytes_before < mirror->limits.unsettled_bytes)
+            return 0;
+        r = co_cond_wait(&mirror->progress);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 /* data NULL: zeros. */
 static int co_write_piece(struct mirror *mirror, struct write_extent extent, const void *data,
                           struct client_request request)
@@ -269,6 +291,9 @@ static int co_write_piece(struct mirror *mirror, struct write_extent extent, con
     r = co_mirror_enter(mirror, extent.slab, data != NULL);
     if (r <= 0)
         return r; /* 0: zeros where nothing was ever allocated */
+    r = co_wait_for_room(mirror);
+    if (r < 0)
+        return r;
     mirror->writes_entered++;
     write = co_write_get(mirror);
     r = write ? 0 : -ECANCELED;

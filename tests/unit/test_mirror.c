@@ -433,6 +433,51 @@ static void test_copies_do_not_outrun_the_watermark(void **state)
         copies_do_not_outrun_the_watermark);
 }
 
+static void stuck_write_bounds_the_others(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request stuck = {owner, 1, 'a', 0, false};
+    struct request others[60];
+    unsigned done = 0;
+
+    /* slab 0 hangs on disk 2; slab 1, on which the others write, lies on disks 3 and 4 */
+    fake_column_set_hang(&world->columns[1], true);
+    request_start(world, &stuck);
+    co_sleep_ns(MS);
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
+        others[i] = (struct request){owner, WORLD_SLAB_BLOCKS + i, 'b', 0, false};
+        request_start(world, &others[i]);
+    }
+    co_sleep_ns(100 * MS);
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+        done += others[i].done;
+    assert_true(done > 20);
+    assert_true(done < 40); /* 32 blocks above the watermark, the stuck one's included */
+    fake_column_set_hang(&world->columns[1], false);
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+        assert_true(co_done_within(&others[i], SEC));
+    assert_true(stuck.done);
+}
+
+static void two_slabs_apart(struct world *world)
+{
+    struct vdisk_config *config = world_edit(world);
+
+    world->limits.unsettled_bytes = 32 * BLOCK_SIZE;
+    config->columns[3].disk = config->columns[3].node = 3; /* slab 1: disks 3 and 4 */
+    config->columns[2].disk = config->columns[2].node = 4;
+    world_publish(world, config);
+}
+
+/* A write that waits for its column holds the watermark of all; the logs must not fill for it. */
+static void test_stuck_write_bounds_the_others(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){.seed = 1, .width = 2, .slabs = 2, .prepare = two_slabs_apart},
+        stuck_write_bounds_the_others);
+}
+
 static void new_column_gets_everything(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -882,6 +927,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_tail_of_a_stale_column_goes),
         cmocka_unit_test(test_resync_ends_under_load),
         cmocka_unit_test(test_copies_do_not_outrun_the_watermark),
+        cmocka_unit_test(test_stuck_write_bounds_the_others),
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
