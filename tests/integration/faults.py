@@ -2,7 +2,7 @@
 """Faults on real daemons, seen by clients of NBD: no error, no acknowledged write lost, short stalls.
 
 usage: faults.py [STEP…]        the steps: kill pause cut own all rot lease; default: all of them
-       S2D_SOAK=SECONDS         how long fio runs under kill, pause and cut on each node (default 40 in all)
+       S2D_SOAK=SECONDS         how long fio runs on each node under kill, pause and cut (default 25 or 40)
 
 kill pause cut  fio with verify=crc32c on node X's socket, while each other node in turn is killed, stopped for 10 s, cut off; X = 1, 2, 3
 own             the same on X itself, with clients that reconnect
@@ -22,12 +22,12 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
-sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools")]
+sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools/py")]
 
 from lab import Failed, Lab  # noqa: E402
 from nbd_client import BLOCK, NbdClient, Writer, stamp  # noqa: E402
 
-SOAK = float(os.environ.get("S2D_SOAK", "0"))
+SOAK = int(os.environ.get("S2D_SOAK", "0"))
 FILE = "v/fio.raw"
 FILE_MIB = 256
 
@@ -52,31 +52,28 @@ class Faults:
         command = ["fio", "--name=verify", "--ioengine=nbd", f"--uri={self.lab.nbd_uri(node, FILE)}", "--rw=randrw",
                    "--bs=4k", "--iodepth=8", "--verify=crc32c", "--verify_backlog=512", "--time_based",
                    f"--runtime={seconds:.0f}", f"--size={FILE_MIB}M", "--output-format=json", f"--output={log}.json",
-                   "--verify_fatal=1", "--randrepeat=0", f"--write_lat_log={log}", "--log_avg_msec=0",
+                   "--verify_fatal=1", "--randrepeat=0",
                    "--serialize_overlap=1"]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.lab.dir), log
 
-    def judge_fio(self, process, log, seconds):
+    def judge_fio(self, process, log):
         try:
-            output, _ = process.communicate(timeout=seconds + 120)
+            output, _ = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             process.kill()
             raise Failed("fio hangs") from None
         if process.returncode != 0:
-            raise Failed(f"fio failed: {output[-1500:]}")
+            raise Failed(f"fio failed ({process.returncode}): {output[-1500:]}")
         job = json.loads(pathlib.Path(f"{log}.json").read_text())["jobs"][0]
         if job["error"]:
             raise Failed(f"fio saw error {job['error']}")
-        longest = max(job[kind]["lat_ns"]["max"] for kind in ("read", "write")) / 1e9
-        for path in self.lab.dir.glob(f"{log.name}*.log"):
-            path.unlink()
-        return longest, job["write"]["iops"]
+        return max(job[kind]["lat_ns"]["max"] for kind in ("read", "write")) / 1e9, job["write"]["iops"]
 
     def hurt(self, how, node):
         """One fault and its end; the others are healthy before the next."""
         if how == "kill":
             self.lab.devcluster("kill", node)
-            time.sleep(3)
+            time.sleep(2)
             self.lab.devcluster("start", node)
         elif how == "pause":
             self.lab.devcluster("pause", node)
@@ -84,31 +81,28 @@ class Faults:
             self.lab.devcluster("resume", node)
         else:
             self.lab.devcluster("cut", node)
-            time.sleep(6)
+            time.sleep(5)
             self.lab.devcluster("heal", node)
         self.lab.wait_healthy(90)
 
     def under_fault(self, how):
-        longest = 0.0
+        """fio runs for a set time on node X; as long as it does, the other nodes suffer in turn."""
+        worst, limit = 0.0, 1.0 if how == "kill" else 3.5
+        seconds = SOAK or (40 if how == "pause" else 25)
         for node in (1, 2, 3):
             others = [n for n in (1, 2, 3) if n != node]
-            rounds = max(1, round(SOAK / 50)) if SOAK else 1
-            seconds = 100.0 * rounds
             process, log = self.fio(node, seconds)
-            try:
-                for _ in range(rounds):
-                    for other in others:
-                        self.hurt(how, other)
-            finally:
-                process.terminate() if process.poll() is None and not SOAK else None
-            stall, iops = self.judge_fio_early(process, log)
-            longest = max(longest, stall)
-            print(f"  {how}: fio on node{node}: no error, longest stall {stall:.2f} s, {iops:.0f} writes/s", flush=True)
-        limit = 1.0 if how == "kill" else 3.5
-        return f"longest stall {longest:.2f} s (wanted: {limit} s)"
-
-    def judge_fio_early(self, process, log):
-        return self.judge_fio(process, log, 300)
+            faults = 0
+            end = time.monotonic() + seconds - 12
+            while faults < 2 or time.monotonic() < end:
+                time.sleep(1)
+                self.hurt(how, others[faults % 2])
+                faults += 1
+            stall, iops = self.judge_fio(process, log)
+            worst = max(worst, stall)
+            print(f"  {how}: {faults} times under fio on node{node}: no error, longest stall {stall:.2f} s, "
+                  f"{iops:.0f} writes/s", flush=True)
+        return f"longest stall {worst:.2f} s (wanted: {limit} s)"
 
     # ---- clients that reconnect ----
 
