@@ -32,7 +32,7 @@ static void co_delay(struct ram_vdisk *ram, bool is_slow)
     if (ram->delay_max && !is_slow)
         turns = ram_vdisk_random(ram) % (ram->delay_max + 1);
     for (; turns > 0; turns--)
-        co_yield();
+        co_yield ();
 }
 
 static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length)

@@ -551,7 +551,7 @@ static void co_shown_is_durable(struct world *world)
     co_group_init(&group);
     check_int(co_group_spawn(&group, world->io, "creator", co_creator, &creator), 0);
     do {
-        co_yield();
+        co_yield ();
         r = co_fs_lookup(root, "a", &inode);
     } while (r == -ENOENT);
     check_int(r, 0);
@@ -966,7 +966,7 @@ static void co_slow_checkpoint(struct world *world)
     check_int(co_group_spawn(&group, world->io, "checkpoint", co_checkpoint, world), 0);
     check_int(co_group_spawn(&group, world->io, "creator", co_create_many, &many), 0);
     for (unsigned turn = 0; turn < 2000; turn++)
-        co_yield();
+        co_yield ();
     check(many.created > 30 && many.created < 64); /* a block of the ring each */
     world->ram.is_cut = true;
     co_group_wait(&group);
