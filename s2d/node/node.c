@@ -164,11 +164,47 @@ static void on_refused(void *arg, uint64_t peer, unsigned times, uint64_t over_n
         liveness_refused(node->liveness, peer, times, over_ns);
 }
 
+struct forget_task {
+    struct node *node;
+    uint64_t client;
+};
+
+static void forget_main(void *arg)
+{
+    struct forget_task task = *(struct forget_task *)arg;
+
+    free(arg);
+    co_csv_forget_client(task.node->csv, task.client);
+}
+
+/* What a node that is down had open here is closed. If it was only cut off, it opens it again by
+ * itself. */
+static void forget_clients(struct node *node, const struct database_change *changes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct node_record *record =
+            changes[i].table == TABLE_NODE ? node_record_of(node, changes[i].id) : NULL;
+        struct forget_task *task;
+
+        if (!record || record->state != NODE_DOWN || node->stopping)
+            continue;
+        task = malloc(sizeof(*task));
+        if (!task)
+            return; /* its next start is noticed as well */
+        *task = (struct forget_task){.node = node, .client = record->base.id};
+        if (!node_spawn(node, "forget-client", forget_main, task))
+            free(task);
+    }
+}
+
 static void on_applied(void *arg, const struct database_change *changes, size_t count)
 {
     struct node *node = arg;
 
+    if (!node->consensus)
+        return; /* nothing is open yet */
     node_volumes_applied(node, changes, count);
+    forget_clients(node, changes, count);
     if (node->options.on_change)
         node->options.on_change(node->options.arg, changes, count);
     node_reconcile_soon(node);
@@ -403,8 +439,10 @@ int co_node_start_member(struct node *node)
         r = open_csv(node);
     if (r == 0)
         r = co_open_consensus(node);
-    if (r == 0)
-        r = co_node_disks_start(node);
+    if (r < 0)
+        return r;
+    node_reconcile_peers(node); /* they dial us already: known ones are let in at once */
+    r = co_node_disks_start(node);
     if (r == 0)
         r = open_liveness(node);
     if (r < 0)
