@@ -136,11 +136,16 @@ static void co_close_disk(struct node *node, struct node_disk *disk)
     disk_close(take_ptr(disk->disk));
 }
 
+static bool is_damaged(const struct store *store)
+{
+    return store_health(store)->log_damaged || store_health(store)->lost_extents > 0;
+}
+
 /* A damaged log means that writes that were acknowledged may be gone from here: nobody may read
  * this disk as a source before its columns are stale in the database (I9). */
 static int co_serve_disk(struct node *node, struct node_disk *disk)
 {
-    if (store_health(disk->store)->log_damaged && !disk->told) {
+    if (is_damaged(disk->store) && !disk->told) {
         snprintf(disk->reason, sizeof(disk->reason),
                  "its log was damaged; what it holds is checked against the other copies");
         co_tell_failed(node, disk, true);
@@ -192,8 +197,7 @@ int co_node_disks_start(struct node *node)
         if (!is_to_be_open(node, record) || find_disk(node, record->base.id))
             continue;
         disk = co_open_disk(node, record);
-        if (disk && disk->store && !store_health(disk->store)->log_damaged &&
-            co_serve_disk(node, disk) < 0)
+        if (disk && disk->store && !is_damaged(disk->store) && co_serve_disk(node, disk) < 0)
             return -ENOMEM;
     }
     return 0;
