@@ -39,6 +39,10 @@ struct csv_options {
      * suspend. */
     int (*authorize)(void *arg, const char *volume, const char *path, uint64_t incarnation,
                      bool read_only);
+    /* Asked on the owner right before each answer (I5): true while this node may serve. Many
+     * answers come from the file system's memory and never meet the vdisk, which asks too: a hole
+     * is read without it. NULL: always. Must not suspend. */
+    bool (*may_answer)(void *arg);
     void *arg;
 };
 

@@ -482,6 +482,14 @@ static int co_dispatch(struct csv_volume *volume, const struct csv_request *requ
     }
 }
 
+/* Opens and closes tell nothing that could be old, and repeating one would count it twice. */
+static bool may_answer(const struct csv *csv, const struct csv_request *request)
+{
+    if (request->op == CSV_OPEN || request->op == CSV_CLOSE || !csv->options.may_answer)
+        return true;
+    return csv->options.may_answer(csv->options.arg);
+}
+
 int co_csv_execute(struct csv_volume *volume, const struct csv_request *request,
                    struct csv_reply *reply)
 {
@@ -496,6 +504,8 @@ int co_csv_execute(struct csv_volume *volume, const struct csv_request *request,
         reply->bulk_bytes = room;
     }
     r = co_dispatch(volume, request, reply);
+    if (!may_answer(volume->csv, request))
+        r = -ESTALE; /* asked again, here or elsewhere */
     if (r < 0)
         reply->bulk_bytes = 0;
     return r;

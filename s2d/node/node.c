@@ -414,6 +414,11 @@ static int open_liveness(struct node *node)
     return liveness_new(node->io, &options, &node->liveness);
 }
 
+static bool may_answer(void *arg)
+{
+    return node_lease_held(arg);
+}
+
 static int open_csv(struct node *node)
 {
     struct csv_options options = {
@@ -422,6 +427,7 @@ static int open_csv(struct node *node)
         .bus = node->bus,
         .metrics = node->metrics,
         .authorize = node_authorize,
+        .may_answer = may_answer,
         .arg = node,
     };
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# by name only: tools/test faults
 """Faults on real daemons, seen by clients of NBD: no error, no acknowledged write lost, short stalls.
 
 usage: faults.py [STEP…]        the steps: kill pause cut own all rot lease; default: all of them
