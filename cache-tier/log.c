@@ -285,14 +285,21 @@ static void admit_waiting(struct log *log, enum log_class class)
 static void admit(struct log *log)
 {
     admit_waiting(log, LOG_RESERVED);
-    admit_waiting(log, LOG_NORMAL);
+    if (list_empty(&log->waiting[LOG_RESERVED]))
+        admit_waiting(log, LOG_NORMAL);
+}
+
+static bool must_wait(const struct log *log, enum log_class class)
+{
+    return !list_empty(&log->waiting[LOG_RESERVED]) ||
+           (class == LOG_NORMAL && !list_empty(&log->waiting[LOG_NORMAL]));
 }
 
 static void item_queue(struct log *log, struct log_item *item, enum log_class class)
 {
     if (log->error != 0 && item->result == 0)
         item->result = log->error;
-    if (!list_empty(&log->waiting[class]) || !item_place(log, item, class))
+    if (must_wait(log, class) || !item_place(log, item, class))
         list_push_back(&log->waiting[class], &item->node);
     commit_soon(log);
 }
@@ -313,10 +320,10 @@ void log_reject(struct log *log, struct log_item *item, int result)
     item_queue(log, item, LOG_NORMAL);
 }
 
-void log_reject_waiting(struct log *log, bool (*match)(void *arg, const struct log_item *item),
-                        void *arg, int result)
+static void reject_class(struct log *log, enum log_class class, log_match_fn *match, void *arg,
+                         int result)
 {
-    list_for_each_safe (node, &log->waiting[LOG_NORMAL]) {
+    list_for_each_safe (node, &log->waiting[class]) {
         struct log_item *item = list_entry(node, struct log_item, node);
 
         if (!match(arg, item))
@@ -327,6 +334,21 @@ void log_reject_waiting(struct log *log, bool (*match)(void *arg, const struct l
         list_push_back(&log->gather->items, &item->node);
         commit_soon(log);
     }
+}
+
+void log_reject_waiting(struct log *log, log_match_fn *match, void *arg, int result)
+{
+    reject_class(log, LOG_RESERVED, match, arg, result);
+    reject_class(log, LOG_NORMAL, match, arg, result);
+}
+
+bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg)
+{
+    list_for_each (node, &log->waiting[LOG_NORMAL]) {
+        if (match(arg, list_entry(node, struct log_item, node)))
+            return true;
+    }
+    return false;
 }
 
 /* ---- flying ---- */

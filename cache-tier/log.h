@@ -4,7 +4,8 @@
  * the tail (the checkpoint) says that nothing before it is needed.
  *
  * Nothing here refuses for lack of room: an item waits until the tail moves. An eighth of the ring
- * is kept for LOG_RESERVED items, which is what moves the tail or fences a writer.
+ * is kept for LOG_RESERVED items, which is what moves the tail, fences a writer or lets a takeover
+ * end. Items of one class keep their order; a LOG_NORMAL one never passes a LOG_RESERVED one.
  *
  * One reactor, nothing suspends but where said. */
 #ifndef S2D_CACHE_TIER_LOG_H
@@ -53,9 +54,11 @@ struct log_item {
 void log_append(struct log *log, struct log_item *item, enum log_class class);
 /* Completes item with result, which is not 0, in the order of the log. */
 void log_reject(struct log *log, struct log_item *item, int result);
-/* Rejects every waiting LOG_NORMAL item that match() names. */
-void log_reject_waiting(struct log *log, bool (*match)(void *arg, const struct log_item *item),
-                        void *arg, int result);
+/* Rejects every waiting item that match() names. */
+typedef bool log_match_fn(void *arg, const struct log_item *item);
+void log_reject_waiting(struct log *log, log_match_fn *match, void *arg, int result);
+/* Whether match() names a waiting LOG_NORMAL item. */
+bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg);
 
 /* ---- life ---- */
 

@@ -141,16 +141,32 @@ static void append_done(struct log_item *item, int result)
     append->done(append, result);
 }
 
+static const struct log_item_ops append_ops = {.encode = append_encode, .done = append_done};
+
+bool store_is_append_of(void *stream, const struct log_item *item)
+{
+    return item->ops == &append_ops && append_of((struct log_item *)item)->stream == stream;
+}
+
+/* What a takeover writes again may use the room that is kept: the records that fill the log may be
+ * the very ones that it will commit. Never past a record of its stream that waits for room. */
+static enum log_class append_class(const struct store *store, const struct store_append *append)
+{
+    if (!(append->record.flags & RECORD_REWRITE))
+        return LOG_NORMAL;
+    return log_any_waiting(store->log, store_is_append_of, append->stream) ? LOG_NORMAL
+                                                                           : LOG_RESERVED;
+}
+
 void store_append(struct store *store, struct store_append *append)
 {
-    static const struct log_item_ops ops = {.encode = append_encode, .done = append_done};
     struct record *record = &append->record;
     bool has_data = record->kind == RECORD_WRITE;
     int r;
 
     append->store = store;
     append->stream = stream_find(&store->streams, record->vdisk);
-    append->item.ops = &ops;
+    append->item.ops = &append_ops;
     append->item.data = append->data;
     r = append_check(store, append);
     if (r < 0) {
@@ -167,7 +183,7 @@ void store_append(struct store *store, struct store_append *append)
     append->stream->accepted_seq = record->position.seq;
     store_own_extent(store, record->where, record->vdisk, record->slab, record->column);
     store_learn_watermark(store, append->stream, record->watermark, record->epoch);
-    log_append(store->log, &append->item, LOG_NORMAL);
+    log_append(store->log, &append->item, append_class(store, append));
 }
 
 /* ---- durable ---- */

@@ -58,19 +58,11 @@ static int co_stream_persist(struct store *store, struct stream *stream)
 
 /* ---- sealing ---- */
 
-static bool match_stream(void *arg, const struct log_item *item)
-{
-    const struct store_append *append =
-        container_of((struct log_item *)item, struct store_append, item);
-
-    return append->stream == arg; /* only appends wait in the normal class */
-}
-
 /* What waits for room was never promised anything: it is refused rather than waited for, since a
  * full log may stay full until the new owner's watermarks come. */
 static void turn_away_waiting(struct store *store, struct stream *stream)
 {
-    log_reject_waiting(store->log, match_stream, stream, -ESTALE);
+    log_reject_waiting(store->log, store_is_append_of, stream, -ESTALE);
     stream->accepted_seq = stream->placed_seq;
 }
 

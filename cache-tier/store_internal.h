@@ -122,6 +122,9 @@ void store_metrics_remove(struct store *store);
 
 /* ---- store_append.c ---- */
 
+/* Whether the item is a record that somebody appends to this stream (struct stream *). */
+bool store_is_append_of(void *stream, const struct log_item *item);
+
 /* A record is durable at place. moved: it is a copy of an older record of its stream. */
 void store_apply(struct store *store, struct stream *stream, const struct record *record,
                  const uint64_t *sums, const struct record_place *place, bool moved);

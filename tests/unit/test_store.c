@@ -356,6 +356,68 @@ static void a_seal_turns_away_what_waits_for_room(void **state)
     with_store(8, full_seal_main, NULL);
 }
 
+/* The records that fill a log may be the very ones that a takeover has to write again: it must get
+ * by without the room that only its own watermark would free. */
+static void full_takeover_main(struct io *io, void *arg)
+{
+    struct rig_store rig;
+    struct rig_owner old = {0}, new = {0};
+    struct rig_write *writes = calloc(1500, sizeof(*writes)), again[40], ordinary;
+    struct store_seal seal;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(co_rig_seal(&old, rig.store, 1), 0);
+    for (uint32_t i = 0; i < 1500; i++) {
+        rig_prepare(&old, &writes[i], RECORD_WRITE, 0, i % RIG_EXTENT_BLOCKS, 1, i + 1);
+        rig_submit(&old, &writes[i]);
+    }
+    assert_int_equal(co_sleep_ns(SEC), 0);
+    assert_int_equal(co_store_seal(rig.store, RIG_VDISK, 2, 2, &seal), 0);
+    store_seal_done(&seal);
+    for (uint32_t i = 0; i < 1500; i++)
+        (void)co_rig_wait(&writes[i]);
+
+    new = (struct rig_owner){.store = rig.store, .vdisk = RIG_VDISK, .generation = 1};
+    new.epoch = new.session = 2;
+    for (uint32_t i = 0; i < ARRAY_SIZE(again); i++) {
+        rig_prepare(&new, &again[i], RECORD_WRITE, 0, i, 1, 5000 + i);
+        again[i].append.record.flags |= RECORD_REWRITE;
+        rig_submit(&new, &again[i]);
+    }
+    assert_int_equal(co_sleep_ns(SEC), 0);
+    for (uint32_t i = 0; i < ARRAY_SIZE(again); i++)
+        assert_true(again[i].done);
+    /* an ordinary write still waits, and what is written again never passes one of its stream */
+    rig_prepare(&new, &ordinary, RECORD_WRITE, 0, 100, 1, 9000);
+    rig_submit(&new, &ordinary);
+    for (uint32_t i = 0; i < ARRAY_SIZE(again); i++)
+        assert_int_equal(co_rig_wait(&again[i]), 0);
+    rig_prepare(&new, &again[0], RECORD_WRITE, 0, 101, 1, 9001);
+    again[0].append.record.flags |= RECORD_REWRITE;
+    rig_submit(&new, &again[0]);
+    assert_int_equal(co_sleep_ns(SEC), 0);
+    assert_false(ordinary.done);
+    assert_false(again[0].done);
+
+    assert_int_equal(
+        co_store_mark(rig.store, RIG_VDISK, 2, (struct log_position){2, ARRAY_SIZE(again)}, false),
+        0);
+    assert_int_equal(co_rig_wait(&ordinary), 0);
+    assert_int_equal(co_rig_wait(&again[0]), 0);
+    assert_int_equal(must_read(&new, 0, 7), 5007);
+    assert_int_equal(must_read(&new, 0, 100), 9000);
+    assert_int_equal(must_read(&new, 0, 101), 9001);
+    free(writes);
+    co_rig_close(&rig);
+}
+
+static void a_takeover_needs_no_free_log(void **state)
+{
+    (void)state;
+    with_store(8, full_takeover_main, NULL);
+}
+
 /* ---- trims ---- */
 
 static void trim_main(struct io *io, void *arg)
@@ -958,6 +1020,7 @@ int main(void)
         cmocka_unit_test(refuses_what_makes_no_sense),
         cmocka_unit_test(only_committed_records_are_destaged),
         cmocka_unit_test(a_full_log_waits_for_a_watermark),
+        cmocka_unit_test(a_takeover_needs_no_free_log),
         cmocka_unit_test(a_seal_turns_away_what_waits_for_room),
         cmocka_unit_test(trimmed_blocks_read_as_zeros),
         cmocka_unit_test(a_new_generation_shows_nothing_of_the_old),
