@@ -3,9 +3,8 @@
  *   node.c        life: identity, start, stop, what the layers call back, the reconciling coroutine
  *   membership.c  create, token, join; peers and Raft's members
  *   disks.c       this node's disks and stores; the column stores of everybody's disks
- *   volumes.c     which vdisks this node owns: mirror, file system, exports; volumes_internal.h
- * says which file has what failover.c    what only the leader does: nodes down, new owners, members
- * of Raft, deleted volumes */
+ *   volumes.c     which vdisks this node owns (volumes_internal.h: the rest of it)
+ *   failover.c    what only the leader does: nodes down, new owners, members of Raft, deletion */
 #ifndef S2D_NODE_NODE_INTERNAL_H
 #define S2D_NODE_NODE_INTERNAL_H
 
