@@ -304,19 +304,12 @@ static void co_say_goodbye(struct store *store)
     (void)r; /* a crash says as little */
 }
 
-static bool match_all(void *arg, const struct log_item *item)
-{
-    (void)arg;
-    (void)item;
-    return true;
-}
-
 void co_store_close(struct store *store)
 {
     if (!store)
         return;
     store->closing = true;
-    log_reject_waiting(store->log, match_all, NULL, -ECANCELED);
+    log_reject_waiting(store->log, store_is_append_of, NULL, -ECANCELED);
     co_checkpoint_stop(store);
     co_log_drain(store->log);
     co_say_goodbye(store);

@@ -145,7 +145,8 @@ static const struct log_item_ops append_ops = {.encode = append_encode, .done = 
 
 bool store_is_append_of(void *stream, const struct log_item *item)
 {
-    return item->ops == &append_ops && append_of((struct log_item *)item)->stream == stream;
+    return item->ops == &append_ops &&
+           (!stream || append_of((struct log_item *)item)->stream == stream);
 }
 
 /* What a takeover writes again may use the room that is kept: the records that fill the log may be

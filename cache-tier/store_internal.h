@@ -122,7 +122,8 @@ void store_metrics_remove(struct store *store);
 
 /* ---- store_append.c ---- */
 
-/* Whether the item is a record that somebody appends to this stream (struct stream *). */
+/* Whether the item is a record that somebody appends to this stream (struct stream *; NULL: any).
+ */
 bool store_is_append_of(void *stream, const struct log_item *item);
 
 /* A record is durable at place. moved: it is a copy of an older record of its stream. */
