@@ -17,6 +17,7 @@
 #include "csv-export/fuse_mount.h"
 #include "csv-export/nbd_files.h"
 #include "csv-export/nbd_server.h"
+#include "resiliency/erasure.h"
 #include "s2d/api/server.h"
 #include "s2d/base/co.h"
 #include "s2d/base/log.h"
@@ -426,6 +427,20 @@ static void settle_process(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
+/* Parity written by a library that computes nonsense on this CPU would be found when it is needed.
+ */
+static int trust_erasure_code(void)
+{
+    int r = erasure_self_test((uint64_t)time(NULL));
+
+    if (r == -EBADMSG)
+        fprintf(stderr, "s2dd: the erasure code library (libisal) fails its self-test on this CPU: "
+                        "not starting\n");
+    else if (r < 0)
+        fprintf(stderr, "s2dd: the self-test of the erasure code: %s\n", strerror(-r));
+    return r;
+}
+
 static int open_signals(void)
 {
     sigset_t set;
@@ -482,6 +497,8 @@ int main(int argc, char **argv)
         break;
     }
     if (make_folders(&daemon) < 0 || make_absolute(&daemon) < 0 || take_lock(&daemon) < 0)
+        return EXIT_FAILURE;
+    if (trust_erasure_code() < 0)
         return EXIT_FAILURE;
     daemon.signal_fd = open_signals();
     settle_process();
