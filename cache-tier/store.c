@@ -98,6 +98,7 @@ void store_forget_extent(struct store *store, uint32_t extent)
             pending_put(&store->streams, pending);
         }
     }
+    rotten_forget(&store->rotten, store_key(store, extent, 0), 1ull << store->extent_shift);
     free(take_ptr(store->extents[extent].compare));
     store->extents[extent].forgotten_in = store->checkpoint.serial;
 }

@@ -242,6 +242,7 @@ struct store_stats {
     uint64_t appended_records, appended_bytes, log_writes;
     uint64_t read_blocks, destaged_blocks, checkpoints;
     uint64_t verify_errors, healed_blocks;
+    uint64_t rotten_blocks; /* found so, and neither repaired nor written since */
 };
 struct store_stats store_stats(const struct store *store);
 

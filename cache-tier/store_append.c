@@ -287,6 +287,8 @@ void store_apply(struct store *store, struct stream *stream, const struct record
         list_push_back(&store->extents[record->where.extent].zeros, &pending->zero_node);
     else
         apply_blocks(store, record, sums, pending->ring_block, pending->id, moved);
+    rotten_forget(&store->rotten, store_key(store, record->where.extent, record->block),
+                  record->count);
     if (log_position_compare(record->position, stream->watermark) <= 0)
         pending_commit(store, pending, stream->watermark_epoch);
 }

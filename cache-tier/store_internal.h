@@ -14,6 +14,7 @@
 #include "cache-tier/log.h"
 #include "cache-tier/overlay.h"
 #include "cache-tier/page_cache.h"
+#include "cache-tier/rotten.h"
 #include "cache-tier/store.h"
 #include "cache-tier/stream.h"
 #include "pool/disk.h"
@@ -66,6 +67,7 @@ struct store {
     bool closing;
     uint64_t commits; /* watermarks that moved; wakes a checkpoint that waits for one */
     struct store_counters counters;
+    struct rotten rotten;
     struct metrics *metrics;
 
     void (*on_error)(void *arg, int error);

@@ -19,6 +19,7 @@ struct store_stats store_stats(const struct store *store)
         .checkpoints = counters->checkpoints.value,
         .verify_errors = counters->verify_errors.value,
         .healed_blocks = counters->healed_blocks.value,
+        .rotten_blocks = store->rotten.count,
     };
 }
 
@@ -32,6 +33,11 @@ static double read_dirty(void *arg)
     return (double)store_stats(arg).dirty_blocks * BLOCK_SIZE;
 }
 
+static double read_rotten(void *arg)
+{
+    return (double)store_stats(arg).rotten_blocks;
+}
+
 static int add_gauges(struct store *store, const char *labels)
 {
     int r = metrics_add_gauge(store->metrics, "s2d_store_log_used_bytes",
@@ -40,8 +46,12 @@ static int add_gauges(struct store *store, const char *labels)
 
     if (r < 0)
         return r;
-    return metrics_add_gauge(store->metrics, "s2d_store_dirty_bytes",
-                             "blocks in the log that are not yet in place", labels, read_dirty,
+    r = metrics_add_gauge(store->metrics, "s2d_store_dirty_bytes",
+                          "blocks in the log that are not yet in place", labels, read_dirty, store);
+    if (r < 0)
+        return r;
+    return metrics_add_gauge(store->metrics, "s2d_store_rotten_blocks",
+                             "blocks known not to match their checksums", labels, read_rotten,
                              store);
 }
 

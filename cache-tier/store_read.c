@@ -324,6 +324,17 @@ static int co_read_again(struct view *first, uint64_t vdisk, uint64_t address, u
     return r;
 }
 
+/* What was read, as the store remembers it. */
+static void note_rot(const struct view *view, const struct block_set *bad)
+{
+    uint64_t key = store_key(view->store, view->where.extent, view->block);
+
+    rotten_forget(&view->store->rotten, key, view->count);
+    for (uint32_t i = 0; i < view->count; i++)
+        if (bad->bits[i / 64] >> (i % 64) & 1)
+            rotten_note(&view->store->rotten, key + i);
+}
+
 static uint64_t sum_of(const struct lookup *lookup)
 {
     return lookup->source == LOOKUP_ZERO || lookup->sum == CHECKSUM_LOST ? 0 : lookup->sum;
@@ -351,6 +362,8 @@ int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where, 
     for (uint32_t i = 0; ret_sums && i < count; i++)
         ret_sums[i] = sum_of(&view.blocks[i]);
     counter_add(&store->counters.read_blocks, count);
+    if (store->rotten.count > 0 || any_bad(&bad))
+        note_rot(&view, &bad);
     if (!any_bad(&bad))
         return 0;
     if (ret_bad)

@@ -420,6 +420,7 @@ int node_disk_status(struct node *node, uint64_t id, struct node_disk_status *re
         ret_status->dirty_blocks = stats.dirty_blocks;
         ret_status->verify_errors = stats.verify_errors;
         ret_status->healed_blocks = stats.healed_blocks;
+        ret_status->rotten_blocks = stats.rotten_blocks;
     }
     return 0;
 }

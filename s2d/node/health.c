@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define MEDIA_ERRORS_MANY 100 /* since the daemon started, also if all were repaired */
+#define MEDIA_ERRORS_MANY 100 /* repaired since the daemon started */
 #define POOL_WARNING_PERCENT 70
 #define POOL_UNHEALTHY_PERCENT 90
 
@@ -39,8 +39,8 @@ const struct health_state health_states[] = {
     {"disk", "Retiring", HEALTH_WARNING, "Its data is being moved to other disks.", ""},
     {"disk", "Retired", HEALTH_HEALTHY, "It holds nothing any more.", "Take it out."},
     {"disk", "Media errors", HEALTH_WARNING,
-     "Blocks did not match their checksums and are not repaired yet, or it were a hundred and "
-     "more.",
+     "Blocks do not match their checksums and are not repaired yet, or a hundred and more were "
+     "repaired.",
      "Wait a minute; retire the disk when it stays so."},
     {"disk", "Not open", HEALTH_UNHEALTHY, "Its node cannot use it.",
      "See that the device is there and nobody else uses it."},
@@ -190,11 +190,10 @@ static void judge_report(const struct health_disk *report, struct health_verdict
 {
     if (report && !report->open)
         give(ret_verdict, "disk", "Not open", "%s", report->reason ? report->reason : "");
-    else if (report && (report->verify_errors > report->healed_blocks ||
-                        report->verify_errors >= MEDIA_ERRORS_MANY))
+    else if (report && (report->rotten_blocks > 0 || report->healed_blocks >= MEDIA_ERRORS_MANY))
         give(ret_verdict, "disk", "Media errors",
-             "%llu blocks did not match their checksums, %llu were repaired",
-             (unsigned long long)report->verify_errors, (unsigned long long)report->healed_blocks);
+             "%llu blocks do not match their checksums, %llu were repaired",
+             (unsigned long long)report->rotten_blocks, (unsigned long long)report->healed_blocks);
     else
         give_ok(ret_verdict, "disk");
 }

@@ -41,8 +41,8 @@ struct health_volume {
 };
 struct health_disk {
     bool open;
-    const char *reason; /* why not */
-    uint64_t verify_errors, healed_blocks;
+    const char *reason;                    /* why not */
+    uint64_t rotten_blocks, healed_blocks; /* now; since the daemon started */
 };
 
 struct health_quorum {

@@ -120,7 +120,8 @@ int node_fault_disk(struct node *node, uint64_t disk, int error);
 struct node_disk_status {
     bool open;
     char reason[256]; /* why not */
-    uint64_t log_bytes, log_used_bytes, dirty_blocks, verify_errors, healed_blocks;
+    uint64_t log_bytes, log_used_bytes, dirty_blocks;
+    uint64_t verify_errors, healed_blocks, rotten_blocks; /* store.h */
 };
 /* Of a disk of this node. Returns 0, -ENOENT. */
 int node_disk_status(struct node *node, uint64_t disk, struct node_disk_status *ret_status);

@@ -188,6 +188,7 @@ class Faults:
             time.sleep(0.2)
         if not self.find(disk, data):
             raise Failed("the copy was not written again")
+        self.lab.wait_healthy(30)  # what was repaired is no complaint
         return f"{len(places)} place(s) flipped, read right, healed, told"
 
     def find(self, disk, data):
@@ -260,7 +261,7 @@ def main():
             print(f"FAILED: {failure}", flush=True)
             for log in sorted(lab.dir.glob("node*/s2dd.log")):
                 lines = log.read_text(errors="replace").splitlines()
-                print(f"--- {log.parent.name}", *lines[-40:], sep="\n")
+                print(f"--- {log.parent.name}", *lines[-int(os.environ.get("S2D_LINES", "40")):], sep="\n")
         finally:
             lab.devcluster("down")
     return failed

@@ -271,9 +271,9 @@ static void disks_say_what_is_wrong(void **state)
     struct world *world = *state;
     const struct health_disk fine = {.open = true};
     const struct health_disk shut = {.open = false, .reason = "device is busy"};
-    const struct health_disk healed = {.open = true, .verify_errors = 3, .healed_blocks = 3};
-    const struct health_disk rotten = {.open = true, .verify_errors = 3, .healed_blocks = 2};
-    const struct health_disk dying = {.open = true, .verify_errors = 500, .healed_blocks = 500};
+    const struct health_disk healed = {.open = true, .healed_blocks = 3};
+    const struct health_disk rotten = {.open = true, .rotten_blocks = 1, .healed_blocks = 2};
+    const struct health_disk dying = {.open = true, .healed_blocks = 500};
 
     expect_disk(world, &fine, "OK");
     expect_disk(world, NULL, "OK"); /* its node says nothing now; it is not down for that */

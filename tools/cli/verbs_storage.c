@@ -41,6 +41,7 @@ static const struct column disk_fields[] = {
     {"Blocks to destage", "status.dirty_blocks", COLUMN_NUMBER},
     {"Checksum errors", "status.verify_errors", COLUMN_NUMBER},
     {"Blocks healed", "status.healed_blocks", COLUMN_NUMBER},
+    {"Blocks rotten", "status.rotten_blocks", COLUMN_NUMBER},
     {"UUID", "uuid", COLUMN_TEXT},
     {NULL, NULL, 0},
 };

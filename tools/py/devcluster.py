@@ -341,7 +341,8 @@ class Cluster:
                     health = json.loads(done.stdout)
                     if not healthy or health["health"] == "Healthy":
                         return
-                    why = f"it is {health['health']}"
+                    faults = [f"{f['kind']} {f['subject']}: {f['state']} ({f['text']})" for f in health["faults"]]
+                    why = f"it is {health['health']}: " + "; ".join(faults)
                 else:
                     why = done.stderr.strip() or why
                 break
