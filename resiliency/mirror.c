@@ -361,6 +361,13 @@ void mirror_pause_resync(struct mirror *mirror, bool paused)
     co_cond_broadcast(&mirror->changed);
 }
 
+void mirror_set_unsettled_bytes(struct mirror *mirror, uint64_t bytes)
+{
+    assert(bytes > 0);
+    mirror->limits.unsettled_bytes = bytes;
+    co_cond_broadcast(&mirror->progress);
+}
+
 struct mirror_status mirror_status(const struct mirror *mirror)
 {
     struct mirror_status status = {

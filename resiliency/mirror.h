@@ -108,6 +108,9 @@ must_check int co_mirror_hand_over(struct mirror *mirror, uint64_t deadline_ns);
  * writes. */
 void mirror_pause_resync(struct mirror *mirror, bool paused);
 
+/* limits.unsettled_bytes from now on: the vdisks of a node share the logs of its disks. */
+void mirror_set_unsettled_bytes(struct mirror *mirror, uint64_t bytes);
+
 struct mirror_status {
     uint32_t slabs_waiting;    /* not yet taken over */
     uint32_t stale_disks;      /* disks with a stale column */

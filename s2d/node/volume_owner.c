@@ -167,6 +167,7 @@ static int make_mirror(struct node_volume *volume)
     const struct vdisk_record *vdisk = vdisk_record_of(volume);
     struct mirror_options options = {
         .node = node->identity.node,
+        .limits = {.unsettled_bytes = volume_unsettled_bytes(node)},
         .buffers = node->owner_buffers,
         .metrics = node->metrics,
         .grace_until_ns = node->booted_ns + node->options.cold_start_grace_ns,

@@ -91,6 +91,30 @@ void node_volumes_applied(struct node *node, const struct database_change *chang
     }
 }
 
+/* Above their watermarks all vdisks together must leave room in the smallest log (256 MiB) for a
+ * takeover of each of them to write all of it again, and to be interrupted and begin anew a few
+ * times. */
+#define UNSETTLED_BYTES (24 * MIB)
+#define UNSETTLED_BYTES_MAX (16 * MIB)
+#define UNSETTLED_BYTES_MIN MIB
+
+uint64_t volume_unsettled_bytes(const struct node *node)
+{
+    uint64_t count = database_count(consensus_database(node->consensus), TABLE_VDISK);
+
+    return MAX(UNSETTLED_BYTES_MIN, MIN(UNSETTLED_BYTES / MAX(count, 1), UNSETTLED_BYTES_MAX));
+}
+
+static void share_logs(struct node *node)
+{
+    list_for_each (entry, &node->volumes) {
+        struct node_volume *volume = list_entry(entry, struct node_volume, node);
+
+        if (volume->mirror)
+            mirror_set_unsettled_bytes(volume->mirror, volume_unsettled_bytes(node));
+    }
+}
+
 void node_reconcile_volumes(struct node *node)
 {
     const struct database *database = consensus_database(node->consensus);
@@ -123,6 +147,7 @@ void node_reconcile_volumes(struct node *node)
         list_remove(&volume->node);
         free(volume);
     }
+    share_logs(node);
 }
 
 /* True when every vdisk has its struct node_volume. */

@@ -50,6 +50,8 @@ struct node_volume {
 const struct vdisk_record *vdisk_record_of(const struct node_volume *volume);
 const struct volume_record *volume_record_of(const struct node_volume *volume);
 struct node_volume *node_find_volume(struct node *node, uint64_t vdisk);
+/* What each mirror may have above its watermark. */
+uint64_t volume_unsettled_bytes(const struct node *node);
 
 /* ---- volume_owner.c ---- */
 
