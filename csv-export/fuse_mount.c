@@ -350,26 +350,56 @@ static int start(struct fuse_mount *mount)
     return r;
 }
 
+static struct fuse_mount *mount_new(struct io *io, struct csv_volume *volume,
+                                    const struct fuse_mount_options *options)
+{
+    struct fuse_mount *mount = calloc(1, sizeof(*mount));
+
+    if (!mount)
+        return NULL;
+    mount->io = io;
+    mount->options = *options;
+    mount->volume = csv_volume_ref(volume);
+    mount->fd = -1;
+    list_init(&mount->free_slots);
+    co_cond_init(&mount->slot_freed);
+    co_group_init(&mount->coroutines);
+    return mount;
+}
+
+int fuse_mount_serve(struct io *io, struct csv_volume *volume,
+                     const struct fuse_mount_options *options, int fd,
+                     struct fuse_mount **ret_mount)
+{
+    struct fuse_mount *mount = mount_new(io, volume, options);
+    int r;
+
+    if (!mount) {
+        close(fd);
+        return -ENOMEM;
+    }
+    mount->fd = fd;
+    r = start(mount);
+    if (r < 0) {
+        mount_free(mount);
+        return r;
+    }
+    *ret_mount = mount;
+    return 0;
+}
+
 int co_fuse_mount_open(struct io *io, struct csv_volume *volume,
                        const struct fuse_mount_options *options, struct fuse_mount **ret_mount)
 {
-    struct fuse_mount *mount = calloc(1, sizeof(*mount));
-    struct mounting *mounting = calloc(1, sizeof(*mounting));
+    cleanup(freep) struct mounting *mounting = calloc(1, sizeof(*mounting));
+    struct fuse_mount *mount = mount_new(io, volume, options);
     char source[CSV_VOLUME_NAME_MAX + 8];
     int r;
 
     if (!mount || !mounting) {
-        free(mount);
-        free(mounting);
+        mount_free(mount);
         return -ENOMEM;
     }
-    mount->io = io;
-    mount->options = *options;
-    mount->volume = csv_volume_ref(volume);
-    list_init(&mount->free_slots);
-    co_cond_init(&mount->slot_freed);
-    co_group_init(&mount->coroutines);
-
     snprintf(source, sizeof(source), "s2d/%s", csv_volume_name(volume));
     mounting->path = options->path;
     mounting->source = source;
@@ -379,7 +409,6 @@ int co_fuse_mount_open(struct io *io, struct csv_volume *volume,
     mount->fd = mounting->fd;
     if (r == 0)
         mount->path = strdup(mounting->real_path);
-    free(mounting);
     if (r == 0)
         r = mount->path ? start(mount) : -ENOMEM;
     if (r < 0) {
@@ -396,7 +425,8 @@ void co_fuse_mount_close(struct fuse_mount *mount)
 {
     if (!mount)
         return;
-    co_offload(mount->io, unmount_worker, mount); /* while requests are served: it may need some */
+    if (mount->path) /* while requests are served: it may need some */
+        co_offload(mount->io, unmount_worker, mount);
     mount->closing = true;
     io_poll_shutdown(mount->poll);
     co_group_wait(&mount->coroutines);

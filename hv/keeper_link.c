@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -54,10 +55,18 @@ static int take_fd(int *fd)
     return taken;
 }
 
+/* Descriptor 3 of a process that our record names may be anything: -EPROTO, rather than a SIGBUS
+ * at the first look behind its end. */
 static int map_memory(struct keeper_link *link, int fd)
 {
-    void *memory = mmap(NULL, sizeof(*link->memory), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    struct stat stat;
+    void *memory;
 
+    if (fstat(fd, &stat) < 0)
+        return -errno;
+    if (stat.st_size < (off_t)sizeof(*link->memory))
+        return -EPROTO;
+    memory = mmap(NULL, sizeof(*link->memory), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED)
         return -errno;
     link->memory = memory;

@@ -58,9 +58,12 @@ static int parse_object(const json_t *object, struct qmp_message *message)
 int qmp_parse(const char *line, size_t length, struct qmp_message *ret_message)
 {
     struct qmp_message message = {0};
-    json_t *object = json_loadb(line, length, JSON_REJECT_DUPLICATES, NULL);
-    int r = json_is_object(object) ? parse_object(object, &message) : -EPROTO;
+    json_t *object;
+    int r = json_read(line, length, JSON_REJECT_DUPLICATES, &object);
 
+    if (r < 0)
+        return r == -ENOMEM ? r : -EPROTO;
+    r = parse_object(object, &message);
     json_decref(object);
     if (r < 0) {
         qmp_message_done(&message);

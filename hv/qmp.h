@@ -6,9 +6,8 @@
 #ifndef S2D_HV_QMP_H
 #define S2D_HV_QMP_H
 
-#include <jansson.h>
-
 #include "s2d/base/base.h"
+#include "s2d/base/json.h"
 
 struct io;
 struct qmp;

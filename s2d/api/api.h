@@ -9,14 +9,12 @@
 #ifndef S2D_API_API_H
 #define S2D_API_API_H
 
-#include <jansson.h>
-
 #include "s2d/base/io.h"
+#include "s2d/base/json.h"
 
 #define API_TARGET_MAX (16 * 1024) /* path and query, as sent */
 #define API_BODY_MAX MIB           /* raw data: a piece of a file */
 #define API_JSON_MAX (256 * KIB)   /* a JSON body */
-#define API_JSON_DEPTH 16
 #define API_PARAMETERS_MAX 4
 #define API_QUERY_MAX 8
 #define API_MESSAGE_MAX 1024
@@ -59,7 +57,7 @@ const char *api_parameter(const struct api_request *request, const char *name);
 const char *api_query(const struct api_request *request, const char *name);
 
 /* Parses a body. Empty: 0, and *ret_json NULL. *ret_why: a constant for people.
- * Returns 0, -EINVAL (not a JSON object, a name twice, nested deeper than API_JSON_DEPTH), -E2BIG,
+ * Returns 0, -EINVAL (not a JSON object, a name twice, nested deeper than JSON_LEVELS_MAX), -E2BIG,
  * -ENOMEM. */
 must_check int api_json_parse(const char *text, size_t bytes, json_t **ret_json,
                               const char **ret_why);

@@ -155,34 +155,9 @@ const char *api_query(const struct api_request *request, const char *name)
 
 /* ---- JSON ---- */
 
-/* jansson parses, prints and frees by recursion: a body may not choose how deep our stack grows. */
-static bool is_shallow(const char *text, size_t bytes)
-{
-    unsigned depth = 0;
-    bool in_string = false;
-
-    for (size_t i = 0; i < bytes; i++) {
-        if (in_string) {
-            if (text[i] == '\\')
-                i++;
-            else if (text[i] == '"')
-                in_string = false;
-            continue;
-        }
-        if (text[i] == '"')
-            in_string = true;
-        else if ((text[i] == '{' || text[i] == '[') && ++depth > API_JSON_DEPTH)
-            return false;
-        else if ((text[i] == '}' || text[i] == ']') && depth > 0)
-            depth--;
-    }
-    return true;
-}
-
 int api_json_parse(const char *text, size_t bytes, json_t **ret_json, const char **ret_why)
 {
-    json_error_t error;
-    json_t *json;
+    int r;
 
     *ret_json = NULL;
     if (bytes == 0)
@@ -190,20 +165,10 @@ int api_json_parse(const char *text, size_t bytes, json_t **ret_json, const char
     *ret_why = "it is longer than 256 KiB";
     if (bytes > API_JSON_MAX)
         return -E2BIG;
-    *ret_why = "it is nested too deep";
-    if (!is_shallow(text, bytes))
-        return -EINVAL;
-    *ret_why = "it is not valid JSON, or names a field twice";
-    json = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!json)
-        return json_error_code(&error) == json_error_out_of_memory ? -ENOMEM : -EINVAL;
-    *ret_why = "it is not a JSON object";
-    if (!json_is_object(json)) {
-        json_decref(json);
-        return -EINVAL;
-    }
-    *ret_json = json;
-    return 0;
+    r = json_read(text, bytes, JSON_REJECT_DUPLICATES, ret_json);
+    *ret_why =
+        r == -E2BIG ? "it is nested too deep" : "it is not a JSON object, or names a field twice";
+    return r == -E2BIG ? -EINVAL : r;
 }
 
 json_t *api_json_text(const char *text)

@@ -249,42 +249,6 @@ bool address_is_valid(const char *address)
                length;
 }
 
-#define JSON_LEVELS_MAX 16
-
-static bool is_too_deep(const char *text, size_t bytes)
-{
-    unsigned levels = 0;
-    bool in_string = false;
-
-    for (size_t i = 0; i < bytes; i++) {
-        if (in_string) {
-            if (text[i] == '\\')
-                i++; /* what is escaped ends nothing */
-            else
-                in_string = text[i] != '"';
-        } else if (text[i] == '"') {
-            in_string = true;
-        } else if (text[i] == '{' || text[i] == '[') {
-            if (++levels > JSON_LEVELS_MAX)
-                return true;
-        } else if ((text[i] == '}' || text[i] == ']') && levels > 0) {
-            levels--;
-        }
-    }
-    return false;
-}
-
-json_t *json_parse(const void *data, size_t bytes)
-{
-    json_t *json = !data || is_too_deep(data, bytes) ? NULL : json_loadb(data, bytes, 0, NULL);
-
-    if (json && !json_is_object(json)) {
-        json_decref(json);
-        return NULL;
-    }
-    return json;
-}
-
 /* Bytes of the UTF-8 character at text; 0: there is none. */
 static size_t character_bytes(const char *text)
 {

@@ -7,9 +7,8 @@
 #ifndef S2D_CLUSTER_SCHEMA_H
 #define S2D_CLUSTER_SCHEMA_H
 
-#include <jansson.h>
-
 #include "s2d/base/base.h"
+#include "s2d/base/json.h"
 
 #define NAME_MAX_BYTES 64 /* names of nodes, volumes, VMs; with the 0 */
 #define PATH_MAX_BYTES 512
@@ -207,10 +206,6 @@ int schema_value(const char *const *words, const char *word); /* or -ENOENT */
 
 /* Copies of the data a resiliency keeps: 1, 2, 3; parity2 has none (0). */
 unsigned resiliency_copies(enum resiliency resiliency);
-
-/* Parses what came from outside. The parser recurses once for each level, on the stack of a
- * coroutine: more than 16 are refused. NULL: it is no JSON object, or too deep, or no memory. */
-json_t *json_parse(const void *data, size_t bytes);
 
 /* Copies a text, cut to size at a character's end: what is stored stays valid UTF-8, and so can be
  * written as JSON. */

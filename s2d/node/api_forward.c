@@ -1,25 +1,15 @@
 /* Requests between nodes: one bus message with the method, the target and the body of a local
- * route, one reply with the answer. Only local routes are taken, and they never ask on: no request
- * can travel in a circle.
- *
- *   request  data: {"method": "GET", "target": "/v1/local/…", "body": {…}}
- *   reply    header: u32 HTTP status, u32 kind of data; data: JSON or text */
+ * route, one reply with the answer (api_message.h). Only local routes are taken, and they never ask
+ * on: no request can travel in a circle. */
 #include <stdio.h>
 
+#include "s2d/node/api_message.h"
 #include "s2d/node/api_private.h"
 #include "s2d/node/node_internal.h"
 
 #define TYPE_API (BUS_TYPE_NODE + 10)
 #define REPLY_MAX (512 * KIB)
 #define FORWARDED_MAX 64 /* that run here at once */
-
-enum reply_kind { REPLY_NOTHING, REPLY_JSON, REPLY_TEXT, REPLY_DATA };
-
-struct reply_header { /* little-endian, as all of our hosts are */
-    uint32_t status;
-    uint32_t kind;
-};
-static_assert(sizeof(struct reply_header) == 8, "part of the wire format");
 
 /* ---- the one that answers ---- */
 
@@ -29,31 +19,6 @@ struct forwarded {
     struct bus_message *message;
     struct co *co;
 };
-
-static int parse_forwarded(const struct bus_message *message, json_t **ret_json,
-                           struct api_request *ret_request)
-{
-    const char *target, *method, *why;
-    json_t *json, *body;
-    int r = api_json_parse(message->data, message->data_bytes, &json, &why);
-
-    if (r < 0 || !json)
-        return -EPROTO;
-    target = json_string_value(json_object_get(json, "target"));
-    method = json_string_value(json_object_get(json, "method"));
-    body = json_object_get(json, "body");
-    r = target && method ? api_method_by_name(method) : -EPROTO;
-    if (r >= 0)
-        r = api_request_init(ret_request, (enum api_method)r, target);
-    if (r < 0) {
-        json_decref(json);
-        return -EPROTO;
-    }
-    if (json_is_object(body))
-        ret_request->body = json_incref(body);
-    *ret_json = json;
-    return 0;
-}
 
 static void wake(void *arg)
 {
@@ -80,28 +45,19 @@ static int co_reply(struct forwarded *forwarded, struct bus_send *send)
 
 static void co_send_answer(struct forwarded *forwarded, const struct api_response *response)
 {
-    struct reply_header header = {.status = response->status ? response->status : 200};
+    struct api_message_header header;
     struct bus_send send = {
         .flags = BUS_CHECKSUM, .header = &header, .header_bytes = sizeof(header)};
-    char *text = NULL;
+    struct api_message_data data = api_message_reply(response, &header);
     int r;
 
-    if (response->json) {
-        text = json_dumps(response->json, JSON_COMPACT);
-        header.kind = REPLY_JSON;
-        send.data = text;
-        send.data_bytes = text ? (uint32_t)strlen(text) : 0;
-    } else if (response->data) {
-        header.kind =
-            strcmp(response->content_type, API_CONTENT_TEXT) == 0 ? REPLY_TEXT : REPLY_DATA;
-        send.data = response->data;
-        send.data_bytes = (uint32_t)MIN(response->data_bytes, UINT32_MAX);
-    }
+    send.data = data.bytes;
+    send.data_bytes = (uint32_t)MIN(data.length, UINT32_MAX);
     r = co_reply(forwarded, &send);
     if (r < 0) /* who asked has left, or asks again */
         log_debug(forwarded->context->node->io, "api", "an answer to a node is lost", "error=%d",
                   r);
-    free(text);
+    free(data.owned);
 }
 
 static void forwarded_end(struct forwarded *forwarded)
@@ -123,7 +79,8 @@ static void co_answer(void *arg)
     struct api_request request = {0};
     json_t *json = NULL;
 
-    if (parse_forwarded(forwarded->message, &json, &request) < 0)
+    if (api_message_parse(forwarded->message->data, forwarded->message->data_bytes, &json,
+                          &request) < 0)
         api_answer_error(&response, -EPROTO, "the other node's request makes no sense");
     else
         co_api_dispatch(&forwarded->context->local_router, &request, &response);
@@ -217,44 +174,10 @@ static void explain(struct api_context *context, uint64_t to, int error,
     }
 }
 
-/* A reply whose status is an error has the errno's name in its JSON. */
-static int error_of(const struct reply_header *header, const json_t *json)
-{
-    const char *code = json_string_value(json_object_get(json_object_get(json, "error"), "code"));
-
-    return header->status < 300 ? 0 : code ? api_error_by_name(code) : -EPROTO;
-}
-
-static int take_reply(const struct reply_header *header, const struct bus_reply *reply,
-                      struct api_response *response)
-{
-    char *copy;
-
-    if (reply->header_bytes != sizeof(*header))
-        return -EPROTO;
-    if (header->kind == REPLY_JSON) {
-        json_t *json = json_loadb(reply->data, reply->data_bytes, 0, NULL);
-
-        if (!json)
-            return -EPROTO;
-        api_answer_json(response, json);
-    } else {
-        copy = malloc(reply->data_bytes + 1);
-        if (!copy)
-            return -ENOMEM;
-        memcpy(copy, reply->data, reply->data_bytes);
-        api_answer_data(response, copy, reply->data_bytes,
-                        header->kind == REPLY_TEXT ? API_CONTENT_TEXT : API_CONTENT_DATA);
-    }
-    response->status = header->status;
-    response->error = error_of(header, response->json);
-    return 0;
-}
-
 static int co_ask(struct api_context *context, uint64_t to, const char *text, uint64_t timeout_ns,
                   struct api_response *response)
 {
-    struct reply_header header = {0};
+    struct api_message_header header = {0};
     struct bus_send send = {.to = to,
                             .channel = BUS_CONTROL,
                             .type = TYPE_API,
@@ -274,7 +197,9 @@ static int co_ask(struct api_context *context, uint64_t to, const char *text, ui
     if (r == 0)
         r = reply.result;
     if (r == 0)
-        r = take_reply(&header, &reply, response);
+        r = reply.header_bytes == sizeof(header)
+                ? api_message_take(&header, reply.data, reply.data_bytes, response)
+                : -EPROTO;
     free(reply.data);
     return r;
 }
@@ -298,9 +223,8 @@ int co_api_forward(struct api_context *context, uint64_t to, enum api_method met
                    const char *target, json_t *body, uint64_t timeout_ns,
                    struct api_response *response)
 {
-    char *text = NULL;
-    json_t *json;
-    int r = 0;
+    char *text;
+    int r;
 
     assert(strncmp(target, "/v1/local/", 10) == 0);
     if (to == node_id(context->node)) {
@@ -308,10 +232,7 @@ int co_api_forward(struct api_context *context, uint64_t to, enum api_method met
         json_decref(body);
         return response->error;
     }
-    json = json_pack("{s:s,s:s,s:o?}", "method", api_method_names[method], "target", target, "body",
-                     body);
-    text = json ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
+    text = api_message_text(method, target, body);
     r = text ? co_ask(context, to, text, timeout_ns, response) : -ENOMEM;
     free(text);
     if (r < 0)

@@ -74,7 +74,7 @@ struct kv_job {
 static int read_identity(void *arg, const char *key, const void *value, size_t bytes)
 {
     struct node_identity *identity = arg;
-    json_t *json = json_loadb(value, bytes, 0, NULL);
+    json_t *json = json_parse(value, bytes);
     const char *cluster = json_string_value(json_object_get(json, "cluster"));
     const char *cluster_key = json_string_value(json_object_get(json, "key"));
     int r = json ? 0 : -EBADMSG;

@@ -74,8 +74,10 @@ static const struct option *find(const char *name)
 
 static bool is_choice(const char *choices, const char *value)
 {
-    size_t length = strlen(value);
+    size_t length = strcspn(value, "|");
 
+    if (value[length])
+        return false;
     for (const char *at = choices; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL) {
         if (strncmp(at, value, length) == 0 && (at[length] == '|' || at[length] == '\0') && length)
             return true;
@@ -154,8 +156,16 @@ static int read_file(struct daemon_options *options, const char *path, FILE *err
         fprintf(err, "s2dd: %s cannot be read: %s\n", path, strerror(errno));
         return -EINVAL;
     }
-    while (r == 0 && fgets(line, sizeof(line), file))
-        r = read_line(options, line, path, ++number, err);
+    while (r == 0 && fgets(line, sizeof(line), file)) {
+        number++;
+        if (strlen(line) == sizeof(line) - 1 && line[sizeof(line) - 2] != '\n') {
+            fprintf(err, "s2dd: %s, line %u: longer than %zu characters\n", path, number,
+                    sizeof(line) - 2);
+            r = -EINVAL;
+        } else {
+            r = read_line(options, line, path, number, err);
+        }
+    }
     fclose(file);
     return r;
 }

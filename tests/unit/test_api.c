@@ -314,8 +314,8 @@ static void co_bounds(void *arg)
     struct io_stream *stream;
     struct answer answer;
 
-    memset(body, '[', API_JSON_DEPTH + 1);
-    body[API_JSON_DEPTH + 1] = '\0';
+    memset(body, '[', JSON_LEVELS_MAX + 1);
+    body[JSON_LEVELS_MAX + 1] = '\0';
     co_expect(fixture, "POST", "/v1/echo/a", body, 400, "EINVAL");
     memset(body, ' ', API_JSON_MAX + 1);
     body[API_JSON_MAX + 1] = '\0';

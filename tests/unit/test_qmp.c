@@ -64,6 +64,22 @@ static void nonsense_is_refused(void **state)
         assert_int_equal(parse(lines[i], &message), -EPROTO);
 }
 
+/* QEMU is asked by a coroutine, whose stack is small, and the parser recurses. */
+static void deep_json_is_refused(void **state)
+{
+    char line[200] = "{\"return\": ";
+    struct qmp_message message;
+
+    (void)state;
+    memset(line + strlen(line), '[', 100);
+    assert_int_equal(parse(line, &message), -EPROTO);
+    memset(strchr(line, '['), '[', JSON_LEVELS_MAX - 1);
+    memset(strchr(line, '[') + JSON_LEVELS_MAX - 1, ']', JSON_LEVELS_MAX - 1);
+    strcpy(strchr(line, '[') + 2 * (JSON_LEVELS_MAX - 1), "}");
+    assert_int_equal(parse(line, &message), 0);
+    qmp_message_done(&message);
+}
+
 static void long_names_are_cut(void **state)
 {
     char line[600];
@@ -352,6 +368,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(messages_are_told_apart),
         cmocka_unit_test(nonsense_is_refused),
+        cmocka_unit_test(deep_json_is_refused),
         cmocka_unit_test(long_names_are_cut),
         cmocka_unit_test(a_command_gets_its_answer),
         cmocka_unit_test(a_refusal_says_why),

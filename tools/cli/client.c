@@ -85,7 +85,7 @@ static bool is_unreachable(const char *code)
 
 static int tell_refusal(const struct http_answer *answer)
 {
-    json_t *json = json_loadb(answer->body, answer->body_bytes, 0, NULL);
+    json_t *json = json_parse(answer->body, answer->body_bytes);
     const json_t *error = json_object_get(json, "error");
     const char *code = cli_string(error, "code"), *message = cli_string(error, "message");
     int status;
@@ -131,9 +131,7 @@ int cli_call_within(struct cli *cli, unsigned timeout_ms, const char *method, ch
     free(text);
     if (status != CLI_DONE)
         return status;
-    if (answer.is_json)
-        json = json_loadb(answer.body, answer.body_bytes, JSON_DECODE_ANY, NULL);
-    if (answer.is_json && !json)
+    if (answer.is_json && json_read(answer.body, answer.body_bytes, JSON_DECODE_ANY, &json) < 0)
         status = cli_fail("the node's answer makes no sense");
     http_answer_done(&answer);
     if (ret_json)

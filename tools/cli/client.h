@@ -3,8 +3,6 @@
 #ifndef S2D_CLI_CLIENT_H
 #define S2D_CLI_CLIENT_H
 
-#include <jansson.h>
-
 #include "tools/cli/arguments.h"
 #include "tools/cli/http.h"
 #include "tools/cli/output.h"

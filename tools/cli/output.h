@@ -2,10 +2,9 @@
 #ifndef S2D_CLI_OUTPUT_H
 #define S2D_CLI_OUTPUT_H
 
-#include <jansson.h>
 #include <stdio.h>
 
-#include "s2d/base/base.h"
+#include "s2d/base/json.h"
 
 enum column_format {
     COLUMN_TEXT,   /* also numbers, true and false, lists of texts */
