@@ -12,6 +12,8 @@
 #ifndef S2D_CLUSTER_RAFT_INTERNAL_H
 #define S2D_CLUSTER_RAFT_INTERNAL_H
 
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 #include "s2d/cluster/raft.h"
 #include "s2d/cluster/raft_log.h"
 
@@ -168,18 +170,13 @@ struct raft {
     struct raft_role shown_role;
 };
 
-/* False in the product. tests build the core a second time to plant mistakes: enum raft_mutation.
- */
-static inline bool planted(const struct raft *raft, enum raft_mutation mutation)
-{
+/* False in the product. test_raft_mutations has a core of its own, in which each node may make a
+ * mistake of enum raft_mutation; tests/sim/planted plants the same ones as any other. */
 #ifdef S2D_RAFT_MUTATIONS
-    return raft->options.mutation == (unsigned)mutation;
+#define planted(raft, mistake) ((raft)->options.mutation == (unsigned)(mistake))
 #else
-    (void)raft;
-    (void)mutation;
-    return false;
+#define planted(raft, mistake) ((void)(raft), PLANTED(mistake))
 #endif
-}
 
 static inline uint64_t raft_last(const struct raft *raft)
 {
