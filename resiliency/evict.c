@@ -114,6 +114,11 @@ static void propose_stale(struct mirror *mirror, uint64_t now_ns)
             continue;
         if (!may_propose(feed, now_ns) || !eviction_helps(feed))
             continue;
+        SOMETIMES_IF(feed->proposed_epoch == mirror->epoch,
+                     "evict: a proposal that nothing answered is repeated");
+        SOMETIMES_IF(feed->failed, "evict: a column whose disk failed");
+        SOMETIMES_IF(feed->up, "evict: a column that is slow to confirm");
+        SOMETIMES_IF(mirror->slabs_waiting > 0, "evict: during a takeover");
         feed->proposed_epoch = mirror->epoch;
         feed->proposed_ns = now_ns;
         disks[count++] = feed->disk;
@@ -139,6 +144,7 @@ static void leave_slow_ones(struct mirror *mirror, uint64_t now_ns)
             continue;
         if (now_ns - oldest->since_ns < mirror->limits.slow_ns)
             continue;
+        SOMETIMES("evict: a column that is brought up is left alone, it is too slow");
         feed->not_before_ns = now_ns + SLOW_RETRY_NS;
         feed_break(feed, -ETIMEDOUT);
     }

@@ -59,8 +59,10 @@ static void feed_transmit(struct feed *feed, struct feed_part *part)
     assert(feed->up);
     assert(part->state == PART_QUEUED);
     assert(record->position.seq > feed->chain_seq);
-    record->epoch = mirror->epoch;
     record->prev_seq = feed->chain_seq;
+    SOMETIMES_IF(record->epoch != 0 && record->epoch != mirror->epoch,
+                 "feed: a record is sent again under a later epoch");
+    record->epoch = mirror->epoch;
     record->watermark = feed->opened ? mirror_watermark(mirror) : (struct log_position){0};
     assert(part->once || record->watermark.seq < record->position.seq);
     record->watermark.seq = MIN(record->watermark.seq, record->position.seq - 1);
@@ -161,12 +163,15 @@ static void feed_resend(struct feed *feed, uint64_t durable_seq)
     list_for_each_safe (node, &feed->parts) {
         struct feed_part *part = list_entry(node, struct feed_part, node);
 
-        if (part->append.store.record.position.seq <= durable_seq)
+        if (part->append.store.record.position.seq <= durable_seq || PLANTED(RESEND_FORGOTTEN)) {
+            SOMETIMES("feed: a record turns out durable after a reconnect");
             part_finish(part, PART_DURABLE, 0);
-        else if (!part_wanted(part))
+        } else if (!part_wanted(part)) {
             part_finish(part, PART_DROPPED, -ECANCELED);
-        else
+        } else {
+            SOMETIMES("feed: a record is sent again after a reconnect");
             feed_transmit(feed, part);
+        }
     }
 }
 
@@ -201,6 +206,7 @@ static int co_attach(struct feed *feed)
     /* The seal ended what was in flight; not before, for a full log may stay full until it. */
     co_group_wait(&feed->sent);
     feed->fenced = r == -ESTALE && seal.sealed_epoch > mirror->epoch;
+    SOMETIMES_IF(feed->fenced, "feed: an owner learns from a seal that it is one no more");
     if (r == -EIO)
         feed->failed = true;
     else if (r == 0 && feed->in_sync_columns == 0)
@@ -242,6 +248,8 @@ int co_feed_tell(struct feed *feed, bool durable)
     int r;
 
     assert(feed->opened);
+    if (PLANTED(MARK_AHEAD))
+        watermark.seq = mirror->seq;
     r = co_column_mark(feed->store, mirror->vdisk.id, mirror->epoch, watermark, durable);
     if (r == 0 && feed->opened)
         feed->told_seq = MAX(feed->told_seq, watermark.seq);
@@ -265,7 +273,7 @@ static bool may_open(const struct feed *feed)
 {
     const struct mirror *mirror = feed->mirror;
 
-    if (mirror->slabs_waiting == 0)
+    if (mirror->slabs_waiting == 0 || PLANTED(MARK_EARLY))
         return true;
     for (uint32_t slab = 0; slab < mirror->slab_count; slab++) {
         const struct column_config *columns = mirror_columns(mirror, slab);
@@ -286,12 +294,19 @@ static int co_open(struct feed *feed)
     uint32_t stale_columns = feed->stale_columns;
     int r;
 
-    if (stale_columns > 0) {
+    if (stale_columns > 0 && PLANTED(STALE_TAKES_MARK)) {
+        feed->opened = true;
+        (void)co_feed_tell(feed, false);
+        feed->opened = false;
+    }
+    if (stale_columns > 0 && !PLANTED(STALE_TAIL_KEPT)) {
         r = co_drop_tail(feed);
         if (r < 0)
             return r;
     }
     while (feed->up && !may_open(feed)) {
+        SOMETIMES_IF(stale_columns > 0,
+                     "feed: stale columns wait for the takeover of others on their disk");
         r = co_mirror_wait(mirror, UINT64_MAX);
         if (r < 0)
             return r;
@@ -315,6 +330,7 @@ static void co_serve(struct feed *feed)
 
     if (feed->counted) {
         /* It broke while a proposal was out, and has everything again. */
+        SOMETIMES("feed: broke while a proposal 'in-sync' was out");
         co_resync_await_answer(feed);
         if (feed->counted) { /* void: begin anew */
             feed->counted = false;

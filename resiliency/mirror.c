@@ -46,8 +46,10 @@ static int co_request_slab(struct mirror *mirror, uint32_t slab)
 {
     int r;
 
-    if (mirror->slabs[slab].requesting)
+    if (mirror->slabs[slab].requesting) {
+        SOMETIMES("mirror: a second request waits for the same slab");
         return co_mirror_wait(mirror, UINT64_MAX);
+    }
     mirror->slabs[slab].requesting = true;
     r = mirror->options.co_request_slabs(mirror->options.arg, mirror->vdisk.id, mirror->epoch,
                                          &slab, 1);
@@ -76,6 +78,7 @@ int co_mirror_enter(struct mirror *mirror, uint32_t slab, bool allocate)
                 return 1;
         }
         if (allocated || mirror->draining) {
+            SOMETIMES_IF(allocated, "mirror: a request waits for a takeover");
             mirror->slabs[slab].wanted = true;
             evict_watch(mirror);
             r = co_mirror_wait(mirror, UINT64_MAX);
@@ -327,6 +330,7 @@ static int co_drain(struct mirror *mirror, uint64_t deadline_ns)
             return -ESTALE;
         if (r < 0)
             return r;
+        SOMETIMES("mirror: a hand-over waits for writes in flight");
     }
     return 0;
 }

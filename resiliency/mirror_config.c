@@ -73,7 +73,9 @@ static int apply_column(struct mirror *mirror, size_t index, const struct column
     if (new->state == COLUMN_IN_SYNC) {
         feed->in_sync_columns++;
         /* Only the owner proposes in-sync (I3), and then it counts the column. */
-        return same && old->state == COLUMN_STALE && !feed->counted ? -EPROTO : 0;
+        return same && old->state == COLUMN_STALE && !feed->counted && !PLANTED(JOIN_UNCOUNTED)
+                   ? -EPROTO
+                   : 0;
     }
     feed->stale_columns++;
     /* Newly stale, or a new column in the place of one that is lost: the feed begins anew, with
@@ -92,9 +94,10 @@ static int apply_slab(struct mirror *mirror, const struct vdisk_config *old,
     if (!vdisk_config_slab_allocated(new, slab))
         return 0;
     if (!was) {
+        SOMETIMES_IF(old, "mirror: a slab is born in a session");
         /* One that is born in our session holds nothing: nobody has written to it. */
-        mirror->slabs[slab].ready = old != NULL;
-        mirror->slabs_waiting += old == NULL;
+        mirror->slabs[slab].ready = old != NULL || PLANTED(TAKEOVER_SKIPPED);
+        mirror->slabs_waiting += !mirror->slabs[slab].ready;
     }
     for (uint32_t i = 0; i < new->width; i++) {
         r = apply_column(mirror, (size_t)slab * new->width + i,
@@ -110,10 +113,13 @@ static int apply_slab(struct mirror *mirror, const struct vdisk_config *old,
 static void apply_answer(struct feed *feed, uint64_t epoch)
 {
     if (feed->stale_columns == 0) {
+        SOMETIMES_IF(feed->proposed && !feed->up,
+                     "mirror: in-sync comes true while its feed is broken");
         feed->proposed = false;
         feed->counted = false; /* by now it counts as in-sync */
         feed->catching = false;
     } else if (feed->proposed && epoch > feed->proposed_epoch) {
+        SOMETIMES("mirror: a proposal 'in-sync' is void");
         feed->proposed = false; /* void */
         feed->counted = feed->counted && feed->up && feed->catching;
     }
@@ -126,6 +132,8 @@ static int apply_feeds(struct mirror *mirror)
 
         apply_answer(feed, mirror->epoch);
         if (feed->restart) {
+            SOMETIMES_IF(feed->catching,
+                         "mirror: another column of the disk turns stale during its resync");
             feed->restart = false;
             feed->proposed = false;
             feed->counted = false;
@@ -192,6 +200,9 @@ int mirror_configure(struct mirror *mirror, struct vdisk_config *config)
     if (r < 0)
         return r;
     if (config->owner != mirror->options.node || config->session != mirror->session) {
+        SOMETIMES_IF(mirror->slabs_waiting > 0, "mirror: a takeover is interrupted by the next");
+        SOMETIMES_IF(!list_empty(&mirror->in_flight),
+                     "mirror: a session ends with writes in flight");
         mirror_stop(mirror);
         return 0;
     }
@@ -200,6 +211,7 @@ int mirror_configure(struct mirror *mirror, struct vdisk_config *config)
         mirror_stop(mirror); /* half of it is applied */
         return r;
     }
+    SOMETIMES_IF(!list_empty(&mirror->in_flight), "mirror: the in-sync set changes under writes");
     list_for_each_safe (node, &mirror->in_flight) {
         write_look_again(list_entry(node, struct mirror_write, node));
     }

@@ -12,6 +12,8 @@
 #include "s2d/base/io.h"
 #include "s2d/base/log.h"
 #include "s2d/base/metrics.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 
 #define MIRROR_COPIES_MAX 3
 #define PIECE_BLOCKS 64 /* of a resync, repair or takeover copy: 256 KiB */

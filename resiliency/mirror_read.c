@@ -84,8 +84,10 @@ static int co_read_column_surely(struct mirror *mirror, uint32_t column, struct 
 {
     int r = co_read_column(mirror, column, extent, buffer, sums, bad);
 
-    if (r == -EBADMSG)
+    if (r == -EBADMSG) {
         r = co_read_column(mirror, column, extent, buffer, sums, bad);
+        SOMETIMES_IF(r == 0, "mirror: a mismatch is gone at the second look");
+    }
     return r;
 }
 
@@ -98,6 +100,12 @@ int co_read_column_at(struct mirror *mirror, uint32_t column, struct write_exten
 }
 
 /* ---- any column ---- */
+
+/* Never, but for a mistake (planted.h). */
+static bool takes_stale(const struct feed *except)
+{
+    return except ? PLANTED(STALE_IS_SOURCE) : PLANTED(STALE_IS_READ);
+}
 
 /* The best in-sync column that is not in `tried` and not on the feed `except`; -1: none. A feed
  * that is up before one that is not, which may cost a time-out; then the local one; then the peers
@@ -114,8 +122,8 @@ static int pick_column(const struct mirror *mirror, struct write_extent extent, 
         const struct feed *feed = mirror_feed(mirror, extent.slab, column);
         int merit = 2 * feed->up + feed_is_local(feed);
 
-        if (columns[column].state != COLUMN_IN_SYNC || feed == except || (tried & BIT(column)) ||
-            merit <= best_merit)
+        if ((columns[column].state != COLUMN_IN_SYNC && !takes_stale(except)) || feed == except ||
+            (tried & BIT(column)) || merit <= best_merit)
             continue;
         best = (int)column;
         best_merit = merit;
@@ -152,6 +160,7 @@ int co_read_any(struct mirror *mirror, struct write_extent extent, void *buffer,
 
     if (r != -EIO || extent.count == 1)
         return r;
+    SOMETIMES("mirror: rot on every copy of a run");
     /* Rot on every copy, but perhaps not of the same block. */
     for (uint32_t i = 0; i < extent.count; i++) {
         struct write_extent one = {extent.slab, extent.block + i, 1};
@@ -172,6 +181,8 @@ static bool co_still_rotten(struct mirror *mirror, const struct rotten_run *run,
     struct block_set bad;
     int r;
 
+    SOMETIMES_IF(!mirror->stopped && !run->feed->up,
+                 "mirror: a rotten copy goes before it is repaired");
     if (mirror->stopped || !run->feed->up)
         return false;
     if (mirror_feed(mirror, run->extent.slab, run->column) != run->feed)
@@ -187,8 +198,11 @@ static int co_repair_locked(struct mirror *mirror, const struct rotten_run *run,
     uint64_t sums[PIECE_BLOCKS];
     int r;
 
-    if (!co_still_rotten(mirror, run, buffer))
+    if (!co_still_rotten(mirror, run, buffer)) {
+        SOMETIMES("mirror: a rotten copy is right again before its repair");
         return 0;
+    }
+    SOMETIMES("mirror: read repair");
     r = co_read_any(mirror, run->extent, buffer, sums, run->feed);
     if (r == 0)
         r = co_copy_blocks(run->feed, run->column, run->extent, buffer, sums, RECORD_REPAIR);
@@ -283,6 +297,7 @@ static int co_read_locked(struct read_request *request)
             return -ESTALE;
         if (r == 0)
             return 0;
+        SOMETIMES_IF(r != -EBADMSG, "mirror: a read goes on to another column");
         if (r == -EIO) { /* the medium: nothing of it is known to be right */
             memset(&bad, 0xff, sizeof(bad));
             r = -EBADMSG;
@@ -301,7 +316,9 @@ static int co_read_once(struct read_request *request)
 
     request->rotten_count = 0;
     co_range_lock(&mirror->lock, &hold,
-                  slab_address(mirror, request->extent.slab, request->extent.block),
+                  PLANTED(READ_DIRTY)
+                      ? (uintptr_t)&hold
+                      : slab_address(mirror, request->extent.slab, request->extent.block),
                   request->extent.count, false);
     r = mirror->stopped ? -ESTALE : co_read_locked(request);
     range_unlock(&mirror->lock, &hold);
@@ -321,11 +338,13 @@ static int co_read_piece(struct mirror *mirror, struct write_extent extent, char
     if (r <= 0)
         return r;
     while ((r = co_read_once(&request)) == -EHOSTUNREACH) {
+        SOMETIMES("mirror: a read waits for a column to come back");
         r = co_mirror_wait(mirror, io_now_ns(mirror->io) + READ_RETRY_NS);
         if (r < 0 && r != -ETIMEDOUT)
             return r;
     }
     if (r == -EIO) {
+        SOMETIMES("mirror: a read finds no copy right");
         counter_add(&mirror->lost_blocks, 1);
         log_error(mirror->io, "mirror", "no in-sync copy of a block can be read",
                   "vdisk=%llu slab=%u block=%u count=%u", (unsigned long long)mirror->vdisk.id,
@@ -354,8 +373,10 @@ int co_mirror_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t 
         blocks -= extent.count;
         to += (size_t)extent.count * BLOCK_SIZE;
     }
-    if (r == 0 && !mirror->options.lease_held(mirror->options.arg))
+    if (r == 0 && !mirror->options.lease_held(mirror->options.arg) && !PLANTED(READ_NO_LEASE)) {
+        SOMETIMES("mirror: the lease is lost while a read is in flight");
         r = -ESTALE;
+    }
     counter_add(&mirror->reads, 1);
     counter_add(&mirror->read_bytes, length);
     co_group_done(&mirror->calls);

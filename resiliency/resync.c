@@ -137,7 +137,9 @@ static void copy_run(void *arg)
 
     free(arg);
     buffer = co_buffer_get(mirror->options.buffers, bytes); /* always before a lock */
-    co_range_lock(&mirror->lock, &hold, slab_address(mirror, copy.extent.slab, copy.extent.block),
+    co_range_lock(&mirror->lock, &hold,
+                  PLANTED(COPY_NO_LOCK) ? (uintptr_t)&hold
+                                        : slab_address(mirror, copy.extent.slab, copy.extent.block),
                   copy.extent.count, true);
     r = co_copy_locked(resync, copy.extent, buffer);
     range_unlock(&mirror->lock, &hold);
@@ -206,7 +208,9 @@ static bool find_source(const struct resync *resync, uint64_t stale_epoch,
         bool knows = columns[i].in_sync_epoch < stale_epoch;
         int merit = 2 * knows + feed_is_local(feed);
 
-        if (columns[i].state != COLUMN_IN_SYNC || !feed->up || merit <= best)
+        if ((columns[i].state != COLUMN_IN_SYNC &&
+             (!PLANTED(STALE_IS_SOURCE) || feed == resync->feed)) ||
+            !feed->up || merit <= best)
             continue;
         best = merit;
         *ret_source = (struct source){feed, columns[i].where};
@@ -227,6 +231,7 @@ static int co_sums(struct resync *resync, struct feed *feed, struct extent_ref w
                             resync->unknown);
     if (r != -EBADMSG)
         return r;
+    SOMETIMES("resync: a side does not know the checksum of a block");
     for (uint32_t i = 0; i < count; i++) {
         if (bit_get(resync->unknown, i))
             sums[i] = unlike;
@@ -303,10 +308,13 @@ static int co_compare_list(struct resync *resync)
     if (!find_source(resync, target.stale_epoch, &source, &knows))
         return -EHOSTUNREACH;
     memset(resync->todo, knows ? 0 : 0xff, DIV_ROUND_UP(blocks, 64) * 8);
+    SOMETIMES_IF(!knows, "resync: everything is compared");
     if (!knows)
         return 0;
+    SOMETIMES("resync: what changed since the stale epoch is compared");
     r = co_column_compare_set(source.feed->store, mirror->vdisk.id, source.where,
-                              target.stale_epoch, blocks, resync->todo);
+                              target.stale_epoch + PLANTED(RESYNC_SINCE_LATER), blocks,
+                              resync->todo);
     if (r < 0)
         return r;
     return co_column_compare_set(resync->feed->store, mirror->vdisk.id, target.where, 0, blocks,
@@ -344,6 +352,7 @@ static int co_resync_column(struct resync *resync, uint32_t slab, uint32_t colum
     struct mirror *mirror = resync->mirror;
     int r;
 
+    SOMETIMES_IF(mirror->slabs_waiting > 0, "resync: runs while a takeover is under way");
     while (!mirror->slabs[slab].ready) { /* its last in-sync column is away */
         r = co_mirror_wait(mirror, UINT64_MAX);
         if (r < 0)
@@ -409,7 +418,7 @@ static int co_join(struct feed *feed)
     struct mirror *mirror = feed->mirror;
     int r;
 
-    feed->counted = true; /* from now on no write is committed without it */
+    feed->counted = !PLANTED(JOIN_UNCOUNTED); /* from now on no write is committed without it */
     while (feed->up && feed->stale_columns > 0) {
         r = co_wait_for_feed(feed);
         if (r == 0)
@@ -425,6 +434,8 @@ static int co_join(struct feed *feed)
         co_resync_await_answer(feed);
         if (co_cancelled())
             return -ECANCELED;
+        SOMETIMES_IF(feed->up && feed->stale_columns > 0,
+                     "resync: proposed again, the first was void");
     }
     return feed->stale_columns > 0 ? -ENOTCONN : 0;
 }
@@ -449,7 +460,7 @@ static int co_resync_feed(struct resync *resync)
     struct feed *feed = resync->feed;
     int r;
 
-    r = co_wait_for_writes(feed);
+    r = PLANTED(RESYNC_NO_BARRIER) ? 0 : co_wait_for_writes(feed);
     if (r == 0)
         r = co_resync_columns(resync);
     return r == 0 ? co_join(feed) : r;
@@ -478,6 +489,7 @@ int co_resync_run(struct feed *feed)
     log_info(mirror->io, "mirror", r == 0 ? "columns are in-sync again" : "resync was interrupted",
              "vdisk=%llu disk=%llu columns=%zu error=%d", (unsigned long long)mirror->vdisk.id,
              (unsigned long long)feed->disk, count, r);
+    SOMETIMES_IF(r < 0, "resync: interrupted");
     if (r == 0)
         co_forget_lists(feed, refs, count);
     return r;

@@ -41,6 +41,8 @@ static bool seal_is_news(const struct served_stream *stream, const struct store_
 /* Whoever was attached is so no more; the caller himself, asking for more of the tail, knows. */
 static void make_way(struct served_stream *stream, const struct server_call *call)
 {
+    SOMETIMES_IF(stream->handle != 0 && stream->peer != call->message->from,
+                 "store-server: a new owner breaks the old one's stream");
     if (stream->peer == call->message->from && stream->cookie == call->ask.cookie)
         server_detach(stream);
     else
@@ -72,8 +74,10 @@ static int co_seal_and_attach(struct server_call *call, struct served_stream *st
         return r;
     if (call->disk->removed)
         return -ENODEV;
-    if (!caller_is_there(call))
+    if (!caller_is_there(call)) {
+        SOMETIMES("store-server: who sealed is gone before the answer");
         return -ENOTCONN; /* nobody hears it */
+    }
     server_attach(stream, call->message->from, call->ask.cookie);
     return 0;
 }

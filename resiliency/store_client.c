@@ -205,6 +205,7 @@ static void wait_for_credit(struct column_append *append)
     struct client_peer *peer = peer_of(append->stream);
     int r;
 
+    SOMETIMES("store-client: records wait for credit");
     list_push_back(&peer->waiting, &append->wait_node);
     if (peer->sending)
         return;
@@ -374,6 +375,7 @@ static int remote_seal(struct column_stream *stream, uint64_t epoch, uint64_t se
         *ret_seal = seal;
         return 0;
     }
+    SOMETIMES_IF(r == 0, "store-client: an attachment was lost while it was made");
     if (r == -ESTALE)
         ret_seal->sealed_epoch = seal.sealed_epoch;
     store_seal_done(&seal);

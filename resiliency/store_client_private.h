@@ -6,6 +6,7 @@
 #include "resiliency/store_client.h"
 #include "resiliency/store_messages.h"
 #include "s2d/base/io.h"
+#include "s2d/base/sometimes.h"
 #include "s2d/bus/bus.h"
 
 #define CALL_TIMEOUT_NS (2 * SEC)

@@ -133,11 +133,11 @@ static bool tell_peer(struct store_server *server, uint64_t peer)
     list_init(&told);
     count = gather_news(server, peer, &told, acks);
     r = send_control(server, peer, STORE_ACKS, bytes, store_acks_encode(acks, count, bytes));
-    if (r == 0)
-        if (r == -ENOBUFS || r == -ENOMEM) {
-            list_splice(&told, &server->news);
-            return false;
-        }
+    if (r == -ENOBUFS || r == -ENOMEM) {
+        SOMETIMES("store-server: an acknowledgement waits for the bus");
+        list_splice(&told, &server->news);
+        return false;
+    }
     while (list_pop_front(&told)) /* away: its owner breaks the stream by itself */
         ;
     return true;
@@ -313,6 +313,7 @@ static void handle_record(void *arg, const struct bus_message *message)
     int r = -EPROTO;
 
     if (!stream) { /* of an earlier attachment */
+        SOMETIMES("store-server: a record of an earlier attachment is dropped");
         return;
     }
     slot = slot_get(server);

@@ -9,6 +9,8 @@
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
 #include "s2d/base/log.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 #include "s2d/bus/bus.h"
 
 #define SERVER_CALLS_MAX 4096u        /* of a disk, that wait or run; one more is to try later */

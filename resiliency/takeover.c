@@ -96,6 +96,8 @@ static void take_version(void *arg, uint32_t column, const struct store_tail_rec
         struct version *version = &takeover->versions[block];
         int order = log_position_compare(record->position, version->position);
 
+        if (PLANTED(TAKEOVER_WRITES_OLDEST) && version->position.session != 0)
+            order = -order;
         if (order > 0)
             *version = (struct version){record->position, 0, record->kind};
         if (order >= 0)
@@ -193,6 +195,7 @@ static int co_read_older(struct mirror *mirror, struct write_extent one, struct 
 
     if ((in_sync & ~tried) == 0)
         return -EIO; /* all have it: it may have been acknowledged */
+    SOMETIMES("takeover: the newest record cannot be read, an older one is taken");
     while ((in_sync & ~tried) != 0) {
         struct older_version older = {.block = one.block, .below = version.position};
         uint32_t columns;
@@ -265,6 +268,8 @@ static int co_rewrite_run(struct takeover *takeover, struct write_extent run, ch
     uint64_t sums[PIECE_BLOCKS];
     int r;
 
+    SOMETIMES_IF(takeover->versions[run.block].kind == RECORD_ZERO,
+                 "takeover: a trim is written again");
     if (takeover->versions[run.block].kind == RECORD_ZERO)
         return co_write_again(mirror, run, NULL, NULL);
     r = co_read_newest(takeover, run, buffer, sums);
@@ -273,6 +278,7 @@ static int co_rewrite_run(struct takeover *takeover, struct write_extent run, ch
     if (r != -EIO)
         return r;
     if (run.count == 1) {
+        SOMETIMES("takeover: a block in flight is lost on every copy");
         counter_add(&mirror->lost_blocks, 1);
         log_error(mirror->io, "mirror", "a block that was in flight is lost on every copy",
                   "vdisk=%llu slab=%u block=%u", (unsigned long long)mirror->vdisk.id, run.slab,
@@ -335,7 +341,8 @@ static int co_rewrite_slab(struct mirror *mirror, uint32_t slab)
         return -ENOMEM;
     takeover.versions = versions;
     for (uint32_t i = 0; i < mirror->config->width; i++) {
-        if (is_in_sync(mirror, slab, i))
+        if (is_in_sync(mirror, slab, i) &&
+            (!PLANTED(TAKEOVER_OWN_LOG) || feed_is_local(mirror_feed(mirror, slab, i))))
             each_tail_record(mirror, slab, i, take_version, &takeover);
     }
     co_group_init(&takeover.workers);
@@ -370,10 +377,20 @@ static bool co_take_slabs(struct mirror *mirror)
             continue;
         if (!slab_is_sealed(mirror, slab, &tail))
             continue;
-        if (tail && co_rewrite_slab(mirror, slab) < 0)
+        SOMETIMES_IF(tail, "takeover: a slab has records to write again");
+        if (tail && PLANTED(TAKEOVER_SERVES_EARLY)) {
+            mirror->slabs[slab].ready = true;
+            co_cond_broadcast(&mirror->changed);
+        }
+        if (tail && !PLANTED(TAKEOVER_WRITES_NOTHING) && co_rewrite_slab(mirror, slab) < 0) {
+            SOMETIMES_IF(!mirror->stopped,
+                         "takeover: writing again fails half-way and is repeated");
             continue; /* again at the next change or in a while */
+        }
         if (mirror->stopped)
             return false;
+        if (PLANTED(TAKEOVER_SERVES_EARLY))
+            mirror->slabs[slab].ready = false;
         slab_done(mirror, slab);
         progress = true;
     }
@@ -417,6 +434,7 @@ void co_takeover_run(void *arg)
             co_cond_broadcast(&mirror->changed);
             continue;
         }
+        SOMETIMES("takeover: a slab waits for an in-sync column");
         r = co_mirror_wait(mirror, io_now_ns(mirror->io) + mirror->limits.propose_ns);
         if (r == -ECANCELED)
             mirror_stop(mirror);

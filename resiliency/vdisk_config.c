@@ -1,4 +1,5 @@
 #include "resiliency/vdisk_config.h"
+#include "s2d/base/planted.h"
 
 int vdisk_config_new(uint32_t slab_count, uint32_t width, uint32_t slab_blocks,
                      struct vdisk_config **ret_config)
@@ -112,7 +113,8 @@ size_t vdisk_config_mark_stale(struct vdisk_config *config, uint64_t disk, uint6
 
         if (!column || column->state != COLUMN_IN_SYNC)
             continue;
-        if (in_sync_columns(vdisk_config_slab(config, slab), config->width) == 1)
+        if (in_sync_columns(vdisk_config_slab(config, slab), config->width) == 1 &&
+            !PLANTED(LAST_GOES_STALE))
             continue; /* the last one is never marked, by nothing: the slab waits for it */
         column->state = COLUMN_STALE;
         column->stale_epoch = new_epoch;
