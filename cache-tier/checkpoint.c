@@ -61,8 +61,12 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
         pending = pending_in_region(work);
     } while (pending > (work->cut - work->from) / 2 && pending <= want_blocks &&
              work->cut < log_head(log));
-    if (work->cut == work->from || pending > want_blocks || pending > (work->cut - work->from) / 2)
+    SOMETIMES_IF(pending > 0, "checkpoint: uncommitted records are in the way");
+    if (work->cut == work->from || pending > want_blocks ||
+        pending > (work->cut - work->from) / 2) {
+        SOMETIMES("checkpoint: waits for a watermark");
         return -EAGAIN;
+    }
     return 0;
 }
 
@@ -104,23 +108,23 @@ static int co_destage(struct checkpoint *work)
     r = co_checkpoint_pages(work);
     if (r < 0)
         return r;
-    r = co_checkpoint_zeros(work);
+    r = PLANTED(ZEROS_FORGOTTEN) ? 0 : co_checkpoint_zeros(work);
     if (r < 0)
         return r;
     checkpoint_pages_unique(work);
-    r = co_checkpoint_compares(work);
+    r = PLANTED(LIST_NOT_CARRIED) ? 0 : co_checkpoint_compares(work);
     if (r < 0)
         return r;
     r = co_checkpoint_images(work);
     if (r < 0)
         return r;
-    r = co_io_sync(file);
+    r = PLANTED(DATA_NOT_SYNCED) ? 0 : co_io_sync(file);
     if (r < 0)
         return r;
     r = co_checkpoint_place(work);
     if (r < 0)
         return r;
-    return co_io_sync(file);
+    return PLANTED(PAGES_NOT_SYNCED) ? 0 : co_io_sync(file);
 }
 
 /* Takes the oldest want_blocks of the log. Returns 0, -EAGAIN (nothing can be done before a
@@ -133,7 +137,7 @@ static int co_checkpoint_once(struct checkpoint *work, uint64_t want_blocks)
     r = choose_region(work, want_blocks);
     if (r < 0)
         return r;
-    r = co_checkpoint_move(work);
+    r = PLANTED(MOVE_FORGOTTEN) ? 0 : co_checkpoint_move(work);
     if (r < 0)
         return r;
     r = co_checkpoint_streams(work);
@@ -142,6 +146,8 @@ static int co_checkpoint_once(struct checkpoint *work, uint64_t want_blocks)
     r = checkpoint_collect(work);
     if (r < 0)
         return r;
+    if (PLANTED(OVERLAY_EARLY))
+        forget_entries(work);
     r = co_destage(work);
     if (r == 0) {
         struct log_cut cut = {work->cut, work->batches, work->images_done, work->copies_done};

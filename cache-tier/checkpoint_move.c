@@ -27,6 +27,8 @@ static bool move_encode(struct log_item *item, void *to)
     const struct pending *pending = move->pending;
     struct log_data_record *record = to;
 
+    SOMETIMES_IF(!move_valid(move),
+                 "checkpoint: a record is committed or dropped before it is moved");
     if (!move_valid(move))
         return false; /* committed or dropped meanwhile: then it is not in the way */
     move->watermark = move->stream->watermark;

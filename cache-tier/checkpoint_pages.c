@@ -137,8 +137,10 @@ int co_checkpoint_pages(struct checkpoint *work)
         r = co_pin_page(work, extent, page, &cached);
         if (r < 0)
             return r;
-        if (extent_forgotten(store, extent))
+        if (extent_forgotten(store, extent)) {
+            SOMETIMES("checkpoint: an extent is freed while a page of it is read");
             continue; /* while the page was read */
+        }
         cached->page->sums[block % CHECKSUM_PAGE_ENTRIES] = item->sum;
         cached->page->epoch = MAX(cached->page->epoch, item->stamp);
         page_mend(cached);
@@ -173,6 +175,7 @@ static int co_zero_page(struct checkpoint *work, uint32_t extent, uint32_t page,
     if (set == 0)
         return 0;
     if (!extent_row_has_page(row, page) || set == end - first) {
+        SOMETIMES("checkpoint: a page of zeros is given up");
         struct extent_row *change = extent_table_change(store->table, extent);
 
         /* All of it is zero, and no page says so better than one. It is not among those that were
@@ -341,6 +344,8 @@ int co_checkpoint_images(struct checkpoint *work)
 
         page->log_sequence = log_last_sequence(store->log);
         checksum_page_finish(page);
+        if (PLANTED(IMAGE_MISSING) && i == 0)
+            continue;
         image_append(work, &wait, page, disk_page_offset(&store->geometry, page->number));
     }
     /* after the pages: a row must not claim a page whose image is not there */

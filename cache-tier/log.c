@@ -8,6 +8,8 @@
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
 #include "s2d/base/metrics.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 
 #define GATHER_BLOCKS_MAX 256 /* data of a batch; a single larger item goes alone */
 #define GATHER_IOVS 512
@@ -299,8 +301,10 @@ static void item_queue(struct log *log, struct log_item *item, enum log_class cl
 {
     if (log->error != 0 && item->result == 0)
         item->result = log->error;
-    if (must_wait(log, class) || !item_place(log, item, class))
+    if (must_wait(log, class) || !item_place(log, item, class)) {
+        SOMETIMES_IF(!has_room(log, 1, class), "log: full, appends wait");
         list_push_back(&log->waiting[class], &item->node);
+    }
     commit_soon(log);
 }
 
@@ -385,7 +389,8 @@ static void batch_write(struct log *log, struct batch *batch)
     log->flight = batch;
     log->left_ns = io_clock_ns(log->io);
     io_file_writev(disk_file(log->disk), &log->write_op, batch->iov, batch->iov_count,
-                   log_block_offset(log, log_block_of(log, batch->position)), IO_WRITE_DSYNC);
+                   log_block_offset(log, log_block_of(log, batch->position)),
+                   PLANTED(LOG_NOT_SYNCED) ? 0 : IO_WRITE_DSYNC);
 }
 
 /* A batch that only says: the ring goes on at its start. It borrows the header of the one that is
@@ -395,6 +400,7 @@ static void pad_leave(struct log *log, uint32_t to_end)
     struct batch *pad = log->gather == &log->batches[0] ? &log->batches[1] : &log->batches[0];
     struct log_batch_header *header = (struct log_batch_header *)pad->header;
 
+    SOMETIMES("log: a pad ends a lap");
     assert(list_empty(&pad->items));
     batch_reset(pad);
     header->header_bytes = sizeof(*header);

@@ -7,6 +7,8 @@
 #include "pool/disk.h"
 #include "s2d/base/checksum.h"
 #include "s2d/base/io.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 
 #define WINDOW_BLOCKS 256       /* read ahead while batches are small */
 #define WINDOW_BLOCKS_SPARSE 16 /* and when they are large, and their data is skipped */
@@ -302,6 +304,7 @@ static int co_find_tail(struct reader *reader, struct log_start *start)
         start->tail_sequence = start->head_sequence = 1; /* as it was claimed: never written */
         return 0;
     }
+    SOMETIMES("replay: both anchors are gone, the ring is searched");
     return co_find_tail_by_scan(reader, start);
 }
 
@@ -350,7 +353,11 @@ static void deliver_last(struct chain *chain)
 
 static bool continues(const struct chain *chain, const struct log_batch_header *header)
 {
-    return header->sequence == chain->sequence && header->incarnation >= chain->incarnation &&
+    bool is_ours = header->incarnation >= chain->incarnation;
+
+    SOMETIMES_IF(!is_ours && header->sequence == chain->sequence,
+                 "replay: a batch of an earlier incarnation is where the next would be");
+    return header->sequence == chain->sequence && (is_ours || PLANTED(REPLAY_PREDECESSOR)) &&
            batch_well_formed(header);
 }
 
@@ -416,7 +423,7 @@ static int co_last_is_sound(struct reader *reader, struct chain *chain, bool *re
     r = co_window(reader, last->position + last->header_blocks, last->data_blocks, &data);
     if (r < 0)
         return r;
-    *ret_sound = log_batch_data_sound(last, data);
+    *ret_sound = log_batch_data_sound(last, data) || PLANTED(REPLAY_TORN);
     return 0;
 }
 
@@ -429,11 +436,14 @@ static int co_find_end(struct reader *reader, struct chain *chain)
     if (r < 0)
         return r;
     chain->found->damaged = vouched >= chain->sequence;
+    SOMETIMES_IF(chain->found->damaged,
+                 "replay: a hole in the log that a later batch calls durable");
     if (chain->last->sequence != 0 && vouched < chain->last->sequence) {
         r = co_last_is_sound(reader, chain, &sound);
         if (r < 0)
             return r;
-        if (!sound) {
+        if (!sound || PLANTED(REPLAY_SHORT)) {
+            SOMETIMES("replay: the last batch is torn, its data does not match");
             chain->found->torn = true;
             chain->position = chain->last->position;
             chain->sequence = chain->last->sequence;

@@ -4,6 +4,7 @@
 #include "s2d/base/checksum.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
+#include "s2d/base/sometimes.h"
 
 struct page_cache {
     struct disk *disk;
@@ -156,6 +157,7 @@ static int page_loaded(struct page_cache *cache, struct cached_page *cached, uin
     if (r == -ECANCELED)
         cached->error = r; /* whoever waits for it gets the same */
     if (r < 0 && r != -ECANCELED) {
+        SOMETIMES("pages: a checksum page is corrupt");
         page_clear(cached, generation, 0xff);
         cached->corrupt = true;
         if (cache->options.on_corrupt)
@@ -248,6 +250,8 @@ int co_page_get(struct page_cache *cache, uint64_t number, uint64_t generation,
     if (cached) {
         page_pin(cached);
         r = co_loaded(cache, cached);
+        SOMETIMES_IF(r == 0 && cached->page->generation != generation,
+                     "pages: a stale page of an extent's earlier life is in the cache");
         /* one of an extent's earlier life */
         if (r == 0 && cached->page->generation != generation)
             r = co_load(cache, cached, generation);

@@ -22,6 +22,7 @@ static void log_failed(void *arg, int error)
 {
     struct store *store = arg;
 
+    SOMETIMES_IF(error != -ECANCELED, "store: the disk dies under a write of the log");
     store_report(store, error);
     checkpoint_poke(store);
 }
@@ -87,6 +88,8 @@ void store_forget_extent(struct store *store, uint32_t extent)
     const struct extent_row *row = extent_table_row(store->table, extent);
     struct stream *stream = stream_find(&store->streams, row->vdisk);
 
+    SOMETIMES_IF(overlay_extent_count(store->overlay, extent) > 0,
+                 "store: an extent is forgotten while the log has blocks of it");
     overlay_drop_extent(store->overlay, extent);
     if (stream && row->flags & EXTENT_USED) {
         list_for_each_safe (node, &stream->pending) {
@@ -112,8 +115,11 @@ int store_check_extent(const struct store *store, uint64_t vdisk, struct extent_
     row = extent_table_row(store->table, where.extent);
     if (row->flags & EXTENT_LOST || where.generation > row->generation)
         return 1;
-    if (where.generation < row->generation || !(row->flags & EXTENT_USED))
+    if ((where.generation < row->generation && !PLANTED(GENERATION_NOT_CHECKED)) ||
+        !(row->flags & EXTENT_USED)) {
+        SOMETIMES("store: a request for an older generation is refused");
         return -ESTALE;
+    }
     return row->vdisk == vdisk ? 0 : -EINVAL;
 }
 
@@ -125,7 +131,10 @@ void store_own_extent(struct store *store, struct extent_ref where, uint64_t vdi
     if (row->generation == where.generation && !(row->flags & EXTENT_LOST))
         return;
     assert(row->flags & EXTENT_LOST || where.generation > row->generation);
-    store_forget_extent(store, where.extent);
+    SOMETIMES_IF(row->generation != 0, "store: an extent begins another life");
+    SOMETIMES_IF(row->flags & EXTENT_LOST, "store: a lost row of the extent table is adopted");
+    if (!PLANTED(GENERATION_NOT_CLEAN))
+        store_forget_extent(store, where.extent);
     if (row->flags & (EXTENT_LOST | EXTENT_ADOPTED))
         extent_table_adopt(store->table, where.extent, where.generation, vdisk, slab, column);
     else

@@ -30,11 +30,16 @@ static int check_shape(const struct store *store, const struct store_append *app
 
 static int check_order(const struct stream *stream, const struct record *record)
 {
-    if (!stream || record->epoch < stream->sealed_epoch ||
+    bool is_old = !stream || record->epoch < stream->sealed_epoch;
+
+    SOMETIMES_IF(stream && is_old, "store: an epoch refuses a record");
+    if ((is_old && !PLANTED(SEAL_IGNORED)) || !stream ||
         record->position.session != stream->session)
         return -ESTALE;
-    if (record->prev_seq != stream->accepted_seq)
+    if (record->prev_seq != stream->accepted_seq) {
+        SOMETIMES("store: a gap in the sequence is refused");
         return -EILSEQ;
+    }
     return 0;
 }
 
@@ -249,7 +254,8 @@ static void pending_commit(struct store *store, struct pending *pending, uint64_
 {
     bool pass_over = pending->moved && store->passing_copies;
 
-    commit_blocks(store, pending, stamp);
+    commit_blocks(store, pending, PLANTED(STAMP_OF_RECORD) ? pending->epoch : stamp);
+    SOMETIMES_IF(pass_over, "replay: a copy that was destaged is passed over");
     if (pass_over)
         pass_over_blocks(store, pending);
     stream_remove_pending(pending->stream, pending);
@@ -271,8 +277,10 @@ void store_apply(struct store *store, struct stream *stream, const struct record
         stream->durable_seq = MAX(stream->durable_seq, record->position.seq);
     if (log_position_compare(record->watermark, stream->durable_watermark) > 0)
         stream->durable_watermark = record->watermark;
-    if (row->generation != record->where.generation || !(row->flags & EXTENT_USED))
+    if (row->generation != record->where.generation || !(row->flags & EXTENT_USED)) {
+        SOMETIMES("store: a record lands when its extent has another life");
         return; /* the extent has another life by now */
+    }
 
     pending = pending_get(&store->streams, record);
     if (!pending) {
@@ -289,7 +297,7 @@ void store_apply(struct store *store, struct stream *stream, const struct record
         apply_blocks(store, record, sums, pending->ring_block, pending->id, moved);
     rotten_forget(&store->rotten, store_key(store, record->where.extent, record->block),
                   record->count);
-    if (log_position_compare(record->position, stream->watermark) <= 0)
+    if (log_position_compare(record->position, stream->watermark) <= 0 || PLANTED(DESTAGE_EARLY))
         pending_commit(store, pending, stream->watermark_epoch);
 }
 
@@ -303,8 +311,11 @@ void store_learn_watermark(struct store *store, struct stream *stream,
     while (!list_empty(&stream->pending)) {
         struct pending *pending = list_first(&stream->pending, struct pending, node);
 
-        if (log_position_compare(pending->position, watermark) > 0)
+        if (log_position_compare(pending->position, watermark) > 0 ||
+            (PLANTED(MARK_COVERS_NOT) && pending->position.session != watermark.session))
             break;
+        SOMETIMES_IF(pending->position.session != watermark.session,
+                     "store: a watermark covers records of an earlier session");
         pending_commit(store, pending, epoch);
     }
     store->commits++;
@@ -315,6 +326,7 @@ void store_relocate(struct store *store, struct pending *pending, const struct r
 {
     uint32_t to = log_block_of(store->log, place->data_position);
 
+    SOMETIMES_IF(pending->moved, "checkpoint: an uncommitted record is moved a second time");
     if (pending->kind == RECORD_WRITE)
         for (uint32_t i = 0; i < pending->count; i++)
             overlay_move(store->overlay, pending->ring_block + i, to + i);

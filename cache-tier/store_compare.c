@@ -71,8 +71,9 @@ void store_apply_drop(struct store *store, struct stream *stream, uint32_t exten
 
         if (!is_dropped(pending, extent, watermark))
             continue;
-        for (uint32_t i = 0; i < pending->count; i++)
+        for (uint32_t i = 0; i < pending->count && !PLANTED(DROP_UNLISTED); i++)
             bitmap[(pending->block + i) / 64] |= 1ull << ((pending->block + i) % 64);
+        SOMETIMES("store: a stale column drops an uncommitted record");
         store_drop_pending(store, pending);
     }
 }
@@ -94,9 +95,11 @@ static int show_epoch(struct store *store, uint64_t vdisk, uint64_t epoch,
 {
     struct stream *stream = stream_find(&store->streams, vdisk);
 
-    if (!stream || epoch < stream->sealed_epoch)
+    if (!stream || (epoch < stream->sealed_epoch && !PLANTED(SEAL_RECORDS_ONLY))) {
+        SOMETIMES_IF(stream, "store: a tail drop of a lower epoch is refused");
         return -ESTALE;
-    stream->sealed_epoch = epoch;
+    }
+    stream->sealed_epoch = MAX(stream->sealed_epoch, epoch);
     *ret_stream = stream;
     return 0;
 }
@@ -165,6 +168,8 @@ static int co_add_pages(struct store *store, struct extent_ref where, uint64_t s
                         where.generation, &cached);
         if (r < 0)
             return r;
+        SOMETIMES_IF(since_epoch != 0 && !cached->corrupt && cached->page->epoch < since_epoch,
+                     "store: a page that did not change is not compared");
         if (since_epoch != 0 && (cached->corrupt || cached->page->epoch >= since_epoch))
             add_page(store, page, bitmap);
         for (uint32_t i = 0; since_epoch == 0 && i < CHECKSUM_PAGE_ENTRIES; i++) {
@@ -198,6 +203,8 @@ int co_store_compare_set(struct store *store, uint64_t vdisk, struct extent_ref 
     if (r < 0)
         return r;
     row = extent_table_row(store->table, where.extent);
+    SOMETIMES_IF(r == 0 && since_epoch == 0 && store->extents[where.extent].compare,
+                 "store: a compare list is asked for");
     if (r == 1 && !(row->flags & (EXTENT_LOST | EXTENT_ADOPTED)))
         return 0; /* nothing is here; the source's set names all there is */
     if (r == 1 || (since_epoch == 0 && row->flags & EXTENT_DAMAGED)) {

@@ -105,19 +105,24 @@ int co_store_seal(struct store *store, uint64_t vdisk, uint64_t epoch, uint64_t 
         return -ENOMEM;
     if (session > epoch || session == 0)
         return -EINVAL;
-    if (epoch < stream->sealed_epoch || session < stream->session) {
+    if ((epoch < stream->sealed_epoch || session < stream->session) && !PLANTED(SEAL_IGNORED)) {
+        SOMETIMES("store: a seal is refused a stale owner");
         *ret_seal = (struct store_seal){.sealed_epoch = stream->sealed_epoch};
         return -ESTALE;
     }
+    SOMETIMES_IF(stream->accepted_seq != stream->placed_seq,
+                 "store: a seal turns away records that wait for the log");
     turn_away_waiting(store, stream);
     stream->sealed_epoch = epoch;
-    if (session > stream->session) {
+    SOMETIMES_IF(session == stream->session, "store: the same session seals again");
+    if (session > stream->session || PLANTED(SEAL_IGNORED)) {
         stream->session = session;
         stream->accepted_seq = stream->placed_seq = stream->durable_seq = 0;
     }
-    r = co_stream_persist(store, stream);
+    r = PLANTED(SEAL_VOLATILE) ? 0 : co_stream_persist(store, stream);
     if (r < 0)
         return r;
+    SOMETIMES_IF(stream->sealed_epoch != epoch, "store: a seal is overtaken while it is written");
     if (stream->sealed_epoch != epoch || stream->session != session) {
         *ret_seal = (struct store_seal){.sealed_epoch = stream->sealed_epoch};
         return -ESTALE; /* somebody newer came meanwhile */
@@ -136,9 +141,12 @@ int co_store_mark(struct store *store, uint64_t vdisk, uint64_t epoch,
 {
     struct stream *stream = stream_find(&store->streams, vdisk);
 
-    if (!stream || epoch < stream->sealed_epoch || watermark.session > stream->session)
+    if (!stream || (epoch < stream->sealed_epoch && !PLANTED(SEAL_RECORDS_ONLY)) ||
+        watermark.session > stream->session) {
+        SOMETIMES_IF(stream, "store: a watermark of a lower epoch is refused");
         return -ESTALE;
-    stream->sealed_epoch = epoch;
+    }
+    stream->sealed_epoch = MAX(stream->sealed_epoch, epoch);
     store_learn_watermark(store, stream, watermark, epoch);
     if (epoch <= stream->durable_epoch &&
         (!durable || log_position_compare(watermark, stream->durable_watermark) <= 0))

@@ -22,6 +22,8 @@
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
 #include "s2d/base/metrics.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 
 struct extent_state {
     struct list zeros;     /* struct pending of RECORD_ZERO */

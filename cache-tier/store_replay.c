@@ -120,6 +120,7 @@ static int co_place_images(struct store *store, struct images *images, uint64_t 
         if (r < 0)
             return r;
     }
+    SOMETIMES_IF(kept > 0, "replay: images of an unfinished checkpoint are put in place");
     return kept > 0 ? co_io_sync(disk_file(store->disk)) : 0;
 }
 
@@ -218,6 +219,8 @@ static void replay_data(struct replay *replay, const struct log_data_record *fro
         return; /* another vdisk's extent: not written by us */
 
     pending = moved ? stream_find_pending(stream, record.position) : NULL;
+    SOMETIMES_IF(moved && pending, "replay: a moved record is where its original was replayed");
+    SOMETIMES_IF(moved && !pending, "replay: a moved record whose original is gone");
     if (!pending)
         store_apply(store, stream, &record, from->sums, &where, moved);
     else if (pending->kind == record.kind && pending->count == record.count)
@@ -401,6 +404,9 @@ static void settle_streams(struct store *store)
 
     HASH_ITER(hh, store->streams.table, stream, next)
     {
+        SOMETIMES_IF(!list_empty(&stream->pending), "replay: a log tail with uncommitted records");
+        while (PLANTED(TAIL_FORGOTTEN) && !list_empty(&stream->pending))
+            store_drop_pending(store, list_first(&stream->pending, struct pending, node));
         stream->accepted_seq = stream->placed_seq = stream->durable_seq;
         stream->durable_epoch = stream->sealed_epoch;
         stream->durable_watermark = stream->watermark;
