@@ -53,7 +53,15 @@ enum record_flags {
     RECORD_REPAIR = BIT(2),  /* read repair: leaves a heal record */
     RECORD_VERIFIED = BIT(
         3), /* in memory only: sums need no check (the caller computed them on this very memory) */
+    /* Parity: which columns of the slab the write has records on, a bit each; a takeover must know
+     * who was not touched. 0 in a mirror. The store keeps it and makes nothing of it. */
+    RECORD_TOUCHED_SHIFT = 8,
+    RECORD_TOUCHED_MASK = 0xffff << RECORD_TOUCHED_SHIFT,
 };
+static inline uint32_t record_touched(uint32_t flags)
+{
+    return (flags & RECORD_TOUCHED_MASK) >> RECORD_TOUCHED_SHIFT;
+}
 
 #define RECORD_BLOCKS_MAX                                                                          \
     256 /* of a RECORD_WRITE: 1 MiB; a RECORD_ZERO may cover a whole extent                        \
@@ -151,6 +159,7 @@ struct store_tail_record { /* a record above the watermark */
     uint32_t slab;
     uint16_t column;
     uint8_t kind;
+    uint32_t flags;
     uint32_t block, count;
 };
 struct store_seal {
@@ -189,6 +198,14 @@ struct block_set { /* a bit to each block of a request of up to RECORD_BLOCKS_MA
 must_check int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where,
                              uint32_t block, uint32_t count, uint64_t address, void *buffer,
                              uint64_t *ret_sums, struct block_set *ret_bad);
+
+/* The same of an older version: each block as its newest record at or below `at` left it, and
+ * without one, as it is in place. at: not below the stream's watermark, which retires older
+ * versions. For a takeover (I6) of a vdisk that is sealed; what is above `at` stays as it is. */
+must_check int co_store_read_at(struct store *store, uint64_t vdisk, struct extent_ref where,
+                                uint32_t block, uint32_t count, uint64_t address,
+                                struct log_position at, void *buffer, uint64_t *ret_sums,
+                                struct block_set *ret_bad);
 
 /* Checksums only, no data read from the place; for comparing copies. Any count within the extent. A
  * corrupt page gives -EBADMSG and ret_sums of 0 with its bits in *ret_unknown (a bitmap of count

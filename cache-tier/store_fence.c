@@ -86,6 +86,7 @@ static int seal_fill(const struct stream *stream, struct store_seal *ret_seal)
             .slab = pending->slab,
             .column = pending->column,
             .kind = pending->kind,
+            .flags = pending->flags & ~(uint32_t)RECORD_VERIFIED,
             .block = pending->block,
             .count = pending->count,
         };

@@ -10,9 +10,11 @@
 
 /* ---- what a block is ---- */
 
-/* The newest pending trim of the block. */
+#define NEWEST ((struct log_position){UINT64_MAX, UINT64_MAX})
+
+/* The newest pending trim of the block, at or below `at`. */
 static const struct pending *pending_zero(const struct store *store, uint32_t extent,
-                                          uint32_t block)
+                                          uint32_t block, struct log_position at)
 {
     const struct pending *newest = NULL;
 
@@ -20,19 +22,35 @@ static const struct pending *pending_zero(const struct store *store, uint32_t ex
         const struct pending *zero = list_entry(node, struct pending, zero_node);
 
         if (block >= zero->block && block - zero->block < zero->count &&
+            log_position_compare(zero->position, at) <= 0 &&
             (!newest || log_position_compare(zero->position, newest->position) > 0))
             newest = zero;
     }
     return newest;
 }
 
-struct lookup store_lookup(const struct store *store, uint32_t extent, uint32_t block)
+/* The newest version at or below bound: a committed one is below any. */
+static uint32_t find_version(const struct store *store, uint64_t key, struct log_position bound)
 {
+    uint32_t at = overlay_find(store->overlay, key), id;
+
+    while (at != OVERLAY_NONE && (id = overlay_record(store->overlay, at)) != 0 &&
+           log_position_compare(pending_by_id(&store->streams, id)->position, bound) > 0)
+        at = overlay_older(store->overlay, at);
+    return at;
+}
+
+/* bound NULL: the block as it is. */
+static struct lookup lookup_at(const struct store *store, uint32_t extent, uint32_t block,
+                               const struct log_position *bound_or_newest)
+{
+    struct log_position bound = bound_or_newest ? *bound_or_newest : NEWEST;
     uint64_t key = store_key(store, extent, block);
-    uint32_t at = overlay_find(store->overlay, key);
+    uint32_t at =
+        bound_or_newest ? find_version(store, key, bound) : overlay_find(store->overlay, key);
 
     if (!list_empty(&store->extents[extent].zeros)) {
-        const struct pending *zero = pending_zero(store, extent, block);
+        const struct pending *zero = pending_zero(store, extent, block, bound);
         uint32_t id = at == OVERLAY_NONE ? 0 : overlay_record(store->overlay, at);
 
         if (zero && (id == 0 || log_position_compare(pending_by_id(&store->streams, id)->position,
@@ -46,6 +64,11 @@ struct lookup store_lookup(const struct store *store, uint32_t extent, uint32_t 
     return (struct lookup){.source = LOOKUP_PLACE};
 }
 
+struct lookup store_lookup(const struct store *store, uint32_t extent, uint32_t block)
+{
+    return lookup_at(store, extent, block, NULL);
+}
+
 /* ---- a range of blocks, looked up ---- */
 
 #define VIEW_PAGES 2
@@ -55,25 +78,28 @@ struct view {
     struct store *store;
     struct extent_ref where;
     uint32_t block, count;
+    const struct log_position *at;           /* NULL: as they are */
     bool empty;                              /* nothing of that generation is here: all zeros */
     struct lookup blocks[RECORD_BLOCKS_MAX]; /* the first count; left uninitialised: it is 4 KiB */
 };
 
 static void view_init(struct view *view, struct store *store, struct extent_ref where,
-                      uint32_t block, uint32_t count)
+                      uint32_t block, uint32_t count, const struct log_position *at)
 {
     assert(count <= RECORD_BLOCKS_MAX);
     view->store = store;
     view->where = where;
     view->block = block;
     view->count = count;
+    view->at = at;
     view->empty = false;
 }
 
-static bool all_in_log(const struct store *store, uint32_t extent, uint32_t block, uint32_t count)
+static bool all_in_log(const struct view *view)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (store_lookup(store, extent, block + i).source == LOOKUP_PLACE)
+    for (uint32_t i = 0; i < view->count; i++)
+        if (lookup_at(view->store, view->where.extent, view->block + i, view->at).source ==
+            LOOKUP_PLACE)
             return false;
     return true;
 }
@@ -162,7 +188,7 @@ static int co_view(struct view *view, uint64_t vdisk)
                 (struct lookup){.source = LOOKUP_PLACE, .sum = view->empty ? 0 : CHECKSUM_LOST};
         return 0;
     }
-    if (!all_in_log(store, view->where.extent, view->block, view->count)) {
+    if (!all_in_log(view)) {
         r = co_pin(store, view->where, view->block, view->count, &pins);
         if (r < 0)
             return r;
@@ -170,7 +196,7 @@ static int co_view(struct view *view, uint64_t vdisk)
     for (uint32_t i = 0; i < view->count; i++) {
         uint32_t block = view->block + i;
 
-        view->blocks[i] = store_lookup(store, view->where.extent, block);
+        view->blocks[i] = lookup_at(store, view->where.extent, block, view->at);
         if (view->blocks[i].source == LOOKUP_PLACE)
             view->blocks[i].sum = pinned_sum(&pins, block);
     }
@@ -314,7 +340,7 @@ static int co_read_again(struct view *first, uint64_t vdisk, uint64_t address, u
 
         if (!(bad->bits[i / 64] >> (i % 64) & 1))
             continue;
-        view_init(&view, first->store, first->where, first->block + i, 1);
+        view_init(&view, first->store, first->where, first->block + i, 1, first->at);
         r = co_view(&view, vdisk);
         if (r == 0)
             r = co_read_view(&view, vdisk, address + i, buffer + (size_t)i * BLOCK_SIZE, &one);
@@ -342,9 +368,9 @@ static uint64_t sum_of(const struct lookup *lookup)
     return lookup->source == LOOKUP_ZERO || lookup->sum == CHECKSUM_LOST ? 0 : lookup->sum;
 }
 
-int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where, uint32_t block,
-                  uint32_t count, uint64_t address, void *buffer, uint64_t *ret_sums,
-                  struct block_set *ret_bad)
+static int co_read(struct store *store, uint64_t vdisk, struct extent_ref where, uint32_t block,
+                   uint32_t count, uint64_t address, const struct log_position *at, void *buffer,
+                   uint64_t *ret_sums, struct block_set *ret_bad)
 {
     struct block_set bad = {0};
     struct view view;
@@ -353,7 +379,7 @@ int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where, 
     if (count == 0 || count > RECORD_BLOCKS_MAX || block >= store->geometry.extent_blocks ||
         count > store->geometry.extent_blocks - block)
         return -EINVAL;
-    view_init(&view, store, where, block, count);
+    view_init(&view, store, where, block, count, at);
     r = co_view(&view, vdisk);
     if (r == 0)
         r = co_read_view(&view, vdisk, address, buffer, &bad);
@@ -376,6 +402,20 @@ int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where, 
     counter_add(&store->counters.verify_errors, 1);
     store_report(store, -EBADMSG);
     return -EBADMSG;
+}
+
+int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where, uint32_t block,
+                  uint32_t count, uint64_t address, void *buffer, uint64_t *ret_sums,
+                  struct block_set *ret_bad)
+{
+    return co_read(store, vdisk, where, block, count, address, NULL, buffer, ret_sums, ret_bad);
+}
+
+int co_store_read_at(struct store *store, uint64_t vdisk, struct extent_ref where, uint32_t block,
+                     uint32_t count, uint64_t address, struct log_position at, void *buffer,
+                     uint64_t *ret_sums, struct block_set *ret_bad)
+{
+    return co_read(store, vdisk, where, block, count, address, &at, buffer, ret_sums, ret_bad);
 }
 
 /* ---- checksums only ---- */
@@ -410,7 +450,7 @@ int co_store_checksums(struct store *store, uint64_t vdisk, struct extent_ref wh
     for (uint32_t at = 0; at < count; at += view.count) {
         int r;
 
-        view_init(&view, store, where, block + at, MIN(count - at, RECORD_BLOCKS_MAX));
+        view_init(&view, store, where, block + at, MIN(count - at, RECORD_BLOCKS_MAX), NULL);
         r = co_checksums_piece(&view, vdisk, ret_sums, ret_unknown, at);
         if (r < 0 && r != -EBADMSG)
             return r;

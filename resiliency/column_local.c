@@ -45,6 +45,14 @@ static int local_read(struct column_store *column, uint64_t vdisk, struct extent
                          ret_bad);
 }
 
+static int local_read_at(struct column_store *column, uint64_t vdisk, struct extent_ref where,
+                         uint32_t block, uint32_t count, uint64_t address, struct log_position at,
+                         void *buffer, uint64_t *ret_sums, struct block_set *ret_bad)
+{
+    return co_store_read_at(store_of(column), vdisk, where, block, count, address, at, buffer,
+                            ret_sums, ret_bad);
+}
+
 static int local_checksums(struct column_store *column, uint64_t vdisk, struct extent_ref where,
                            uint32_t block, uint32_t count, uint64_t *ret_sums,
                            uint64_t *ret_unknown)
@@ -77,6 +85,7 @@ static const struct column_store_ops local_ops = {
     .detach = local_detach,
     .co_mark = local_mark,
     .co_read = local_read,
+    .co_read_at = local_read_at,
     .co_checksums = local_checksums,
     .co_drop_tail = local_drop_tail,
     .co_compare_set = local_compare_set,

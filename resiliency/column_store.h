@@ -56,6 +56,9 @@ struct column_store_ops {
     int (*co_read)(struct column_store *store, uint64_t vdisk, struct extent_ref where,
                    uint32_t block, uint32_t count, uint64_t address, void *buffer,
                    uint64_t *ret_sums, struct block_set *ret_bad);
+    int (*co_read_at)(struct column_store *store, uint64_t vdisk, struct extent_ref where,
+                      uint32_t block, uint32_t count, uint64_t address, struct log_position at,
+                      void *buffer, uint64_t *ret_sums, struct block_set *ret_bad);
     int (*co_checksums)(struct column_store *store, uint64_t vdisk, struct extent_ref where,
                         uint32_t block, uint32_t count, uint64_t *ret_sums, uint64_t *ret_unknown);
     int (*co_drop_tail)(struct column_store *store, uint64_t vdisk, uint64_t epoch,
@@ -126,6 +129,16 @@ must_check static inline int co_column_read(struct column_store *store, uint64_t
 {
     return store->ops->co_read(store, vdisk, where, block, count, address, buffer, ret_sums,
                                ret_bad);
+}
+
+must_check static inline int co_column_read_at(struct column_store *store, uint64_t vdisk,
+                                               struct extent_ref where, uint32_t block,
+                                               uint32_t count, uint64_t address,
+                                               struct log_position at, void *buffer,
+                                               uint64_t *ret_sums, struct block_set *ret_bad)
+{
+    return store->ops->co_read_at(store, vdisk, where, block, count, address, at, buffer, ret_sums,
+                                  ret_bad);
 }
 
 must_check static inline int co_column_checksums(struct column_store *store, uint64_t vdisk,

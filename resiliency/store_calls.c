@@ -197,12 +197,17 @@ static int call_read(struct server_call *call)
 {
     const struct store_call *ask = &call->ask;
     struct store_read_answer answer = {.count = ask->count, .has_sums = ask->want_sums};
+    struct store *store = call->disk->store;
     uint64_t sums[RECORD_BLOCKS_MAX];
     int r;
 
     co_call_room(call, ask->count * BLOCK_SIZE);
-    r = co_store_read(call->disk->store, ask->vdisk, ask->where, ask->block, ask->count,
-                      ask->address, call->data, sums, &answer.bad);
+    if (ask->position.session == 0)
+        r = co_store_read(store, ask->vdisk, ask->where, ask->block, ask->count, ask->address,
+                          call->data, sums, &answer.bad);
+    else
+        r = co_store_read_at(store, ask->vdisk, ask->where, ask->block, ask->count, ask->address,
+                             ask->position, call->data, sums, &answer.bad);
     if (r < 0 && r != -EBADMSG)
         return r;
     call->blocks = true;

@@ -390,6 +390,7 @@ static const struct column_store_ops remote_ops = {
     .detach = remote_detach,
     .co_mark = co_client_mark,
     .co_read = co_client_read,
+    .co_read_at = co_client_read_at,
     .co_checksums = co_client_checksums,
     .co_drop_tail = co_client_drop_tail,
     .co_compare_set = co_client_compare_set,

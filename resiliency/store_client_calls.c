@@ -74,6 +74,15 @@ int co_client_read(struct column_store *column, uint64_t vdisk, struct extent_re
                    uint32_t block, uint32_t count, uint64_t address, void *buffer,
                    uint64_t *ret_sums, struct block_set *ret_bad)
 {
+    return co_client_read_at(column, vdisk, where, block, count, address, (struct log_position){0},
+                             buffer, ret_sums, ret_bad);
+}
+
+/* at: session 0 is the newest. */
+int co_client_read_at(struct column_store *column, uint64_t vdisk, struct extent_ref where,
+                      uint32_t block, uint32_t count, uint64_t address, struct log_position at,
+                      void *buffer, uint64_t *ret_sums, struct block_set *ret_bad)
+{
     uint8_t header[BUS_HEADER_MAX] __attribute__((aligned(8)));
     uint64_t sums[RECORD_BLOCKS_MAX];
     struct store_read_answer answer;
@@ -82,6 +91,7 @@ int co_client_read(struct column_store *column, uint64_t vdisk, struct extent_re
                               .block = block,
                               .count = count,
                               .address = address,
+                              .position = at,
                               .want_sums = ret_sums != NULL};
     struct bus_reply reply = {.header = header,
                               .header_bytes = sizeof(header),

@@ -68,6 +68,9 @@ int co_client_mark(struct column_store *column, uint64_t vdisk, uint64_t epoch,
 int co_client_read(struct column_store *column, uint64_t vdisk, struct extent_ref where,
                    uint32_t block, uint32_t count, uint64_t address, void *buffer,
                    uint64_t *ret_sums, struct block_set *ret_bad);
+int co_client_read_at(struct column_store *column, uint64_t vdisk, struct extent_ref where,
+                      uint32_t block, uint32_t count, uint64_t address, struct log_position at,
+                      void *buffer, uint64_t *ret_sums, struct block_set *ret_bad);
 int co_client_checksums(struct column_store *column, uint64_t vdisk, struct extent_ref where,
                         uint32_t block, uint32_t count, uint64_t *ret_sums, uint64_t *ret_unknown);
 int co_client_drop_tail(struct column_store *column, uint64_t vdisk, uint64_t epoch,

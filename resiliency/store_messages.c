@@ -9,7 +9,8 @@
 #define MAGIC_SEAL_ANSWER 0x53533253u
 #define MAGIC_READ_ANSWER 0x44533253u
 
-#define RECORD_FLAGS_KNOWN (RECORD_COPY | RECORD_REWRITE | RECORD_REPAIR)
+#define RECORD_FLAGS_KNOWN                                                                         \
+    (uint32_t)(RECORD_COPY | RECORD_REWRITE | RECORD_REPAIR | RECORD_TOUCHED_MASK)
 
 /* What every part begins with. */
 struct part_format {
@@ -90,7 +91,7 @@ uint32_t store_record_encode(uint64_t handle, const struct record *record, const
 static bool record_shape_is_right(const struct store_record_format *format, uint32_t length,
                                   uint32_t data_bytes)
 {
-    if (format->flags & ~(uint32_t)RECORD_FLAGS_KNOWN)
+    if (format->flags & ~RECORD_FLAGS_KNOWN)
         return false;
     if (format->count == 0 || format->block + format->count < format->block)
         return false;
@@ -381,6 +382,7 @@ void store_tail_encode(const struct store_tail_record *records, uint32_t count,
             .count = records[i].count,
             .column = records[i].column,
             .kind = records[i].kind,
+            .flags = records[i].flags & RECORD_FLAGS_KNOWN,
         };
 }
 
@@ -391,7 +393,7 @@ int store_tail_decode(const void *data, uint32_t count, struct store_tail_record
 
         memcpy(&format, (const char *)data + i * sizeof(format), sizeof(format));
         if ((format.kind != RECORD_WRITE && format.kind != RECORD_ZERO) ||
-            format.block + format.count < format.block)
+            format.flags & ~RECORD_FLAGS_KNOWN || format.block + format.count < format.block)
             return -EPROTO;
         ret_records[i] = (struct store_tail_record){
             .position = {format.session, format.seq},
@@ -399,6 +401,7 @@ int store_tail_decode(const void *data, uint32_t count, struct store_tail_record
             .slab = format.slab,
             .column = format.column,
             .kind = format.kind,
+            .flags = format.flags,
             .block = format.block,
             .count = format.count,
         };

@@ -81,7 +81,7 @@ must_check int store_broken_decode(const void *bytes, uint32_t length, uint64_t 
 /* All calls share one shape; what a call does not use is 0. */
 struct store_call {
     uint64_t disk, vdisk, epoch;
-    struct log_position position; /* SEAL: session; MARK: watermark */
+    struct log_position position; /* SEAL: session; MARK: watermark; READ: the version, 0: newest */
     uint64_t cookie;              /* SEAL */
     struct log_position after;    /* SEAL: the tail above this */
     struct extent_ref where;
@@ -123,7 +123,8 @@ struct store_tail_format {
     uint64_t session, seq, generation;
     uint32_t extent, slab, block, count;
     uint16_t column;
-    uint8_t kind, reserved[5];
+    uint8_t kind, reserved;
+    uint32_t flags;
 };
 static_assert(sizeof(struct store_tail_format) == 48, "wire format");
 void store_tail_encode(const struct store_tail_record *records, uint32_t count,
