@@ -1,5 +1,6 @@
 #include "s2d/node/options.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 
 #include "s2d/cluster/schema.h"
@@ -190,6 +191,31 @@ static int read_arguments(struct daemon_options *options, int argc, char **argv,
     return 0;
 }
 
+/* ADDR:PORT as the other nodes are told: numbers only, and neither "any" address nor port 0. */
+static bool is_reachable_address(const char *text)
+{
+    static const struct in6_addr any6 = IN6ADDR_ANY_INIT;
+    char host[sizeof(((struct daemon_options *)0)->listen)], *colon, *end;
+    struct in_addr ip4;
+    struct in6_addr ip6;
+    unsigned long port;
+
+    snprintf(host, sizeof(host), "%s", text);
+    colon = strrchr(host, ':');
+    if (!colon || !isdigit((unsigned char)colon[1]))
+        return false;
+    port = strtoul(colon + 1, &end, 10);
+    if (*end || port == 0 || port > UINT16_MAX)
+        return false;
+    *colon = '\0';
+    if (inet_pton(AF_INET, host, &ip4) == 1)
+        return ip4.s_addr != INADDR_ANY;
+    if (host[0] != '[' || colon[-1] != ']')
+        return false;
+    colon[-1] = '\0';
+    return inet_pton(AF_INET6, host + 1, &ip6) == 1 && memcmp(&ip6, &any6, sizeof(ip6)) != 0;
+}
+
 static int check(const struct daemon_options *options, FILE *err)
 {
     if (!options->dir[0] || !options->name[0] || !options->listen[0]) {
@@ -201,6 +227,13 @@ static int check(const struct daemon_options *options, FILE *err)
                 "s2dd: '%s' cannot name a node: use 1 to 63 letters, digits, '.', '_' or '-', and "
                 "begin with a letter, a digit or '_'\n",
                 options->name);
+        return -EINVAL;
+    }
+    if (!is_reachable_address(options->listen)) {
+        fprintf(err,
+                "s2dd: --listen is the address and port at which the other nodes reach this one, "
+                "like 10.0.0.1:7800 or [fd00::1]:7800, not '%s'\n",
+                options->listen);
         return -EINVAL;
     }
     return 0;

@@ -103,6 +103,26 @@ static void numbers_have_bounds(void **state)
     }
 }
 
+/* The others are told this address: a daemon that starts with one that cannot be reached would wait
+ * for its cluster for ever. */
+static void an_address_must_be_one_that_others_can_reach(void **state)
+{
+    static const char *const good[] = {"127.1.2.3:1", "10.0.0.1:65535", "[fd00::1]:7800"};
+    static const char *const bad[] = {"nonsense",  "10.0.0.1:",      "10.0.0.1:0",    "10.0.0.1",
+                                      "0.0.0.0:1", "10.0.0.1:65536", "server1.lan:1", "fd00::1:1",
+                                      "[::]:1",    "10.0.0.1:1x",    "]:1",           ":1"};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+        assert_int_equal(parse((const char *[]){"--listen", good[i], NULL}).result, OPTIONS_RUN);
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        struct outcome outcome = parse((const char *[]){"--listen", bad[i], NULL});
+
+        assert_int_equal(outcome.result, OPTIONS_WRONG);
+        assert_non_null(strstr(outcome.message, "--listen"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -110,6 +130,7 @@ int main(void)
         cmocka_unit_test(a_choice_is_one_word),
         cmocka_unit_test(a_line_is_not_cut_in_two),
         cmocka_unit_test(numbers_have_bounds),
+        cmocka_unit_test(an_address_must_be_one_that_others_can_reach),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
