@@ -33,7 +33,8 @@ struct liveness {
     struct lease lease;
     struct watch watch;
     struct io_timer beat;
-    bool held; /* as last told */
+    struct io_timer verdict; /* somebody's time is up before the next beat */
+    bool held;               /* as last told */
     bool given_up;
 };
 
@@ -275,6 +276,32 @@ void liveness_role(struct liveness *liveness, const struct raft_role *role)
 
 /* ---- the beat ---- */
 
+/* A silent node is given up when its time is up, not at some beat after: clients wait for it. */
+static void arm_verdict(struct liveness *liveness)
+{
+    const struct database *database = consensus_database(liveness->options.consensus);
+    uint64_t now_ns = io_clock_ns(liveness->io), next_beat_ns = now_ns + LEASE_HEARTBEAT_NS;
+    uint64_t first_ns = next_beat_ns;
+    const struct node_record *node;
+
+    if (!consensus_leads(liveness->options.consensus))
+        return;
+    for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
+        uint64_t at_ns = watch_down_at_ns(&liveness->watch, node->base.id);
+
+        if (node->state != NODE_DOWN && node->base.id != liveness->options.node && at_ns > now_ns)
+            first_ns = MIN(first_ns, at_ns);
+    }
+    if (first_ns < next_beat_ns)
+        io_timer_arm(liveness->io, &liveness->verdict,
+                     io_now_ns(liveness->io) + (first_ns - now_ns));
+}
+
+static void verdict(void *arg)
+{
+    judge_all(arg);
+}
+
 static void beat(void *arg)
 {
     struct liveness *liveness = arg;
@@ -285,12 +312,14 @@ static void beat(void *arg)
     tell_lease(liveness);
     send_heartbeat(liveness);
     judge_all(liveness);
+    arm_verdict(liveness);
 }
 
 void liveness_give_up(struct liveness *liveness)
 {
     liveness->given_up = true;
     io_timer_disarm(liveness->io, &liveness->beat);
+    io_timer_disarm(liveness->io, &liveness->verdict);
     lease_give_up(&liveness->lease);
     tell_lease(liveness);
 }
@@ -308,6 +337,7 @@ int liveness_new(struct io *io, const struct liveness_options *options,
     lease_init(&liveness->lease);
     watch_init(&liveness->watch);
     io_timer_init(&liveness->beat, beat, liveness);
+    io_timer_init(&liveness->verdict, verdict, liveness);
     bus_handle(options->bus, TYPE_HEARTBEAT, handle_heartbeat, liveness);
     bus_handle(options->bus, TYPE_ANSWER, handle_answer, liveness);
     bus_handle(options->bus, TYPE_REFUSED, handle_refused, liveness);
@@ -323,6 +353,7 @@ void liveness_free(struct liveness *liveness)
     if (!liveness)
         return;
     io_timer_disarm(liveness->io, &liveness->beat);
+    io_timer_disarm(liveness->io, &liveness->verdict);
     bus_handle(liveness->options.bus, TYPE_HEARTBEAT, NULL, NULL);
     bus_handle(liveness->options.bus, TYPE_ANSWER, NULL, NULL);
     bus_handle(liveness->options.bus, TYPE_REFUSED, NULL, NULL);

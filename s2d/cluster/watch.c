@@ -32,12 +32,10 @@ void watch_lead(struct watch *watch, uint64_t now_ns, uint64_t predecessor_heard
         return;
     watch->leading = true;
     watch->predecessors_until_ns = predecessor_heard_ns + LEASE_NS;
-    watch->led_ns = now_ns; /* everybody gets his time to be heard by us, also who never was */
-    for (size_t i = 0; i < WATCH_NODES_MAX; i++) {
-        /* what was granted in an earlier leadership of ours still counts */
-        watch->nodes[i].heard_ns = now_ns;
+    watch->led_ns = now_ns;
+    /* what was granted in an earlier leadership of ours still counts */
+    for (size_t i = 0; i < WATCH_NODES_MAX; i++)
         watch->nodes[i].down_reason = NULL;
-    }
 }
 
 void watch_unlead(struct watch *watch)
@@ -136,19 +134,27 @@ bool watch_proven_dead(const struct watch *watch, uint64_t now_ns, uint64_t id, 
     return fresh >= MIN(others, 2) && fresh > 0;
 }
 
-bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t id, size_t others)
+/* Safety asks for the leases: what predecessors granted and what we did. That we have not heard it
+ * for a while is asked for besides, so that nobody is given up who only was never asked. */
+uint64_t watch_down_at_ns(const struct watch *watch, uint64_t id)
 {
     const struct watch_node *node = find(watch, id);
     uint64_t until_ns = watch->predecessors_until_ns;
+
+    if (node)
+        until_ns = MAX(until_ns, MAX(node->granted_until_ns, node->heard_ns + LEASE_NS));
+    return MAX(until_ns + LEASE_MARGIN_NS, watch->led_ns + WATCH_HEAR_NS);
+}
+
+bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t id, size_t others)
+{
+    const struct watch_node *node = find(watch, id);
 
     if (!watch->leading)
         return false;
     if (watch_proven_dead(watch, now_ns, id, others) || (node && node->down_reason))
         return true;
-    until_ns = MAX(until_ns, watch->led_ns + LEASE_NS);
-    if (node)
-        until_ns = MAX(until_ns, MAX(node->granted_until_ns, node->heard_ns + LEASE_NS));
-    return now_ns >= until_ns + LEASE_MARGIN_NS;
+    return now_ns >= watch_down_at_ns(watch, id);
 }
 
 uint64_t watch_silence_ns(const struct watch *watch, uint64_t now_ns, uint64_t id)

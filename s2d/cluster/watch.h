@@ -12,6 +12,7 @@
 
 #define WATCH_NODES_MAX 64
 #define WATCH_PROOF_NS SEC /* reports of refusals count together for so long */
+#define WATCH_HEAR_NS SEC  /* in which a new leader is heard from, or not: five heartbeats */
 
 struct watch_node {
     uint64_t id;             /* 0: free */
@@ -63,6 +64,8 @@ void watch_alive(struct watch *watch, uint64_t node);
 
 /* True when the reports prove the process dead. others: nodes that are up, without `node`. */
 bool watch_proven_dead(const struct watch *watch, uint64_t now_ns, uint64_t node, size_t others);
+/* From when on a leader may declare the node down if it stays silent. */
+uint64_t watch_down_at_ns(const struct watch *watch, uint64_t node);
 /* True when the leader may declare it down. */
 bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t node,
                             size_t others);
