@@ -2,13 +2,15 @@
  * and the allocation maps agree. It runs on a mounted volume with the gate closed, so nothing but
  * data in place changes meanwhile, and starts with a checkpoint, so nothing is about to be freed.
  *
- * RAM: a table of inodes (32 bytes each), and a bit for each block of a window of groups; a volume
- * larger than a window is walked once for each. Problems go on being looked for behind a problem.
+ * RAM: a table of inodes (32 bytes each), a bit for each block of a window of groups, and what
+ * check_refs.h needs for its shared extents; a volume larger than a window is walked once for each.
+ * Problems go on being looked for behind a problem.
  */
 #include <stdarg.h>
 #include <stdio.h>
 
 #include "fs-refs-lite/btree.h"
+#include "fs-refs-lite/check_refs.h"
 #include "fs-refs-lite/checkpoint.h"
 #include "fs-refs-lite/fs_internal.h"
 #include "fs-refs-lite/name.h"
@@ -35,7 +37,8 @@ struct check {
     size_t seen_count, seen_capacity;
 
     uint64_t first_group, window_groups;
-    uint64_t *used; /* of the window's blocks */
+    uint64_t *used;         /* of the window's blocks */
+    struct check_refs refs; /* of the window */
 
     /* The inode whose items pass by, in key order. */
     uint64_t ino;
@@ -213,20 +216,31 @@ static int check_name(struct check *check, const struct tree_item *item)
     return 0;
 }
 
-static void check_extent(struct check *check, const struct tree_item *item)
+static bool is_in_window(const struct check *check, uint64_t address)
+{
+    uint64_t first = alloc_group_first(&check->fs->alloc, check->first_group);
+
+    return address >= first && address - first < check->window_groups * FS_GROUP_BLOCKS;
+}
+
+static int check_extent(struct check *check, const struct tree_item *item)
 {
     const struct fs_extent_item *extent = item->value;
     unsigned long long ino = item->key.object;
+    int r = 0;
 
     if (item->size != sizeof(*extent) ||
         !alloc_is_valid_run(&check->fs->alloc, extent->address, extent->blocks)) {
         problem(check, "malformed extent ino=%llu block=%llu", ino,
                 (unsigned long long)item->key.offset);
-        return;
+        return 0;
     }
-    mark_used(check, extent->address, extent->blocks, "data");
-    if (!check->looks_at_items)
-        return;
+    if (!(extent->flags & FS_EXTENT_SHARED))
+        mark_used(check, extent->address, extent->blocks, "data");
+    else if (is_in_window(check, extent->address))
+        r = check_refs_add_extent(&check->refs, extent->address, extent->blocks);
+    if (!check->looks_at_items || r < 0)
+        return r;
     if (check->has_item && !S_ISREG(check->item.mode))
         problem(check, "extent of what is no file ino=%llu", ino);
     if (item->key.offset < check->extent_end)
@@ -235,6 +249,7 @@ static void check_extent(struct check *check, const struct tree_item *item)
     check->extent_end = item->key.offset + extent->blocks;
     check->blocks += extent->blocks;
     check->result.extents++;
+    return 0;
 }
 
 static int check_orphan(struct check *check, const struct tree_item *item)
@@ -253,10 +268,8 @@ static int check_orphan(struct check *check, const struct tree_item *item)
 
 static int check_file_item(struct check *check, const struct tree_item *item)
 {
-    if (item->key.kind == FS_KIND_EXTENT && !check->looks_at_items)
-        check_extent(check, item);
     if (!check->looks_at_items)
-        return 0;
+        return item->key.kind == FS_KIND_EXTENT ? check_extent(check, item) : 0;
     if (item->key.object != check->ino)
         check_inode_begin(check, item->key.object);
     switch (item->key.kind) {
@@ -265,8 +278,7 @@ static int check_file_item(struct check *check, const struct tree_item *item)
     case FS_KIND_NAME:
         return check_name(check, item);
     case FS_KIND_EXTENT:
-        check_extent(check, item);
-        return 0;
+        return check_extent(check, item);
     case FS_KIND_ORPHAN:
         return check_orphan(check, item);
     case FS_KIND_SYMLINK:
@@ -279,6 +291,36 @@ static int check_file_item(struct check *check, const struct tree_item *item)
     }
 }
 
+/* ---- items of the refs tree ---- */
+
+static int check_ref(struct check *check, const struct tree_item *item)
+{
+    const struct fs_ref_item *value = item->value;
+
+    if (!ref_item_is_valid(check->fs, &item->key, item->value, item->size)) {
+        if (check->looks_at_items)
+            problem(check, "malformed reference count block=%llu",
+                    (unsigned long long)item->key.object);
+        return 0;
+    }
+    if (!is_in_window(check, item->key.object))
+        return 0;
+    return check_refs_add_item(&check->refs, item->key.object, value->blocks, value->count);
+}
+
+static void check_shared_run(void *arg, uint64_t address, uint64_t blocks, uint64_t found,
+                             uint64_t said)
+{
+    struct check *check = arg;
+
+    if (found > 0)
+        mark_used(check, address, blocks, "shared data");
+    if (said != (found >= 2 ? found : 0))
+        problem(check, "wrong reference count block=%llu blocks=%llu said=%llu found=%llu",
+                (unsigned long long)address, (unsigned long long)blocks, (unsigned long long)said,
+                (unsigned long long)found);
+}
+
 /* ---- trees ---- */
 
 static int check_leaf(struct check *check, const struct fs_node *disk)
@@ -287,7 +329,12 @@ static int check_leaf(struct check *check, const struct fs_node *disk)
         struct tree_item item = {.key = fs_item_key(&disk->items[i]),
                                  .value = (const char *)disk + disk->items[i].value_at,
                                  .size = disk->items[i].value_size};
-        int r = disk->tree == FS_TREE_FILES ? check_file_item(check, &item) : 0;
+        int r = 0;
+
+        if (disk->tree == FS_TREE_FILES)
+            r = check_file_item(check, &item);
+        else if (disk->tree == FS_TREE_REFS)
+            r = check_ref(check, &item);
 
         if (r < 0)
             return r;
@@ -345,6 +392,7 @@ static int co_check_trees(struct check *check)
     }
     if (check->looks_at_items)
         check_inode_end(check);
+    check_refs_tell(&check->refs, check_shared_run, check);
     return 0;
 }
 
@@ -470,6 +518,7 @@ static int co_check_window(struct check *check, uint64_t first_group)
     r = co_check_trees(check);
     if (r == 0)
         r = co_check_maps(check);
+    check_refs_done(&check->refs);
     free(check->used);
     check->used = NULL;
     return r;

@@ -166,6 +166,39 @@ static int name_find_free(struct fs *fs, uint64_t dir, const char *text, struct 
     return r;
 }
 
+int dir_enter(struct fs *fs, struct txn *txn, uint64_t dir, const char *text, uint64_t ino,
+              uint32_t mode)
+{
+    struct fs_inode_item item;
+    struct name name;
+    int r = dir_item_get(fs, dir, &item);
+
+    if (r == 0)
+        r = name_find_free(fs, dir, text, &name);
+    if (r < 0)
+        return r;
+    name.ino = ino;
+    name.type = mode & S_IFMT;
+    name_put(txn, dir, text, &name);
+    dir_changed(&item, txn, 1, 0);
+    inode_item_put(txn, dir, &item);
+    return 0;
+}
+
+static int dir_look_free(struct fs *fs, uint64_t dir, const char *text)
+{
+    struct fs_inode_item item;
+    struct name name;
+    int r = dir_item_get(fs, dir, &item);
+
+    return r < 0 ? r : name_find_free(fs, dir, text, &name);
+}
+
+int co_dir_check_free(struct fs_inode *dir, const char *text)
+{
+    return CO_RETRY(dir->fs, dir_look_free(dir->fs, dir->ino, text));
+}
+
 static int make_plan(struct fs *fs, struct txn *txn, void *arg)
 {
     const struct make *make = arg;

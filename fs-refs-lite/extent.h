@@ -30,4 +30,23 @@ must_check int extent_unmap(struct fs *fs, struct txn *txn, uint64_t ino,
                             struct fs_inode_item *item, uint64_t from, uint64_t to,
                             uint64_t *ret_next);
 
+/* ---- sharing (refs.h). The caller holds the ranges of both files, so that nobody writes there
+ * ----
+ */
+
+/* Lists the marking of the extents in [from, to) as perhaps shared, whole, at most EXTENTS_PER_TXN.
+ * *ret_next: as above. */
+must_check int extent_mark_shared(struct fs *fs, struct txn *txn, uint64_t ino, uint64_t from,
+                                  uint64_t to, uint64_t *ret_next);
+
+/* Takes the mark from the extent at file_block, if nobody else maps any of it. */
+must_check int extent_claim(struct fs *fs, struct txn *txn, uint64_t ino, uint64_t file_block);
+
+/* Lists that [file_block, …) of ino maps what [from, to) of from_ino maps, holes too, instead of
+ * what it mapped; all of from_ino's extents there are marked. *ret_next: how far in from_ino it
+ * came, at least a block. item: of ino; changed, put by the caller. */
+must_check int extent_share(struct fs *fs, struct txn *txn, uint64_t from_ino, uint64_t from,
+                            uint64_t to, uint64_t ino, struct fs_inode_item *item,
+                            uint64_t file_block, uint64_t *ret_next);
+
 #endif

@@ -24,6 +24,13 @@ int file_check(const struct fs_inode *inode)
     return S_ISDIR(inode->item.mode) ? -EISDIR : -EINVAL;
 }
 
+int file_check_change(const struct fs_inode *inode)
+{
+    int r = file_check(inode);
+
+    return r == 0 && inode->item.flags & FS_INODE_READ_ONLY ? -EROFS : r;
+}
+
 int file_check_range(uint64_t offset, uint64_t length)
 {
     return length > FS_FILE_SIZE_MAX || offset > FS_FILE_SIZE_MAX - length ? -EFBIG : 0;
@@ -418,7 +425,11 @@ static int co_write_locked(struct fs_inode *inode, const char *buffer, uint64_t 
         uint64_t done = offset;
         int r = co_file_extent(inode, offset / BLOCK_SIZE, blocks_covering(offset, end), &extent);
 
-        if (r == 0) {
+        if (r == 0 && extent.is_shared) {
+            request = NO_CLIENT;
+            r = co_file_write_shared(inode, buffer, offset, end, unit, &done);
+            was_touched = true;
+        } else if (r == 0) {
             done = MIN(end, extent_end(&extent));
             if (done < end)
                 request = NO_CLIENT;
@@ -480,8 +491,8 @@ static void co_write_lock(struct fs_inode *inode, struct range_lock_hold *hold, 
     }
 }
 
-/* Does the write fill part of a hole in a file that is filled by clusters? Under the lock of its
- * blocks. */
+/* Does the write fill part of a hole, or replace what is shared, in a file that is filled by
+ * clusters? Under the lock of its blocks. */
 static int co_write_wants_clusters(struct fs_inode *inode, uint64_t offset, uint64_t end,
                                    bool *ret_wants)
 {
@@ -492,7 +503,7 @@ static int co_write_wants_clusters(struct fs_inode *inode, uint64_t offset, uint
         struct extent extent;
         int r = co_file_extent(inode, offset / BLOCK_SIZE, blocks_covering(offset, end), &extent);
 
-        if (r == -ENOENT) {
+        if (r == -ENOENT || (r == 0 && extent.is_shared)) {
             *ret_wants = true;
             return 0;
         }
@@ -534,7 +545,7 @@ int co_fs_write(struct fs_inode *inode, const void *buffer, uint64_t offset, uin
 {
     const char *at = buffer;
     uint64_t end = offset + length;
-    int r = file_check(inode);
+    int r = file_check_change(inode);
 
     if (r == 0)
         r = file_check_range(offset, length);

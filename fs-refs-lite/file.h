@@ -9,6 +9,7 @@
 
 /* 0, -EISDIR, -EINVAL: is it a regular file? And is the range one? -EFBIG */
 must_check int file_check(const struct fs_inode *inode);
+must_check int file_check_change(const struct fs_inode *inode); /* -EROFS, too */
 must_check int file_check_range(uint64_t offset, uint64_t length);
 
 /* CO_RETRY of extent_find(). */
@@ -21,6 +22,16 @@ must_check int co_file_extent(struct fs_inode *inode, uint64_t file_block, uint6
 must_check int co_file_overwrite(struct fs_inode *inode, const struct extent *extent,
                                  const char *buffer, uint64_t offset, uint64_t length,
                                  struct client_request request);
+
+/* Writes at offset, in an extent that is marked as shared, as far towards end as goes at once
+ * (*ret_done; perhaps nothing yet): in place where nobody shares, else to fresh blocks. buffer
+ * NULL: zeros, and the size stays. unit: what the caller's lock is aligned to; what is shared is
+ * replaced by so much. */
+must_check int co_file_write_shared(struct fs_inode *inode, const char *buffer, uint64_t offset,
+                                    uint64_t end, uint64_t unit, uint64_t *ret_done);
+/* Zeros for a part of one extent. */
+must_check int co_file_zero_extent(struct fs_inode *inode, const struct extent *extent,
+                                   uint64_t from, uint64_t to);
 
 /* Makes mapped parts of [from, to) read as zeros: edges are written, whole blocks trimmed. Nothing
  * is freed. */

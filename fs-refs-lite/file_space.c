@@ -8,12 +8,23 @@
 
 /* ---- zeros ---- */
 
-static int co_zero_extent(struct fs_inode *inode, const struct extent *extent, uint64_t from,
-                          uint64_t to)
+static int co_zero_shared(struct fs_inode *inode, uint64_t from, uint64_t to)
+{
+    int r = 0;
+
+    while (r == 0 && from < to)
+        r = co_file_write_shared(inode, NULL, from, to, BLOCK_SIZE, &from);
+    return r;
+}
+
+int co_file_zero_extent(struct fs_inode *inode, const struct extent *extent, uint64_t from,
+                        uint64_t to)
 {
     uint64_t first = ALIGN_UP(from, (uint64_t)BLOCK_SIZE), last = ALIGN_DOWN(to, BLOCK_SIZE);
     int r = 0;
 
+    if (extent->is_shared)
+        return co_zero_shared(inode, from, to);
     if (first > last) /* within one block */
         return co_file_overwrite(inode, extent, NULL, from, to - from, NO_CLIENT);
     if (from < first)
@@ -35,7 +46,7 @@ int co_file_zero_range(struct fs_inode *inode, uint64_t from, uint64_t to)
 
         step_end = MIN(to, (extent.file_block + extent.blocks) * BLOCK_SIZE);
         if (r == 0)
-            r = co_zero_extent(inode, &extent, from, step_end);
+            r = co_file_zero_extent(inode, &extent, from, step_end);
         if (r < 0 && r != -ENOENT)
             return r;
         from = step_end;
@@ -52,7 +63,7 @@ int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
 {
     struct range_lock_hold hold;
     uint64_t end;
-    int r = file_check(inode);
+    int r = file_check_change(inode);
 
     if (r == 0)
         r = file_check_range(offset, length);
@@ -165,7 +176,7 @@ static int co_truncate_locked(struct fs_inode *inode, uint64_t size, struct fs_r
 int co_fs_truncate(struct fs_inode *inode, uint64_t size, struct fs_request request)
 {
     struct range_lock_hold hold;
-    int r = file_check(inode);
+    int r = file_check_change(inode);
 
     if (r == 0)
         r = file_check_range(size, 0);
@@ -212,7 +223,7 @@ static int co_punch_locked(struct fs_inode *inode, uint64_t from, uint64_t to)
 int co_fs_punch(struct fs_inode *inode, uint64_t offset, uint64_t length)
 {
     struct range_lock_hold hold;
-    int r = file_check(inode);
+    int r = file_check_change(inode);
 
     if (r == 0)
         r = file_check_range(offset, length);
@@ -283,7 +294,7 @@ int co_fs_allocate(struct fs_inode *inode, uint64_t offset, uint64_t length, uns
 {
     struct range_lock_hold hold;
     uint64_t start = ALIGN_DOWN(offset, BLOCK_SIZE), end = offset + length;
-    int r = file_check(inode);
+    int r = file_check_change(inode);
 
     if (r == 0)
         r = file_check_range(offset, length);

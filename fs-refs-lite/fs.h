@@ -131,6 +131,8 @@ struct fs_counters {
     uint64_t checkpoints, nodes_written, bitmaps_written, trims;
     uint64_t node_reads, node_hits, extent_cache_hits;
     uint64_t data_reads, data_writes; /* requests to the vdisk */
+    uint64_t cloned_extents;          /* pieces of files that were shared */
+    uint64_t replaced_blocks;         /* shared ones, by a write */
     uint64_t replayed_records;        /* at mount */
     uint64_t damage;                  /* blocks and items found damaged since mount */
 };
@@ -266,6 +268,20 @@ int co_fs_punch(struct fs_inode *inode, uint64_t offset, uint64_t length);
 /* The range reads as zeros and what is allocated stays so (NBD write-zeroes without hole); extends
  * never, beyond the end it is cut. */
 int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length);
+
+/* Clones: `to` shows at to_offset what `from` shows at from_offset, and both share the blocks until
+ * one of them is written. Metadata only: about 10 us for each extent. Offsets are multiples of
+ * BLOCK_SIZE, and so is length, unless the range ends where `from` ends and at or behind where `to`
+ * ends. Extends `to`. It is one moment's contents of `from`; after a crash any first part of it may
+ * have been done. Files of one fs; the same file, where the ranges do not overlap.
+ * -EINVAL (alignment, overlap, a range beyond from's end), -ENOSPC. */
+int co_fs_clone_range(struct fs_inode *from, uint64_t from_offset, struct fs_inode *to,
+                      uint64_t to_offset, uint64_t length, struct fs_request request);
+
+/* A new file with the contents, owner and mode of `from`: wholly there or not at all. ret_inode may
+ * be NULL. -EEXIST. */
+int co_fs_clone_file(struct fs_inode *from, struct fs_inode *dir, const char *name,
+                     struct fs_request request, struct fs_inode **ret_inode);
 
 /* The run of blocks at offset that is all data or all hole, as NBD block status and SEEK_DATA ask.
  * *ret_length: bytes from offset, at most `length`; beyond the end of the file all is hole. */

@@ -21,7 +21,7 @@
  *   files     object = inode number. Orphans: object 0.
  *   groups    object = group number, kind FS_KIND_GROUP
  *   slots     object = client session, kind FS_KIND_SLOT, offset = slot
- *   refs      (to come) object = first block of a shared cluster: how many extents point to it
+ *   refs      object = first block of a run that more than one extent maps, kind FS_KIND_REF
  *   snapshots (to come) roots of the files tree
  *   quotas    (to come) object = quota id
  */
@@ -32,7 +32,7 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures are used as they lie on disk");
 
-#define FS_FORMAT_VERSION 1
+#define FS_FORMAT_VERSION 2
 
 #define FS_SUPER_MAGIC 0x50557366u   /* "fsUP" */
 #define FS_ROOT_MAGIC 0x54527366u    /* "fsRT" */
@@ -63,8 +63,8 @@ static_assert(sizeof(struct fs_block_header) == 48, "fs_block_header");
 /* Feature bits. compatible: ignore what is unknown; read_only: mount read-only; incompatible:
  * refuse. */
 enum fs_features_incompatible {
-    FS_FEATURE_REFS = BIT(0),      /* to come: shared extents, the refs tree */
-    FS_FEATURE_SNAPSHOTS = BIT(1), /* to come */
+    FS_FEATURE_REFS = BIT(0),      /* reserved: all volumes of version 2 may share extents */
+    FS_FEATURE_SNAPSHOTS = BIT(1), /* reserved: roots of older files trees */
 };
 #define FS_FEATURES_KNOWN 0u
 
@@ -93,7 +93,7 @@ enum fs_tree_id {
     FS_TREE_QUOTAS,
     FS_TREES = 8,
 };
-#define FS_TREES_USED 3
+#define FS_TREES_USED 4
 
 struct fs_tree_root {
     uint64_t address; /* 0: the tree is empty */
@@ -206,10 +206,12 @@ enum fs_kind {
     FS_KIND_ORPHAN = 6, /* object 0, offset: inode number; no value */
     FS_KIND_GROUP = 7,
     FS_KIND_SLOT = 8,
+    FS_KIND_REF = 9,
 };
 
 enum fs_inode_flags {
     FS_INODE_TRUNCATING = BIT(0), /* what lies beyond the size is being freed: finish before use */
+    FS_INODE_READ_ONLY = BIT(1),  /* part of a snapshot */
 };
 
 struct fs_inode_item {
@@ -243,7 +245,7 @@ static_assert(sizeof(struct fs_name_item) == 13, "fs_name_item");
 #define FS_COOKIE_VARIANTS 256
 
 enum fs_extent_flags {
-    FS_EXTENT_SHARED = BIT(0), /* to come: look in the refs tree before writing in place */
+    FS_EXTENT_SHARED = BIT(0), /* perhaps: look in the refs tree before writing in place */
 };
 
 struct fs_extent_item {
@@ -263,6 +265,15 @@ struct fs_slot_item {
     uint32_t reserved;
 };
 static_assert(sizeof(struct fs_slot_item) == 24, "fs_slot_item");
+
+/* ---- items of the refs tree: runs that two or more extents map, all of which carry
+ * FS_EXTENT_SHARED. They do not overlap, and none crosses from one group into the next ---- */
+
+struct fs_ref_item {
+    uint64_t count; /* 2 or more */
+    uint64_t blocks;
+};
+static_assert(sizeof(struct fs_ref_item) == 16, "fs_ref_item");
 
 /* ---- journal: a batch is one write (two where the ring wraps) of whole blocks. Only one is in
  * flight, so a batch that follows a bad one proves that the bad one had been acknowledged ---- */

@@ -97,6 +97,20 @@ void inode_item_put(struct txn *txn, uint64_t ino, struct fs_inode_item *item)
     txn_put(txn, FS_TREE_FILES, &key, item, sizeof(*item));
 }
 
+void inode_item_renew(const struct txn *txn, struct fs_inode_item *item)
+{
+    *item = (struct fs_inode_item){.generation = txn->lsn,
+                                   .atime_ns = (int64_t)txn->now_ns,
+                                   .mtime_ns = (int64_t)txn->now_ns,
+                                   .ctime_ns = (int64_t)txn->now_ns,
+                                   .btime_ns = (int64_t)txn->now_ns,
+                                   .mode = item->mode,
+                                   .nlink = item->nlink,
+                                   .uid = item->uid,
+                                   .gid = item->gid,
+                                   .rdev = item->rdev};
+}
+
 void inode_changed(struct fs *fs, uint64_t ino, const struct fs_inode_item *item, uint64_t lsn)
 {
     struct fs_inode *inode = inode_find(fs, ino);

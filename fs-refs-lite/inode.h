@@ -18,6 +18,7 @@ struct extent { /* a run of a file's blocks on the vdisk */
     uint64_t blocks;
     uint64_t address;
     uint64_t birth;
+    bool is_shared; /* perhaps: others may map some of its blocks (refs.h) */
 };
 
 struct fs_inode {
@@ -49,6 +50,8 @@ void inode_table_done(struct inode_table *table); /* frees what is left */
 must_check int inode_item_get(struct fs *fs, uint64_t ino, struct fs_inode_item *ret_item);
 /* Lists the item as changed, its change counter raised. */
 void inode_item_put(struct txn *txn, uint64_t ino, struct fs_inode_item *item);
+/* Makes the item of a file that of a new, empty one with the same owner, mode and so on. */
+void inode_item_renew(const struct txn *txn, struct fs_inode_item *item);
 static inline struct fs_key inode_key(uint64_t ino)
 {
     return (struct fs_key){.object = ino, .kind = FS_KIND_INODE};

@@ -36,6 +36,11 @@ void name_delete(struct txn *txn, uint64_t dir, uint64_t cookie);
 must_check int inode_unname(struct fs *fs, struct txn *txn, uint64_t ino,
                             struct fs_inode_item *item, uint64_t *ret_later);
 void co_abandoned(struct fs *fs, uint64_t ino);
+/* Lists a new name of an inode that is no directory. -EEXIST, and what looking said. */
+must_check int dir_enter(struct fs *fs, struct txn *txn, uint64_t dir, const char *text,
+                         uint64_t ino, uint32_t mode);
+/* Is the name free now? 0, -EEXIST, -ENOSPC, … */
+must_check int co_dir_check_free(struct fs_inode *dir, const char *text);
 
 void symlink_put(struct txn *txn, uint64_t ino, const char *target);
 /* target: FS_SYMLINK_MAX + 1 bytes. */

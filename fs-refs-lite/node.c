@@ -233,11 +233,22 @@ static bool node_is_wanted(const struct node *node, const struct node_want *want
            (!want->has_high || fs_key_compare(&last, &want->high) < 0);
 }
 
+static bool is_known_damaged(const struct node_cache *cache, uint64_t address)
+{
+    for (unsigned i = 0; i < NODES_DAMAGED; i++) {
+        if (cache->damaged[i] == address)
+            return true;
+    }
+    return false;
+}
+
 int node_get(struct fs *fs, const struct node_want *want, struct node **ret_node)
 {
     struct node *node = node_peek(fs, want->address);
 
     if (!node) {
+        if (want->tree == FS_TREE_REFS && is_known_damaged(&fs->nodes, want->address))
+            return -EBADMSG;
         fs->nodes.wanted = *want;
         return -EAGAIN;
     }
@@ -261,6 +272,14 @@ static unsigned node_sum(const struct fs_node *disk)
     return used_bytes;
 }
 
+static int node_note_damaged(struct node_cache *cache, const struct node_want *want)
+{
+    if (want->tree != FS_TREE_REFS)
+        return -EBADMSG;
+    cache->damaged[cache->damaged_next++ % NODES_DAMAGED] = want->address;
+    return 0;
+}
+
 static int co_node_read(struct fs *fs, const struct node_want *want)
 {
     struct node *node = node_take(&fs->nodes);
@@ -277,7 +296,7 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
     }
     if (r < 0) {
         node_release(&fs->nodes, node);
-        return r;
+        return r == -EBADMSG ? node_note_damaged(&fs->nodes, want) : r;
     }
     node->address = want->address;
     node->used_bytes = node_sum(node->disk);
@@ -296,7 +315,7 @@ int co_node_load(struct fs *fs)
         return fs->error;
     if (!node_want_possible(fs, &want)) {
         fs_note_damage(fs);
-        return -EBADMSG;
+        return node_note_damaged(&fs->nodes, &want);
     }
     list_for_each (entry, &fs->nodes.loading) {
         if (list_entry(entry, struct load, list)->address == want.address)

@@ -43,6 +43,8 @@ struct node_want {
     uint8_t level;
 };
 
+#define NODES_DAMAGED 64
+
 struct node_cache {
     struct node *nodes;
     void *memory; /* mmap()ed */
@@ -55,6 +57,8 @@ struct node_cache {
     struct co_sem loads;
     struct list loading; /* who loads, so that none loads twice */
     struct co_cond loaded;
+    uint64_t damaged[NODES_DAMAGED]; /* of the refs tree: addresses, the latest that were met */
+    unsigned damaged_next;
 };
 
 #define NODES_MIN                                                                                  \
@@ -68,14 +72,15 @@ void node_cache_done(struct node_cache *cache);
 bool node_is_valid(const struct fs_node *disk, const struct node_want *want, const uint8_t *volume);
 
 /* Returns 0, -EAGAIN (not in RAM; noted as wanted), -EBADMSG (the cached one is not what the parent
- * says). */
+ * says; or a node of the refs tree that was found damaged). */
 must_check int node_get(struct fs *fs, const struct node_want *want, struct node **ret_node);
 
 /* Only if it is in RAM; counts as no use of it. */
 struct node *node_peek(struct fs *fs, uint64_t address);
 
 /* Brings in what the last -EAGAIN wanted; call it right after. Returns 0 (look again), -EBADMSG, or
- * the vdisk's error. */
+ * the vdisk's error. A damaged node of the refs tree is 0 too: whoever looks again meets -EBADMSG
+ * there, and can do without. */
 must_check int co_node_load(struct fs *fs);
 
 /* The calls below cannot fail: txn_begin() has seen to memory and addresses. */

@@ -227,7 +227,10 @@ static int txn_plan_once(struct fs *fs, struct fs_request request, txn_plan *pla
     txn->hold = NULL;
     txn->ino = 0;
     txn->is_nothing = false;
+    txn->refs.count = txn->refs.spent = 0;
     r = plan(fs, txn, arg);
+    if (r == 0)
+        r = refs_resolve(fs, txn);
     if (r < 0)
         return r;
     if (request.session)
@@ -247,8 +250,9 @@ static void txn_commit(struct fs *fs)
     checkpoint_maybe_schedule(fs);
 }
 
-int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request, txn_plan *plan,
-               void *arg, struct txn_result *ret_result)
+/* All but the wait. */
+static int co_txn_do(struct fs *fs, enum txn_need need, struct fs_request request, txn_plan *plan,
+                     void *arg, struct txn_result *ret_result)
 {
     struct txn_result result = {0};
     int r;
@@ -276,9 +280,32 @@ int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request, txn
         result.ino = fs->txn.ino;
         txn_commit(fs);
     }
+    *ret_result = result;
+    return 0;
+}
+
+int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request, txn_plan *plan,
+               void *arg, struct txn_result *ret_result)
+{
+    struct txn_result result;
+    int r = co_txn_do(fs, need, request, plan, arg, &result);
+
+    if (r < 0)
+        return r;
     if (ret_result)
         *ret_result = result;
     return co_journal_wait(fs, result.lsn);
+}
+
+int co_txn_step(struct fs *fs, enum txn_need need, txn_plan *plan, void *arg,
+                struct txn_result *ret_result)
+{
+    struct txn_result result;
+    int r = co_txn_do(fs, need, FS_NO_REQUEST, plan, arg, &result);
+
+    if (r == 0 && ret_result)
+        *ret_result = result;
+    return r;
 }
 
 /* ---- replay ---- */

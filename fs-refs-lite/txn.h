@@ -8,14 +8,16 @@
 #include "fs-refs-lite/alloc.h"
 #include "fs-refs-lite/fs.h"
 #include "fs-refs-lite/fs_format.h"
+#include "fs-refs-lite/refs.h"
 
 struct txn {
     struct fs_journal_record *record; /* FS_JOURNAL_RECORD_MAX bytes */
     struct alloc_hold *hold;          /* of the plan: taken when the record is in the journal */
     uint64_t lsn;                     /* of this operation */
     uint64_t now_ns;
-    uint64_t ino;    /* what it made: kept for a repeat of the request */
-    bool is_nothing; /* the plan found that nothing is to be done */
+    uint64_t ino;          /* what it made: kept for a repeat of the request */
+    bool is_nothing;       /* the plan found that nothing is to be done */
+    struct ref_edits refs; /* resolved when the plan is done */
 };
 
 enum txn_need {
@@ -37,6 +39,9 @@ struct txn_result {
  * Returns 0, plan's error, -ENOSPC, -EPROTO or -EINVAL (request), -EBADMSG, fs->error. */
 must_check int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request,
                           txn_plan *plan, void *arg, struct txn_result *ret_result);
+/* The same without the wait: for one of several steps, the last of which waits for all. */
+must_check int co_txn_step(struct fs *fs, enum txn_need need, txn_plan *plan, void *arg,
+                           struct txn_result *ret_result);
 
 #define TXN_ENTRIES_BYTES_MAX (FS_JOURNAL_RECORD_MAX - sizeof(struct fs_journal_record))
 void txn_put(struct txn *txn, enum fs_tree_id tree, const struct fs_key *key, const void *value,

@@ -381,6 +381,65 @@ static int apply_data(struct model *model, const struct op *op)
     return 0;
 }
 
+static int apply_clone(struct model *model, const struct op *op)
+{
+    struct modelled *from, *dir, *file;
+    const char *name = NULL;
+    int r = model_file(model, op, &from);
+
+    int to = model_parent(model, op->to, &dir, &name);
+
+    if (model_walk(model, op->path, strlen(op->path), &from) < 0)
+        return r;
+    if (to < 0 || r < 0)
+        return to < 0 ? to : r;
+    if (!S_ISDIR(dir->mode))
+        return -ENOTDIR;
+    if (entry_find(dir, name))
+        return -EEXIST;
+    file = modelled_new(model, from->mode);
+    memcpy(file->data, from->data, MODEL_FILE_MAX);
+    file->size = from->size;
+    entry_add(dir, name, file);
+    return 0;
+}
+
+/* The target of a clone of a range; its errors come after those of both paths. */
+static int model_clone_target(struct model *model, const struct op *op, struct modelled **ret_from,
+                              struct modelled **ret_to)
+{
+    struct op to_op = *op;
+    struct modelled *any;
+    int from = model_file(model, op, ret_from), to;
+
+    snprintf(to_op.path, sizeof(to_op.path), "%s", op->to);
+    to = model_file(model, &to_op, ret_to);
+    if (model_walk(model, op->path, strlen(op->path), &any) < 0)
+        return from;
+    if (model_walk(model, op->to, strlen(op->to), &any) < 0)
+        return to;
+    return from < 0 ? from : to;
+}
+
+static int apply_clone_range(struct model *model, const struct op *op)
+{
+    uint64_t from_end = op->offset + op->length, to_end = op->to_offset + op->length;
+    struct modelled *from, *to;
+    int r = model_clone_target(model, op, &from, &to);
+
+    if (r < 0 || op->length == 0)
+        return r;
+    if (op->offset % BLOCK_SIZE || op->to_offset % BLOCK_SIZE || from_end > from->size)
+        return -EINVAL;
+    if (op->length % BLOCK_SIZE && (from_end != from->size || to_end < to->size))
+        return -EINVAL;
+    if (from == to && op->offset < to_end && op->to_offset < from_end)
+        return -EINVAL;
+    memcpy(to->data + op->to_offset, from->data + op->offset, op->length);
+    to->size = MAX(to->size, to_end);
+    return 0;
+}
+
 static int apply_chmod(struct model *model, const struct op *op)
 {
     struct modelled *file;
@@ -430,6 +489,10 @@ int model_apply(struct model *model, const struct op *op)
         if (model->handles[op->handle] && S_ISREG(model->handles[op->handle]->mode))
             data_write(model->handles[op->handle], op);
         return 0;
+    case OP_CLONE:
+        return apply_clone(model, op);
+    case OP_CLONE_RANGE:
+        return apply_clone_range(model, op);
     case OP_CHMOD:
         return apply_chmod(model, op);
     case OP_HOLD:
@@ -447,8 +510,10 @@ int model_apply(struct model *model, const struct op *op)
 
 uint64_t model_target(struct model *model, const struct op *op)
 {
-    struct modelled *file;
+    struct modelled *file, *from;
 
+    if (op->kind == OP_CLONE_RANGE)
+        return model_clone_target(model, op, &from, &file) == 0 ? file->id : 0;
     if (op->kind == OP_WRITE_HELD)
         return model->handles[op->handle] ? model->handles[op->handle]->id : 0;
     if (op->kind != OP_WRITE && op->kind != OP_PUNCH && op->kind != OP_ZERO &&
@@ -495,11 +560,11 @@ struct op op_random(uint64_t (*random)(void *arg), void *arg)
 {
     /* How often each comes, of the sum. */
     static const unsigned weights[OP_KINDS] = {
-        [OP_CREATE] = 12,    [OP_MKDIR] = 6,    [OP_SYMLINK] = 2,  [OP_LINK] = 4,
-        [OP_UNLINK] = 7,     [OP_RMDIR] = 3,    [OP_RENAME] = 9,   [OP_WRITE] = 24,
-        [OP_WRITE_HELD] = 4, [OP_TRUNCATE] = 6, [OP_ALLOCATE] = 3, [OP_PUNCH] = 5,
-        [OP_ZERO] = 3,       [OP_CHMOD] = 2,    [OP_HOLD] = 3,     [OP_DROP] = 2,
-        [OP_CHECKPOINT] = 3};
+        [OP_CREATE] = 12,    [OP_MKDIR] = 6,    [OP_SYMLINK] = 2,     [OP_LINK] = 4,
+        [OP_UNLINK] = 7,     [OP_RMDIR] = 3,    [OP_RENAME] = 9,      [OP_WRITE] = 24,
+        [OP_WRITE_HELD] = 4, [OP_TRUNCATE] = 6, [OP_ALLOCATE] = 3,    [OP_PUNCH] = 5,
+        [OP_ZERO] = 3,       [OP_CHMOD] = 2,    [OP_HOLD] = 3,        [OP_DROP] = 2,
+        [OP_CHECKPOINT] = 3, [OP_CLONE] = 10,   [OP_CLONE_RANGE] = 10};
     struct op op = {.seed = random(arg) % 1000 + 1};
     unsigned sum = 0, pick;
 
@@ -517,15 +582,24 @@ struct op op_random(uint64_t (*random)(void *arg), void *arg)
         op.flags = op.flags == 3 ? 0 : op.flags;
     if (op.kind == OP_ALLOCATE)
         op.flags &= FS_ALLOCATE_KEEP_SIZE;
+    if (op.kind == OP_CLONE_RANGE) { /* mostly such as are allowed */
+        op.to_offset = random(arg) % (64 * KIB);
+        if (op.flags) {
+            op.offset = ALIGN_DOWN(op.offset, BLOCK_SIZE);
+            op.to_offset = ALIGN_DOWN(op.to_offset, BLOCK_SIZE);
+            op.length = ALIGN_UP(op.length, (uint64_t)BLOCK_SIZE);
+        }
+        op.length = MIN(op.length, MODEL_FILE_MAX - MAX(op.offset, op.to_offset));
+    }
     return op;
 }
 
 const char *op_name(enum op_kind kind)
 {
     static const char *const names[] = {
-        "create", "mkdir", "symlink",    "link",     "unlink",    "rmdir",
-        "rename", "write", "write-held", "truncate", "allocate",  "punch",
-        "zero",   "chmod", "hold",       "drop",     "checkpoint"};
+        "create",      "mkdir",      "symlink",  "link",     "unlink",    "rmdir", "rename",
+        "write",       "write-held", "truncate", "allocate", "punch",     "zero",  "clone",
+        "clone-range", "chmod",      "hold",     "drop",     "checkpoint"};
 
     return names[kind];
 }
@@ -616,6 +690,18 @@ int co_op_run(struct world *world, const char *base, const struct op *op, struct
         return co_rmdir(world, path);
     case OP_RENAME:
         return co_rename(world, path, to, op->flags);
+    case OP_CLONE:
+        r = co_open(world, path, &inode);
+        if (r == 0)
+            r = co_parent(world, to, &dir, &name);
+        return r < 0 ? r : co_fs_clone_file(inode, dir, name, FS_NO_REQUEST, NULL);
+    case OP_CLONE_RANGE:
+        r = co_open(world, path, &inode);
+        if (r == 0)
+            r = co_open(world, to, &dir);
+        return r < 0 ? r
+                     : co_fs_clone_range(inode, op->offset, dir, op->to_offset, op->length,
+                                         FS_NO_REQUEST);
     case OP_WRITE:
     case OP_TRUNCATE:
     case OP_ALLOCATE:

@@ -22,6 +22,8 @@ enum op_kind {
     OP_ALLOCATE,
     OP_PUNCH,
     OP_ZERO,
+    OP_CLONE,       /* of a whole file to a new name */
+    OP_CLONE_RANGE, /* from offset of `path` to to_offset of `to` */
     OP_CHMOD,
     OP_HOLD, /* opens a handle */
     OP_DROP, /* compares what it shows and closes it */
@@ -32,7 +34,7 @@ enum op_kind {
 struct op {
     enum op_kind kind;
     char path[64], to[64];
-    uint64_t offset, length, seed;
+    uint64_t offset, length, seed, to_offset;
     unsigned flags;
     unsigned handle;
 };
