@@ -249,6 +249,30 @@ int co_csv_link(struct csv_volume *volume, uint64_t ino, uint64_t dir, const cha
     return r < 0 ? r : co_run_attr(volume, &request, ret_attr);
 }
 
+int co_csv_clone_range(struct csv_volume *volume, uint64_t from_ino, uint64_t from_offset,
+                       uint64_t to_ino, uint64_t to_offset, uint64_t length)
+{
+    struct csv_request request = {.op = CSV_CLONE_RANGE,
+                                  .ino = from_ino,
+                                  .offset = from_offset,
+                                  .ino2 = to_ino,
+                                  .offset2 = to_offset,
+                                  .length = length};
+
+    if (MAX(length, MAX(from_offset, to_offset)) > FS_FILE_SIZE_MAX)
+        return -EFBIG;
+    return co_run_plain(volume, &request);
+}
+
+int co_csv_clone_file(struct csv_volume *volume, uint64_t ino, uint64_t dir, const char *name,
+                      struct fs_attr *ret_attr)
+{
+    struct csv_request request = {.op = CSV_CLONE_FILE, .ino = ino, .ino2 = dir, .name = name};
+    int r = check_name(name);
+
+    return r < 0 ? r : co_run_attr(volume, &request, ret_attr);
+}
+
 int co_csv_unlink(struct csv_volume *volume, uint64_t dir, const char *name)
 {
     struct csv_request request = {.op = CSV_UNLINK, .ino = dir, .name = name};

@@ -125,6 +125,11 @@ int co_csv_unlink(struct csv_volume *volume, uint64_t dir, const char *name);
 int co_csv_rmdir(struct csv_volume *volume, uint64_t dir, const char *name);
 int co_csv_rename(struct csv_volume *volume, uint64_t from_dir, const char *from, uint64_t to_dir,
                   const char *to, unsigned flags);
+/* As co_fs_clone_range() and co_fs_clone_file(). -EBUSY: to_ino is a running VM's disk. */
+int co_csv_clone_range(struct csv_volume *volume, uint64_t from_ino, uint64_t from_offset,
+                       uint64_t to_ino, uint64_t to_offset, uint64_t length);
+int co_csv_clone_file(struct csv_volume *volume, uint64_t ino, uint64_t dir, const char *name,
+                      struct fs_attr *ret_attr);
 /* Gives entries after cookie to emit() until it returns false, the end, or some 32 KiB of them;
  * *ret_end: it was the end. */
 int co_csv_readdir(struct csv_volume *volume, uint64_t dir, uint64_t cookie,

@@ -415,6 +415,25 @@ static int co_two_dirs(struct csv_volume *volume, struct fs_inode *first,
     return r < 0 ? r : co_fs_getattr(first, &reply->attr);
 }
 
+static int co_clone(struct csv_volume *volume, struct fs_inode *from,
+                    const struct csv_request *request, struct csv_reply *reply)
+{
+    cleanup(fs_inode_putp) struct fs_inode *to = NULL, *made = NULL;
+    struct csv_request to_request = {.ino = request->ino2};
+    int r = co_inode_get(volume->fs, request->ino2, &to);
+
+    if (r < 0)
+        return r;
+    if (request->op == CSV_CLONE_RANGE) {
+        r = each_opened(volume, to_request.ino, check_no_vm, &to_request);
+        return r < 0 ? r
+                     : co_fs_clone_range(from, request->offset, to, request->offset2,
+                                         request->length, request->name_of);
+    }
+    r = co_fs_clone_file(from, to, request->name, request->name_of, &made);
+    return r < 0 ? r : co_fs_getattr(made, &reply->attr);
+}
+
 static int co_change(struct csv_volume *volume, struct fs_inode *inode,
                      const struct csv_request *request, struct csv_reply *reply)
 {
@@ -450,6 +469,9 @@ static int co_on_inode(struct csv_volume *volume, const struct csv_request *requ
     case CSV_LINK:
     case CSV_RENAME:
         return co_two_dirs(volume, inode, request, reply);
+    case CSV_CLONE_RANGE:
+    case CSV_CLONE_FILE:
+        return co_clone(volume, inode, request, reply);
     case CSV_UNLINK:
         return co_fs_unlink(inode, request->name, request->name_of);
     case CSV_RMDIR:

@@ -116,7 +116,7 @@ int csv_request_encode(const struct csv_request *request, uint8_t bytes[CSV_REQU
     put(&cursor, request->length, 8);
     put(&cursor, request->incarnation, 8);
     put_attr(&cursor, &request->attr);
-    put(&cursor, 0, 8);
+    put(&cursor, request->offset2, 8);
     put(&cursor, 0, 8);
     put(&cursor, 0, 8);
     assert(cursor.at == bytes + CSV_REQUEST_FIXED_BYTES);
@@ -168,7 +168,8 @@ int csv_request_decode(const void *bytes, size_t length, struct csv_request *ret
     request.length = get(&cursor, 8);
     request.incarnation = get(&cursor, 8);
     get_attr(&cursor, &request.attr);
-    if (get(&cursor, 8) != 0 || get(&cursor, 8) != 0 || get(&cursor, 8) != 0)
+    request.offset2 = get(&cursor, 8);
+    if (get(&cursor, 8) != 0 || get(&cursor, 8) != 0)
         return -EPROTO; /* room for later versions */
 
     if (name_bytes > FS_NAME_MAX || name2_bytes > FS_NAME_MAX ||
@@ -212,6 +213,8 @@ static const struct op_rule op_rules[CSV_OP_END] = {
     [CSV_ZERO] = {.has_handle = true, .ranged = true},
     [CSV_STATUS] = {.has_handle = true, .ranged = true},
     [CSV_SYNC] = {0},
+    [CSV_CLONE_RANGE] = {.is_named = true, .ranged = true},
+    [CSV_CLONE_FILE] = {.is_named = true},
 };
 
 bool csv_op_is_named(enum csv_op op)
@@ -248,7 +251,8 @@ int csv_request_check(const struct csv_request *request)
         return -EPROTO;
     if (rule->ranged && request->length > FS_FILE_SIZE_MAX)
         return -EPROTO;
-    if ((rule->ranged || request->op == CSV_WRITE) && request->offset > FS_FILE_SIZE_MAX)
+    if ((rule->ranged || request->op == CSV_WRITE) &&
+        MAX(request->offset, request->offset2) > FS_FILE_SIZE_MAX)
         return -EPROTO;
     if ((request->op == CSV_READ || request->op == CSV_READDIR) && request->length > CSV_DATA_MAX)
         return -EPROTO;

@@ -18,7 +18,7 @@
 #define CSV_MSG_ATTACH (BUS_TYPE_FILES + 0)
 #define CSV_MSG_REQUEST (BUS_TYPE_FILES + 1)
 
-#define CSV_VERSION 1
+#define CSV_VERSION 2
 #define CSV_DATA_MAX MIB /* bulk of one request or reply */
 
 enum csv_op {
@@ -46,6 +46,8 @@ enum csv_op {
     CSV_ZERO,       /* handle, offset, length */
     CSV_STATUS,     /* handle, offset, length → value (length), is_data */
     CSV_SYNC,       /* ino, flags (1: data only) */
+    CSV_CLONE_RANGE, /* ino, offset → ino2, offset2; length */
+    CSV_CLONE_FILE,  /* ino, ino2 (directory), name → attr */
     CSV_OP_END,
 };
 
@@ -63,7 +65,7 @@ struct csv_request {
     uint64_t client_counter;   /* its start counter */
     struct fs_request name_of; /* of a change of metadata (session: see csv_client_session()) */
     uint64_t number;           /* of a data request */
-    uint64_t ino, ino2, handle, offset, length, incarnation;
+    uint64_t ino, ino2, handle, offset, offset2, length, incarnation;
     struct fs_attr attr;
     const char *name, *name2; /* NULL: none; at most FS_NAME_MAX bytes */
     const void *bulk;

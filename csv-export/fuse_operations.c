@@ -12,6 +12,8 @@
 
 #include "csv-export/fuse_internal.h"
 
+#define COPY_BYTES_MAX (1u << 30) /* of one copy_file_range(): the answer holds 32 bits */
+
 static struct fuse_mount *mount_of(fuse_req_t req)
 {
     return fuse_req_userdata(req);
@@ -492,8 +494,104 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
         fuse_reply_lseek(req, (off_t)found);
 }
 
-/* Not here: extended attributes, ioctl, locks (the kernel keeps those), copy_file_range (the kernel
- * reads and writes instead). libfuse answers ENOSYS, and the kernel does not ask again. */
+/* ---- copy_file_range: a clone, but for edges that are no whole blocks ---- */
+
+struct copy {
+    struct csv_volume *volume;
+    struct csv_file *from, *to;
+    uint64_t from_ino, to_ino;
+    uint64_t from_offset, to_offset, length; /* what is left to do */
+    uint8_t *memory;
+};
+
+static void copy_advance(struct copy *copy, uint64_t length)
+{
+    copy->from_offset += length;
+    copy->to_offset += length;
+    copy->length -= length;
+}
+
+static int co_copy_edge(struct copy *copy, uint64_t length)
+{
+    uint64_t got = 0;
+    int r;
+
+    if (length == 0)
+        return 0;
+    r = co_csv_read(copy->from, copy->memory, copy->from_offset, length, &got);
+    if (r == 0)
+        r = co_csv_write(copy->to, copy->memory, copy->to_offset, got);
+    if (r == 0)
+        copy_advance(copy, got);
+    return r;
+}
+
+/* How much can be shared: whole blocks, and the last part of a block at the ends of both files. */
+static int co_copy_shared_length(const struct copy *copy, uint64_t from_size, uint64_t *ret_length)
+{
+    struct fs_attr to;
+    int r = co_csv_getattr(copy->volume, copy->to_ino, &to);
+    bool ends = copy->from_offset + copy->length == from_size;
+
+    if (r < 0)
+        return r;
+    *ret_length = ends && copy->to_offset + copy->length >= to.size
+                      ? copy->length
+                      : ALIGN_DOWN(copy->length, BLOCK_SIZE);
+    return 0;
+}
+
+static int co_copy(struct copy *copy)
+{
+    uint64_t within = copy->from_offset % BLOCK_SIZE, shared = 0;
+    struct fs_attr from;
+    int r = co_csv_getattr(copy->volume, copy->from_ino, &from);
+
+    if (r < 0)
+        return r;
+    copy->length = MIN(copy->length, from.size - MIN(from.size, copy->from_offset));
+    if (within > 0)
+        r = co_copy_edge(copy, MIN(copy->length, BLOCK_SIZE - within));
+    if (r == 0)
+        r = co_copy_shared_length(copy, from.size, &shared);
+    if (r == 0 && shared > 0)
+        r = co_csv_clone_range(copy->volume, copy->from_ino, copy->from_offset, copy->to_ino,
+                               copy->to_offset, shared);
+    if (r < 0)
+        return r;
+    copy_advance(copy, shared);
+    return co_copy_edge(copy, copy->length);
+}
+
+static void op_copy_file_range(fuse_req_t req, fuse_ino_t from_ino, off_t from_offset,
+                               struct fuse_file_info *from, fuse_ino_t to_ino, off_t to_offset,
+                               struct fuse_file_info *to, size_t length, int flags)
+{
+    uint64_t wanted = MIN(length, (size_t)COPY_BYTES_MAX);
+    struct copy copy = {.volume = volume_of(req),
+                        .from = file_of(from),
+                        .to = file_of(to),
+                        .from_ino = from_ino,
+                        .to_ino = to_ino,
+                        .from_offset = from_offset,
+                        .to_offset = to_offset,
+                        .length = wanted,
+                        .memory = fuse_answer_memory(mount_of(req))};
+    int r = -EOPNOTSUPP; /* the kernel reads and writes instead */
+
+    (void)flags;
+    if ((from_offset - to_offset) % BLOCK_SIZE == 0)
+        r = co_copy(&copy);
+    if (r == -EINVAL) /* the source became shorter meanwhile */
+        r = -EOPNOTSUPP;
+    if (r < 0 && copy.to_offset == (uint64_t)to_offset)
+        reply_error(req, r);
+    else
+        fuse_reply_write(req, copy.to_offset - (uint64_t)to_offset);
+}
+
+/* Not here: extended attributes, ioctl, locks (the kernel keeps those). libfuse answers ENOSYS, and
+ * the kernel does not ask again. */
 const struct fuse_lowlevel_ops s2d_fuse_ops = {
     .init = op_init,
     .lookup = op_lookup,
@@ -518,4 +616,5 @@ const struct fuse_lowlevel_ops s2d_fuse_ops = {
     .create = op_create,
     .fallocate = op_fallocate,
     .lseek = op_lseek,
+    .copy_file_range = op_copy_file_range,
 };

@@ -276,6 +276,40 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
         api_answer_json(response, entry_json(place.name, &attr));
 }
 
+/* {from}: a path in the same volume. With the directories to it. */
+static void co_clone(void *arg, const struct api_request *request, struct api_response *response)
+{
+    static const char *const names[] = {"from", NULL};
+    struct api_arguments arguments = api_arguments(request, response, names);
+    const char *from = api_text(&arguments, "from");
+    cleanup(csv_volume_putp) struct csv_volume *volume =
+        arguments.refused ? NULL : find_volume(arg, request, response);
+    struct fs_attr attr;
+    struct place place;
+    int r;
+
+    if (!volume)
+        return;
+    r = co_csv_walk(volume, from, &attr);
+    if (r < 0) {
+        api_answer_error(response, r, "%.64s/%.400s: %s", api_parameter(request, "volume"), from,
+                         r == -ENOENT ? "there is no such file" : strerror(-r));
+        return;
+    }
+    if (!S_ISREG(attr.mode)) {
+        api_answer_error(response, -EINVAL, "%.64s/%.400s is no file: only files are cloned",
+                         api_parameter(request, "volume"), from);
+        return;
+    }
+    r = co_find_place(volume, api_parameter(request, "path"), true, &place);
+    if (r == 0)
+        r = co_csv_clone_file(volume, attr.ino, place.dir, place.name, &attr);
+    if (r < 0)
+        answer_file_failure(response, r, request);
+    else
+        api_answer_json(response, entry_json(place.name, &attr));
+}
+
 static void co_remove(void *arg, const struct api_request *request, struct api_response *response)
 {
     cleanup(csv_volume_putp) struct csv_volume *volume = find_volume(arg, request, response);
@@ -396,6 +430,7 @@ const struct api_route api_file_routes[] = {
     {API_GET, "/v1/files/{volume}/{path*}", co_list},
     {API_POST, "/v1/files/{volume}/{path*}", co_create},
     {API_DELETE, "/v1/files/{volume}/{path*}", co_remove},
+    {API_POST, "/v1/clones/{volume}/{path*}", co_clone},
     {API_GET, "/v1/data/{volume}/{path*}", co_read},
     {API_PUT, "/v1/data/{volume}/{path*}", co_write},
     {0, NULL, NULL},

@@ -172,6 +172,46 @@ static void writes_replace_a_cluster(void **state)
     world_run(VOLUME, 1, co_writes_replace_a_cluster);
 }
 
+/* ---- who is left alone with a block may write there when that is durable, not before ---- */
+
+static void co_unlink_to(void *arg)
+{
+    (void)co_unlink(arg, "to"); /* the power goes meanwhile */
+}
+
+static void co_alone_is_durable(struct world *world)
+{
+    struct co_group group;
+    struct fs_inode *from, *to;
+
+    world->ram.delay_max = 3;
+    fresh(world);
+    from = make_file(world, "from", 64 * KIB, 1);
+    fs_inode_put(clone_file(world, from, "to"));
+    check_int(co_fs_checkpoint(world->fs), 0);
+    world->ram.cut_after = world->ram.writes + world->ram.trims + 1;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "unlink", co_unlink_to, world), 0);
+    co_yield ();
+    (void)co_write_pattern(from, 0, BLOCK_SIZE, 2);
+    co_group_wait(&group);
+    fs_inode_put(from);
+    co_world_crash(world);
+    co_world_mount(world);
+    if (co_open(world, "to", &to) == 0) {
+        check_pattern(to, 0, 64 * KIB, 1);
+        fs_inode_put(to);
+    }
+    done(world);
+}
+
+static void alone_is_durable(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 40; seed++)
+        world_run(VOLUME, seed, co_alone_is_durable);
+}
+
 /* ---- space: none for a clone, all of it back after the last ---- */
 
 static void co_space_comes_back(struct world *world)
@@ -441,6 +481,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sides_are_apart),
         cmocka_unit_test(writes_replace_a_cluster),
+        cmocka_unit_test(alone_is_durable),
         cmocka_unit_test(space_comes_back),
         cmocka_unit_test(counts_are_large),
         cmocka_unit_test(rules),

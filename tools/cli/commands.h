@@ -28,7 +28,7 @@ cli_run run_pool_create, run_pool_status;
 cli_run run_volume_create, run_volume_list, run_volume_show, run_volume_resize, run_volume_move,
     run_volume_delete, run_volume_check;
 /* verbs_file.c */
-cli_run run_file_ls, run_file_create, run_file_rm, run_file_import, run_file_export;
+cli_run run_file_ls, run_file_create, run_file_clone, run_file_rm, run_file_import, run_file_export;
 /* verbs_vm.c */
 cli_run run_vm_create, run_vm_list, run_vm_show, run_vm_start, run_vm_stop, run_vm_shutdown,
     run_vm_kill, run_vm_console, run_vm_delete;

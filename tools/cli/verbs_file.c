@@ -78,6 +78,23 @@ int run_file_create(struct cli *cli, const struct cli_arguments *arguments)
     return status != CLI_DONE ? status : cli_show_done(cli, json, "%s is there", file);
 }
 
+int run_file_clone(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *from = cli_positional(arguments, 0), *to = cli_positional(arguments, 1);
+    size_t volume = strcspn(from, "/");
+    json_t *json;
+    int status;
+
+    if (strcspn(to, "/") != volume || strncmp(from, to, volume) != 0)
+        return cli_fail("%s and %s are in two volumes, which share nothing: use 's2d file export' "
+                        "and 's2d file import'",
+                        from, to);
+    status = cli_call_within(cli, 600 * 1000, "POST", file_target("/v1/clones", to, ""),
+                             json_pack("{s:s}", "from", from + volume), &json);
+    return status != CLI_DONE ? status
+                              : cli_show_done(cli, json, "%s is there, a clone of %s", to, from);
+}
+
 int run_file_rm(struct cli *cli, const struct cli_arguments *arguments)
 {
     const char *file = cli_positional(arguments, 0);
