@@ -53,6 +53,39 @@ def read(path):
         return file.read()
 
 
+@check("copy_file_range: clones what it can, copies the rest; both sides are apart later")
+def _():
+    size = 3 * 1024 * 1024 + 777
+    data = bytearray(os.urandom(size))
+    write(A + "/from", data)
+    write(B + "/to", b"")
+    with open(A + "/from", "rb+") as source, open(A + "/to", "rb+") as target:
+        done = 0
+        while done < size:
+            done += os.copy_file_range(source.fileno(), target.fileno(), size - done, done, done)
+        assert os.copy_file_range(source.fileno(), target.fileno(), 10, size, size) == 0
+        assert read(B + "/to") == data
+        os.pwrite(source.fileno(), b"source", 100000)
+        os.pwrite(target.fileno(), b"target", 200000)
+        assert read(B + "/to") == data[:200000] + b"target" + data[200006:]
+        data[100000:100006] = b"source"
+        expected = bytearray(read(B + "/to"))
+        for _ in range(100):  # edges, offsets that cannot be shared, within one file
+            at, to = random.randrange(size), random.randrange(size)
+            if random.random() < 0.7:
+                to += (at - to) % 4096
+            length = random.randrange(1, 300000)
+            got = os.copy_file_range(source.fileno(), target.fileno(), length, at, to)
+            assert 0 < got <= length
+            piece = data[at : at + got]
+            expected[len(expected) : to] = bytes(max(0, to - len(expected)))
+            expected[to : to + got] = piece
+        assert read(B + "/to") == expected
+        assert read(B + "/from") == data
+    for name in ("/from", "/to"):
+        os.unlink(B + name)
+
+
 @check("close-to-open: what one node has written, the next to open it sees")
 def _():
     for i in range(50):

@@ -101,6 +101,12 @@ static void names_on(struct csv_volume *volume)
     assert_int_equal(co_csv_rename(volume, dir.ino, "file", FS_ROOT_INO, "moved", 0), 0);
     assert_int_equal(
         co_csv_rename(volume, dir.ino, "hard", FS_ROOT_INO, "moved", FS_RENAME_NOREPLACE), -EEXIST);
+    assert_int_equal(co_csv_clone_file(volume, file.ino, dir.ino, "twin", &other), 0);
+    assert_int_equal(other.size, 10000);
+    assert_int_equal(co_csv_clone_file(volume, file.ino, dir.ino, "twin", &file), -EEXIST);
+    assert_int_equal(co_csv_clone_range(volume, file.ino, 4096, other.ino, 8192, 4096), 0);
+    assert_int_equal(co_csv_clone_range(volume, file.ino, 1, other.ino, 0, 4096), -EINVAL);
+    assert_int_equal(co_csv_unlink(volume, dir.ino, "twin"), 0);
     assert_int_equal(co_csv_unlink(volume, FS_ROOT_INO, "dir"), -EISDIR);
     assert_int_equal(co_csv_rmdir(volume, FS_ROOT_INO, "dir"), -ENOTEMPTY);
     memset(long_name, 'x', sizeof(long_name));
