@@ -579,39 +579,100 @@ static void vdisk_in_sync(struct command *command)
     database_put(database, TABLE_VDISK, vdisk);
 }
 
-/* {vdisk, epoch, slab, disk, to_disk, to_extent}: a stale column gets a new place; it is to be
- * copied whole. */
-static void vdisk_replace_column(struct command *command)
+/* A column on `disk` of the slab that may leave it: a stale one; one that is in-sync only where
+ * another one is too (I3), and its disk is being emptied. NULL: refused. */
+static const struct column_record *column_to_replace(struct command *command,
+                                                     const struct slab_record *slab, uint64_t disk)
+{
+    const struct disk_record *from = database_find(command->database, TABLE_DISK, disk);
+
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        const struct column_record *column = &slab->columns[i];
+
+        if (column->disk != disk)
+            continue;
+        if (column->state == COLUMN_RECORD_STALE ||
+            (from && from->state == DISK_RETIRING && has_other_in_sync(slab, &disk, 1)))
+            return column;
+    }
+    command_refuse(command, -ESTALE, "the column is not there, or is in-sync and needed");
+    return NULL;
+}
+
+struct replacement {
+    struct slab_record *slab; /* the database's */
+    size_t index;             /* of the column */
+    struct column_record place;
+};
+
+/* One element of vdisk.replace's list: {slab, disk, to_disk, to_extent}. */
+static void parse_replacement(struct command *command, const struct vdisk_record *vdisk,
+                              const json_t *json, struct replacement *ret_replacement)
+{
+    uint64_t number = (uint64_t)json_integer_value(json_object_get(json, "slab"));
+    uint64_t disk = (uint64_t)json_integer_value(json_object_get(json, "disk"));
+    struct slab_record *slab =
+        number < VDISK_SLABS_MAX
+            ? database_find_mutable(command->database, TABLE_SLAB, slab_id(vdisk->base.id, number))
+            : NULL;
+    const struct column_record *column;
+    struct slab_record next;
+
+    if (!slab) {
+        command_refuse(command, -ENOENT, "there is no such slab");
+        return;
+    }
+    column = column_to_replace(command, slab, disk);
+    if (!column)
+        return;
+    *ret_replacement = (struct replacement){
+        .slab = slab,
+        .index = (size_t)(column - slab->columns),
+        .place = {.disk = (uint64_t)json_integer_value(json_object_get(json, "to_disk")),
+                  .extent = (uint64_t)json_integer_value(json_object_get(json, "to_extent")),
+                  .generation = command->index,  /* I10 */
+                  .state = COLUMN_RECORD_STALE}, /* since epoch 0: all of it is to be copied */
+    };
+    next = *slab;
+    next.columns[ret_replacement->index] = ret_replacement->place;
+    check_new_column(command, &next, ret_replacement->index, next.column_count);
+}
+
+static bool clash(const struct replacement *a, const struct replacement *b)
+{
+    return a->slab == b->slab ||
+           (a->place.disk == b->place.disk && a->place.extent == b->place.extent);
+}
+
+#define REPLACEMENTS_MAX 64
+
+/* {vdisk, epoch, columns: [{slab, disk, to_disk, to_extent}]}: columns get new places, one a slab,
+ * where they are to be copied whole. All of it or nothing. */
+static void vdisk_replace(struct command *command)
 {
     struct database *database = command->database;
     struct vdisk_record *vdisk = vdisk_at_epoch(command);
-    uint64_t number = command_u64(command, "slab"), disk = command_u64(command, "disk");
-    struct slab_record *slab =
-        vdisk ? database_find_mutable(database, TABLE_SLAB, slab_id(vdisk->base.id, number)) : NULL;
-    struct column_record *column = NULL;
-    struct column_record place = {.disk = command_u64(command, "to_disk"),
-                                  .extent = command_u64(command, "to_extent"),
-                                  .generation = command->index,
-                                  .state = COLUMN_RECORD_STALE};
-    struct slab_record old, next;
+    const json_t *list = command_list(command, "columns");
+    struct replacement replacements[REPLACEMENTS_MAX];
+    size_t count = list ? json_array_size(list) : 0;
 
-    if (number >= VDISK_SLABS_MAX || !slab)
-        command_refuse(command, -ENOENT, "there is no such slab");
-    for (uint64_t i = 0; slab && i < slab->column_count; i++) {
-        if (slab->columns[i].disk == disk)
-            column = &slab->columns[i];
+    if (count == 0 || count > REPLACEMENTS_MAX)
+        command_refuse(command, -EINVAL, "from 1 to %d columns at once", REPLACEMENTS_MAX);
+    for (size_t i = 0; !command_refused(command) && i < count; i++) {
+        parse_replacement(command, vdisk, json_array_get(list, i), &replacements[i]);
+        for (size_t j = 0; !command_refused(command) && j < i; j++) {
+            if (clash(&replacements[i], &replacements[j]))
+                command_refuse(command, -EINVAL, "two columns of a slab, or in one place");
+        }
     }
-    if (!column || column->state == COLUMN_RECORD_IN_SYNC)
-        command_refuse(command, -ESTALE, "the column is not there, or is in-sync");
     if (command_refused(command))
         return;
-    old = next = *slab;
-    next.columns[column - slab->columns] = place;
-    check_new_column(command, &next, (uint64_t)(column - slab->columns), next.column_count);
-    if (command_refused(command))
-        return;
-    *slab = next;
-    database_put_slab(database, slab, &old);
+    for (size_t i = 0; i < count; i++) {
+        struct slab_record old = *replacements[i].slab;
+
+        replacements[i].slab->columns[replacements[i].index] = replacements[i].place;
+        database_put_slab(database, replacements[i].slab, &old);
+    }
     vdisk->epoch++;
     database_put(database, TABLE_VDISK, vdisk);
 }
@@ -716,16 +777,10 @@ void database_check(const struct database *database)
 }
 
 const struct verb volume_verbs[] = {
-    {"volume.create", volume_create},
-    {"volume.online", volume_online},
-    {"volume.resize", volume_resize},
-    {"volume.delete", volume_delete},
-    {"volume.removed", volume_removed},
-    {"slab.add", slab_add},
-    {"slab.remove", slab_remove},
-    {"vdisk.own", vdisk_own},
-    {"vdisk.stale", vdisk_stale},
-    {"vdisk.in_sync", vdisk_in_sync},
-    {"vdisk.replace_column", vdisk_replace_column},
-    {NULL, NULL},
+    {"volume.create", volume_create},   {"volume.online", volume_online},
+    {"volume.resize", volume_resize},   {"volume.delete", volume_delete},
+    {"volume.removed", volume_removed}, {"slab.add", slab_add},
+    {"slab.remove", slab_remove},       {"vdisk.own", vdisk_own},
+    {"vdisk.stale", vdisk_stale},       {"vdisk.in_sync", vdisk_in_sync},
+    {"vdisk.replace", vdisk_replace},   {NULL, NULL},
 };

@@ -16,7 +16,7 @@ struct leader_task {
     json_t *command;
 };
 
-static bool is_under_way(const struct node *node, uint64_t subject)
+bool node_task_under_way(const struct node *node, uint64_t subject)
 {
     list_for_each (entry, &node->leader_tasks) {
         if (list_entry(entry, struct leader_task, link)->subject == subject)
@@ -30,7 +30,7 @@ static bool is_under_way(const struct node *node, uint64_t subject)
 static struct leader_task *begin_task(struct node *node, uint64_t subject, const char *name,
                                       co_fn *fn)
 {
-    struct leader_task *task = is_under_way(node, subject) ? NULL : malloc(sizeof(*task));
+    struct leader_task *task = node_task_under_way(node, subject) ? NULL : malloc(sizeof(*task));
 
     if (!task)
         return NULL;
@@ -59,8 +59,7 @@ static void propose_main(void *arg)
     end_task(task);
 }
 
-/* Takes command. Returns whether it will be proposed. */
-static bool propose_as_leader(struct node *node, uint64_t subject, uint64_t term, json_t *command)
+bool node_propose_as_leader(struct node *node, uint64_t subject, uint64_t term, json_t *command)
 {
     struct leader_task *task = command ? begin_task(node, subject, "leader", propose_main) : NULL;
 
@@ -120,13 +119,13 @@ bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const c
 
     if (node->stopping || is_only_late(node, down))
         return false;
-    if (is_under_way(node, down))
+    if (node_task_under_way(node, down))
         return true;
     raft_status(consensus_raft(node->consensus), &status);
-    if (!propose_as_leader(node, down, status.role.term,
-                           json_pack("{s:s,s:I,s:I,s:s}", "verb", "node.down", "node",
-                                     (json_int_t)down, "start_counter", (json_int_t)start_counter,
-                                     "reason", reason)))
+    if (!node_propose_as_leader(node, down, status.role.term,
+                                json_pack("{s:s,s:I,s:I,s:s}", "verb", "node.down", "node",
+                                          (json_int_t)down, "start_counter",
+                                          (json_int_t)start_counter, "reason", reason)))
         return false;
     note_down(node, down, start_counter, host_answers);
     log_warn(node->io, "failover", "a node is declared down", "node=%llu reason=\"%s\"",
@@ -188,14 +187,14 @@ static void find_owners(struct node *node)
         uint64_t owner;
 
         if (vdisk->owner != 0 || !volume || volume->state == VOLUME_DELETING ||
-            is_under_way(node, vdisk->base.id))
+            node_task_under_way(node, vdisk->base.id))
             continue;
         owner = choose_owner(node, vdisk);
         if (owner)
-            propose_as_leader(node, vdisk->base.id, 0,
-                              json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.own", "vdisk",
-                                        (json_int_t)vdisk->base.id, "epoch",
-                                        (json_int_t)vdisk->epoch, "owner", (json_int_t)owner));
+            node_propose_as_leader(node, vdisk->base.id, 0,
+                                   json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.own", "vdisk",
+                                             (json_int_t)vdisk->base.id, "epoch",
+                                             (json_int_t)vdisk->epoch, "owner", (json_int_t)owner));
     }
 }
 
@@ -251,12 +250,12 @@ static void restart_vm(struct node *node, const struct vm_record *vm, bool force
     uint64_t host = choose_host(consensus_database(node->consensus));
 
     if (host)
-        propose_as_leader(node, vm->base.id, 0,
-                          json_pack("{s:s,s:I,s:I,s:I,s:b,s:b,s:s}", "verb", "vm.start", "vm",
-                                    (json_int_t)vm->base.id, "node", (json_int_t)host,
-                                    "incarnation", (json_int_t)vm->incarnation, "force", force,
-                                    "restart", true, "reason",
-                                    force ? "its node is down" : "it had failed"));
+        node_propose_as_leader(node, vm->base.id, 0,
+                               json_pack("{s:s,s:I,s:I,s:I,s:b,s:b,s:s}", "verb", "vm.start", "vm",
+                                         (json_int_t)vm->base.id, "node", (json_int_t)host,
+                                         "incarnation", (json_int_t)vm->incarnation, "force", force,
+                                         "restart", true, "reason",
+                                         force ? "its node is down" : "it had failed"));
 }
 
 #define RESTART_FAILED_NS                                                                          \
@@ -405,4 +404,5 @@ void node_lead_pass(struct node *node)
     find_owners(node);
     find_hosts(node);
     clean_deleted(node);
+    node_repair_pass(node);
 }

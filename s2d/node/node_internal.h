@@ -130,6 +130,14 @@ int node_authorize(void *arg, const char *volume, const char *path, uint64_t inc
 
 /* failover.c */
 void node_lead_pass(struct node *node);
+/* One command at a time about a subject (id of a node, disk, vdisk, VM or volume): whether one is
+ * on its way; and proposes one. term: in which it may be proposed; 0: any. command: taken. Returns
+ * whether it will be proposed; if not, a later pass tries again. */
+bool node_task_under_way(const struct node *node, uint64_t subject);
+bool node_propose_as_leader(struct node *node, uint64_t subject, uint64_t term, json_t *command);
 bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const char *reason);
+
+/* repair.c */
+void node_repair_pass(struct node *node); /* by the leader */
 
 #endif

@@ -1,11 +1,9 @@
 /* A vdisk's slabs: what the database says of them as a configuration for its mirror, and new ones
  * where they are written first. */
-#include "pool/placement.h"
-#include "s2d/base/checksum.h"
+#include "s2d/node/place.h"
 #include "s2d/node/volumes_internal.h"
 
-#define SLABS_AHEAD 4  /* thin volumes grow by so many at once */
-#define DISKS_MAX 1024 /* of the pool */
+#define SLABS_AHEAD 4 /* thin volumes grow by so many at once */
 
 static void fill_slab(const struct database *database, const struct slab_record *slab,
                       struct vdisk_config *config)
@@ -52,124 +50,65 @@ int volume_make_config(const struct database *database, const struct vdisk_recor
 
 /* ---- slabs on demand ---- */
 
-static uint64_t name_number(const char *name)
+/* An element of slab.add's list. */
+static int plan_slab(struct place *place, const struct vdisk_record *vdisk, uint64_t number,
+                     json_t *slabs)
 {
-    return hash64(name, strlen(name));
-}
-
-/* The disks that new slabs may go to; those of nodes that are down come last, with columns born
- * stale. */
-static size_t list_disks(const struct database *database, struct placement_disk *ret_disks)
-{
-    const struct disk_record *disk;
-    size_t count = 0;
-
-    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)) && count < DISKS_MAX; i++) {
-        const struct node_record *node = database_find(database, TABLE_NODE, disk->node);
-
-        if (!node || disk->state != DISK_OK || disk->role != DISK_ROLE_CAPACITY)
-            continue;
-        ret_disks[count++] = (struct placement_disk){
-            .disk = disk->base.id,
-            .path = {.node = node->base.id,
-                     .chassis = name_number(node->chassis),
-                     .rack = name_number(node->rack),
-                     .site = name_number(node->site)},
-            .extents = disk->extents,
-            .used = database_used_extents(database, disk->base.id),
-            .away = node->state == NODE_DOWN,
-        };
-    }
-    return count;
-}
-
-struct slab_plan {
-    const struct database *database;
-    struct placement_disk disks[DISKS_MAX];
-    uint64_t next_extent[DISKS_MAX]; /* where the search for a free one goes on */
-    size_t disk_count;
-    json_t *slabs;
-};
-
-static int plan_column(struct slab_plan *plan, uint64_t disk, json_t *columns)
-{
-    for (size_t i = 0; i < plan->disk_count; i++) {
-        int64_t extent;
-
-        if (plan->disks[i].disk != disk)
-            continue;
-        extent = database_free_extent(plan->database, disk, plan->next_extent[i]);
-        if (extent < 0)
-            return -ENOSPC;
-        plan->next_extent[i] = extent + 1;
-        plan->disks[i].used++;
-        return json_array_append_new(columns, json_pack("{s:I,s:I}", "disk", (json_int_t)disk,
-                                                        "extent", (json_int_t)extent));
-    }
-    return -ENOSPC;
-}
-
-static int plan_slab(struct slab_plan *plan, const struct vdisk_record *vdisk, uint64_t number)
-{
-    bool one_node = database_count(plan->database, TABLE_NODE) == 1;
     struct placement_request request = {.columns = resiliency_copies(vdisk->resiliency),
-                                        .level = one_node ? FAULT_DISK : FAULT_NODE,
+                                        .level = place->level,
                                         .prefer_node = vdisk->owner,
                                         .spread = number};
-    uint64_t chosen[COLUMNS_MAX];
+    struct place_column chosen[COLUMNS_MAX];
     json_t *columns;
     int r;
 
-    r = placement_choose(plan->disks, plan->disk_count, &request, chosen);
+    r = place_choose(place, &request, chosen);
     if (r < 0)
         return r;
     columns = json_array();
-    for (unsigned i = 0; r == 0 && i < request.columns; i++)
-        r = plan_column(plan, chosen[i], columns);
-    if (r < 0) {
-        json_decref(columns);
-        return r;
-    }
+    for (unsigned i = 0; i < request.columns; i++)
+        json_array_append_new(columns, json_pack("{s:I,s:I}", "disk", (json_int_t)chosen[i].disk,
+                                                 "extent", (json_int_t)chosen[i].extent));
     return json_array_append_new(
-        plan->slabs, json_pack("{s:I,s:o}", "number", (json_int_t)number, "columns", columns));
+        slabs, json_pack("{s:I,s:o}", "number", (json_int_t)number, "columns", columns));
 }
 
 int co_volume_add_slabs(struct node *node, uint64_t vdisk_id, const uint32_t *wanted, size_t count)
 {
     const struct database *database = consensus_database(node->consensus);
     const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, vdisk_id);
-    struct slab_plan *plan = calloc(1, sizeof(*plan));
+    cleanup(place_freep) struct place *place = NULL;
     struct command_result result;
-    int r = vdisk && plan ? 0 : -ESTALE;
+    json_t *slabs;
+    int r;
 
-    if (r < 0) {
-        free(plan);
+    if (!vdisk)
+        return -ESTALE;
+    r = place_new(database, &place);
+    if (r < 0)
         return r;
-    }
-    plan->database = database;
-    plan->disk_count = list_disks(database, plan->disks);
-    plan->slabs = json_array();
+    slabs = json_array();
     for (size_t i = 0; r == 0 && i < count; i++) {
         if (!database_slab(database, vdisk_id, wanted[i]))
-            r = plan_slab(plan, vdisk, wanted[i]);
+            r = plan_slab(place, vdisk, wanted[i], slabs);
     }
     for (uint64_t ahead = 1; r == 0 && count > 0 && ahead < SLABS_AHEAD; ahead++) {
         uint64_t number = (uint64_t)wanted[count - 1] + ahead;
 
         if (number >= vdisk->size_bytes / vdisk->slab_bytes)
             break;
-        if (!database_slab(database, vdisk_id, number) && plan_slab(plan, vdisk, number) < 0)
+        if (!database_slab(database, vdisk_id, number) &&
+            plan_slab(place, vdisk, number, slabs) < 0)
             break; /* room for what is wanted is enough */
     }
-    if (r == 0 && json_array_size(plan->slabs) > 0) {
+    if (r == 0 && json_array_size(slabs) > 0) {
         r = co_node_propose(node,
                             json_pack("{s:s,s:I,s:O}", "verb", "slab.add", "vdisk",
-                                      (json_int_t)vdisk_id, "slabs", plan->slabs),
+                                      (json_int_t)vdisk_id, "slabs", slabs),
                             &result);
         command_result_done(&result);
     }
-    json_decref(plan->slabs);
-    free(plan);
+    json_decref(slabs);
     return r;
 }
 

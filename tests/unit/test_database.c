@@ -442,8 +442,8 @@ static const char *const good_commands[] = {
     "{'verb':'volume.resize','volume':VOLUME,'size_bytes':2147483648}",
     "{'verb':'vdisk.stale','vdisk':VDISK,'epoch':1,'disks':[DISK2,DISK4]}",
     "{'verb':'vdisk.in_sync','vdisk':VDISK,'epoch':2,'disk':DISK2}",
-    "{'verb':'vdisk.replace_column','vdisk':VDISK,'epoch':3,'slab':0,'disk':DISK4,"
-    "'to_disk':DISK5,'to_extent':7}",
+    "{'verb':'vdisk.replace','vdisk':VDISK,'epoch':3,'columns':[{'slab':0,'disk':DISK4,"
+    "'to_disk':DISK5,'to_extent':7}]}",
     "{'verb':'vdisk.own','vdisk':VDISK,'epoch':4,'owner':NODE,'preferred':true}",
     "{'verb':'vm.create','name':'vm1','memory_bytes':67108864,'vcpus':1,'generation':1,"
     "'disks':['v/a','v/b'],'switch_name':'br0','time_ns':7}",
@@ -629,6 +629,13 @@ static uint64_t next_random(uint64_t *seed)
     return *seed;
 }
 
+static json_t *random_replacement(uint64_t *seed, const uint64_t *disks, json_int_t disk)
+{
+    return json_pack("{s:I,s:I,s:I,s:I}", "slab", (json_int_t)(next_random(seed) % 8), "disk", disk,
+                     "to_disk", (json_int_t)disks[next_random(seed) % (NODES * DISKS_PER_NODE)],
+                     "to_extent", (json_int_t)(next_random(seed) % EXTENTS));
+}
+
 static json_t *random_command(struct state *s, uint64_t *seed, const uint64_t *disks,
                               uint64_t vdisk)
 {
@@ -654,11 +661,10 @@ static json_t *random_command(struct state *s, uint64_t *seed, const uint64_t *d
         return json_pack("{s:s,s:I,s:I}", "verb", "node.started", "node", (json_int_t)node->base.id,
                          "start_counter", (json_int_t)(node->start_counter + 1));
     default:
-        return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I}", "verb", "vdisk.replace_column", "vdisk",
-                         (json_int_t)vdisk, "epoch", epoch, "slab",
-                         (json_int_t)(next_random(seed) % 8), "disk", disk, "to_disk",
-                         (json_int_t)disks[next_random(seed) % (NODES * DISKS_PER_NODE)],
-                         "to_extent", (json_int_t)(next_random(seed) % EXTENTS));
+        return json_pack("{s:s,s:I,s:I,s:[o,o]}", "verb", "vdisk.replace", "vdisk",
+                         (json_int_t)vdisk, "epoch", epoch, "columns",
+                         random_replacement(seed, disks, disk),
+                         random_replacement(seed, disks, disk));
     }
 }
 
