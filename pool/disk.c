@@ -319,6 +319,25 @@ void disk_close(struct disk *disk)
     free(disk);
 }
 
+int co_disk_look(struct disk *disk)
+{
+    cleanup(freep) struct superblock *copies = aligned_alloc(BLOCK_SIZE, 2 * BLOCK_SIZE);
+    const struct superblock *best = NULL;
+    struct disk_message message;
+    bool repair;
+    int r;
+
+    if (!copies)
+        return -ENOMEM;
+    r = co_read_superblocks(disk->file, copies);
+    if (r < 0)
+        return r;
+    r = superblock_choose(&copies[0], &copies[1], &best, &repair, &message);
+    if (r < 0 || memcmp(best->disk, disk->identity.uuid.bytes, sizeof(best->disk)) != 0)
+        return -ENODEV;
+    return 0;
+}
+
 int co_disk_release(struct disk *disk)
 {
     cleanup(freep) uint8_t *zeros = aligned_alloc(BLOCK_SIZE, MIB);

@@ -75,6 +75,10 @@ must_check int co_disk_open(struct io *io, const char *path, const struct disk_u
 void disk_close(struct disk *disk); /* no operation may be pending; NULL and half-built are fine */
 DEFINE_CLEANUP(struct disk, disk_close)
 
+/* Reads the superblocks again: is this still the disk that was opened? Returns 0, -ENODEV (somebody
+ * has overwritten it), -EIO, -ENOMEM, -ECANCELED. */
+must_check int co_disk_look(struct disk *disk);
+
 /* Gives the disk back: it is no disk of s2d afterwards. For retired disks. Returns 0, -EIO,
  * -ECANCELED. */
 must_check int co_disk_release(struct disk *disk);

@@ -335,6 +335,8 @@ static void disk_claim(struct command *command)
         command_refuse(command, -ENAMETOOLONG, "the path of disk '%s' is too long", name);
     if (strlen(uuid) >= sizeof(disk->uuid) || size_bytes > DISK_BYTES_MAX)
         command_refuse(command, -EINVAL, "disk '%s' cannot be as it is described", name);
+    if (old && old->state == DISK_RETIRED)
+        old = NULL; /* another disk has its place now */
     if (old && strcmp(old->uuid, uuid) != 0)
         command_refuse(command, -EEXIST, "node %s has a disk called '%s' already", node->name,
                        name);
@@ -347,6 +349,9 @@ static void disk_claim(struct command *command)
         command->result->reply = json_pack("{s:I}", "disk", (json_int_t)old->base.id);
         return;
     }
+    if (database_disk_of(database, node->base.id, name))
+        database_remove(database, TABLE_DISK,
+                        database_disk_of(database, node->base.id, name)->base.id);
     disk = record_new(TABLE_DISK, database_new_id(database));
     if (!disk)
         abort();
@@ -386,7 +391,8 @@ static void disk_ready(struct command *command)
     database_put(command->database, TABLE_DISK, disk);
 }
 
-/* {disk, reason}: the medium failed, or its log is damaged: all its columns are stale (I3). */
+/* {disk, reason}: the medium failed, or its log is damaged: all its columns are stale (I3); those
+ * of a failed disk get new places (repair.c in s2d/node). */
 static void disk_failed(struct command *command)
 {
     struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
@@ -406,15 +412,41 @@ static void disk_failed(struct command *command)
     database_exclude(command, &id, 1, 0);
 }
 
-/* {disk, state}: retiring (its columns are moved away), retired. */
+/* A volume of one copy that has data on the disk: it cannot be moved off. NULL: there is none. */
+static const struct volume_record *simple_volume_on(const struct database *database, uint64_t disk)
+{
+    const struct slab_record *slab;
+
+    for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
+        const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, slab->vdisk);
+
+        if (slab->column_count == 1 && slab->columns[0].disk == disk && vdisk)
+            return database_find(database, TABLE_VOLUME, vdisk->volume);
+    }
+    return NULL;
+}
+
+/* {disk}: retiring: the leader moves its columns away, and says it again when it is empty: retired.
+ */
 static void disk_retire(struct command *command)
 {
     struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+    const struct volume_record *simple =
+        disk ? simple_volume_on(command->database, disk->base.id) : NULL;
 
-    if (command_refused(command))
+    if (simple)
+        command_refuse(command, -EBUSY,
+                       "volume %s keeps one copy only, and part of it on disk %s: delete the "
+                       "volume first",
+                       simple->name, disk->name);
+    if (command_refused(command) || disk->state == DISK_RETIRED)
         return;
-    disk->state =
-        database_used_extents(command->database, disk->base.id) == 0 ? DISK_RETIRED : DISK_RETIRING;
+    disk->state = DISK_RETIRING;
+    if (database_used_extents(command->database, disk->base.id) == 0) {
+        disk->state = DISK_RETIRED;
+        database_add_event(command, SEVERITY_INFORMATION, "disk.retired", disk->name,
+                           "disk %s holds nothing any more: it can be taken out", disk->name);
+    }
     database_put(command->database, TABLE_DISK, disk);
 }
 

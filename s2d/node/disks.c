@@ -22,6 +22,9 @@ struct node_disk { /* of this node */
                   */
     bool told;   /* of the failure */
     bool served; /* to peers, and to mirrors of this node */
+    bool given_back;  /* retired: it is no disk of ours any more */
+    bool looking;     /* co_disk_look() is under way */
+    uint64_t look_ns; /* when it is next */
 };
 
 static struct node_disk *find_disk(struct node *node, uint64_t id)
@@ -51,20 +54,56 @@ struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t i
 
 /* ---- failures ---- */
 
-/* On the loop: an event, never an abort. The cluster is told by the next reconciling pass. */
+#define LOOK_NS (10 * SEC)       /* between two looks whether a disk is still ours */
+#define LOOK_AT_ROT_NS (1 * SEC) /* after rot was seen */
+
+/* It is told to the cluster by the next reconciling pass. */
+static void disk_fail(struct node_disk *disk, const char *what, int error)
+{
+    disk->failed = true;
+    snprintf(disk->reason, sizeof(disk->reason), "%s: %s", what, strerror(-error));
+    log_error(disk->owner_node->io, "disks", "a disk failed; its columns are given up",
+              "disk=%s reason=\"%s\"", disk->name, disk->reason);
+    node_reconcile_soon(disk->owner_node);
+}
+
+/* On the loop: an event, never an abort. */
 static void disk_error(void *arg, int error)
 {
     struct node_disk *disk = arg;
 
-    /* Rot (-EBADMSG) is for the owner to repair from another copy, and counted
-     * (node_disk_status()). */
-    if (disk->failed || error == -ECANCELED || error == -EBADMSG)
+    if (disk->failed || disk->given_back || error == -ECANCELED)
         return;
-    disk->failed = true;
-    snprintf(disk->reason, sizeof(disk->reason), "the medium failed: %s", strerror(-error));
-    log_error(disk->owner_node->io, "disks", "a disk failed; its columns are given up",
-              "disk=%s error=%s", disk->name, strerror(-error));
-    node_reconcile_soon(disk->owner_node);
+    if (error == -EBADMSG) {
+        /* For the owner to repair from another copy, and counted (node_disk_status()). It may be
+         * all of the disk, though. */
+        disk->look_ns = MIN(disk->look_ns, io_now_ns(disk->owner_node->io) + LOOK_AT_ROT_NS);
+        return;
+    }
+    disk_fail(disk, "the medium failed", error);
+}
+
+static void look_main(void *arg)
+{
+    struct node_disk *disk = arg;
+    int r = co_disk_look(disk->disk);
+
+    if (r == -ENODEV && !disk->failed && !disk->given_back)
+        disk_fail(disk, "somebody has overwritten it", r);
+    disk->looking = false;
+    disk->look_ns = io_now_ns(disk->owner_node->io) + LOOK_NS;
+}
+
+/* A disk that is overwritten, or exchanged, under a running node says so by its superblocks: what
+ * is not read for long would tell too late. In a coroutine of its own: a device that hangs holds up
+ * nobody else. */
+static void look_at_disk(struct node *node, struct node_disk *disk)
+{
+    if (disk->looking || disk->failed || io_now_ns(node->io) < disk->look_ns)
+        return;
+    disk->looking = true;
+    if (!node_spawn(node, "look", look_main, disk))
+        disk->looking = false;
 }
 
 static void co_tell_failed(struct node *node, struct node_disk *disk, bool keeps_serving)
@@ -153,6 +192,7 @@ static int co_serve_disk(struct node *node, struct node_disk *disk)
             return -EAGAIN;
     }
     disk->reason[0] = '\0';
+    disk->look_ns = io_now_ns(node->io) + LOOK_NS;
     store_set_error_handler(disk->store, disk_error, disk);
     disk->served = store_server_add(node->store_server, disk->id, disk->store) == 0;
     return disk->served ? 0 : -ENOMEM;
@@ -203,6 +243,28 @@ int co_node_disks_start(struct node *node)
     return 0;
 }
 
+/* The cluster has moved everything off it. The store stays until the node stops, for what its last
+ * users have under way; what it still writes goes where nobody looks. */
+static void give_back_main(void *arg)
+{
+    struct node_disk *disk = arg;
+    struct node *node = disk->owner_node;
+    int r = 0;
+
+    co_store_server_remove(node->store_server, disk->id);
+    if (disk->disk && !disk->failed)
+        r = co_disk_release(disk->disk);
+    log_info(node->io, "disks", "a retired disk is given back", "disk=%s error=%d", disk->name, r);
+}
+
+static void give_back(struct node *node, struct node_disk *disk)
+{
+    disk->given_back = true;
+    disk->served = false;
+    if (!node_spawn(node, "give-back", give_back_main, disk))
+        disk->given_back = false; /* the next pass tries again */
+}
+
 void co_node_reconcile_disks(struct node *node)
 {
     const struct disk_record *record;
@@ -213,6 +275,8 @@ void co_node_reconcile_disks(struct node *node)
 
         if (node->stopping)
             return;
+        if (disk && record->state == DISK_RETIRED && !disk->given_back)
+            give_back(node, disk);
         if (!is_to_be_open(node, record))
             continue;
         if (!disk)
@@ -225,6 +289,8 @@ void co_node_reconcile_disks(struct node *node)
             log_warn(node->io, "disks", "a disk is not served yet", "disk=%s", disk->name);
         else if (disk->served && !disk->failed && record->state == DISK_FAILED)
             co_tell_back(node, disk);
+        if (disk->served)
+            look_at_disk(node, disk);
     }
 }
 
@@ -293,6 +359,8 @@ static int co_reserve(struct node *node, const char *path, const char *role, uin
     char uuid[DISK_UUID_TEXT];
     int r;
 
+    if (old && old->state == DISK_RETIRED)
+        old = NULL;
     if (old && old->extents > 0) {
         node_say(message, "disk %s of this node is in the pool already", old->name);
         return -EALREADY;

@@ -45,7 +45,7 @@ const struct health_state health_states[] = {
     {"disk", "Not open", HEALTH_UNHEALTHY, "Its node cannot use it.",
      "See that the device is there and nobody else uses it."},
     {"disk", "Failed", HEALTH_UNHEALTHY, "The disk failed; its data is copied from elsewhere.",
-     "Replace it: claim a new disk, and retire this one."},
+     "'s2d disk replace', or 's2d disk retire' if there is room without it."},
 
     {"pool", "OK", HEALTH_HEALTHY, "There is space.", ""},
     {"pool", "No pool", HEALTH_WARNING, "The cluster has no pool yet.", "'s2d pool create'."},
@@ -96,6 +96,8 @@ const struct health_event health_events[] = {
     {"disk.failed", SEVERITY_ERROR,
      "A disk had an I/O error, or what is on it is damaged; its copies are stale from now on.",
      "Replace the disk, if it happens again."},
+    {"disk.retired", SEVERITY_INFORMATION,
+     "All data was moved off a disk that an administrator retired.", "Take it out."},
     {"heal", SEVERITY_WARNING,
      "Blocks of one copy did not match their checksums, and were repaired from another.",
      "One is bad luck; many on one disk are a disk to replace."},
@@ -198,6 +200,20 @@ static void judge_report(const struct health_disk *report, struct health_verdict
         give_ok(ret_verdict, "disk");
 }
 
+static void give_failed(const struct database *database, const struct disk_record *disk,
+                        struct health_verdict *ret_verdict)
+{
+    uint64_t used = database_used_extents(database, disk->base.id);
+
+    if (used > 0)
+        give(ret_verdict, "disk", "Failed",
+             "%s; %llu extents have no new place yet, which takes room on other disks of its node "
+             "or on further nodes",
+             disk->reason, (unsigned long long)used);
+    else
+        give(ret_verdict, "disk", "Failed", "%s; its data has new places", disk->reason);
+}
+
 void health_of_disk(const struct database *database, const struct disk_record *disk,
                     const struct health_disk *report, struct health_verdict *ret_verdict)
 {
@@ -206,7 +222,7 @@ void health_of_disk(const struct database *database, const struct disk_record *d
         return;
     }
     if (disk->state == DISK_FAILED) {
-        give(ret_verdict, "disk", "Failed", "%s", disk->reason);
+        give_failed(database, disk, ret_verdict);
         return;
     }
     if (disk->state == DISK_RETIRED) {

@@ -55,6 +55,7 @@ static void what_the_contract_lists_is_understood(void **state)
         "disk show 4",
         "disk claim /dev/sdb --role cache",
         "disk retire n1:sdb --yes",
+        "disk replace n1:sdb /dev/sdc --wait --yes",
         "pool create --extent 16M",
         "pool status",
         "volume create v --size 1G --resiliency mirror3 --thin",
@@ -164,7 +165,6 @@ static void later_versions_are_named(void **state)
 {
     static const char *const lines[] = {
         "cluster witness set none",
-        "disk replace 1 2",
         "disk locate 1",
         "pool optimize",
         "volume repair v",

@@ -338,6 +338,35 @@ static void a_second_opener_waits_then_refuses(void **state)
 
 /* ---- giving back, shrinking ---- */
 
+/* A disk that is overwritten under us is none of ours any more. */
+static void look_main(struct io *io, void *arg)
+{
+    struct sim *sim = arg;
+    struct disk *disk = NULL;
+    char noise[BLOCK_SIZE];
+
+    memset(noise, 0x5a, sizeof(noise));
+    assert_int_equal(co_disk_open(io, PATH, &ours, NULL, &disk), 0);
+    assert_int_equal(co_disk_look(disk), 0);
+    assert_int_equal(sim_disk_poke(sim, 1, PATH, SUPERBLOCK_A_OFFSET, noise, BLOCK_SIZE), 0);
+    assert_int_equal(co_disk_look(disk), 0); /* the other copy says so */
+    assert_int_equal(sim_disk_poke(sim, 1, PATH, SUPERBLOCK_B_OFFSET, noise, BLOCK_SIZE), 0);
+    assert_int_equal(co_disk_look(disk), -ENODEV);
+    disk_close(disk);
+    io_stop(io);
+}
+
+static void an_overwritten_disk_is_noticed(void **state)
+{
+    struct sim *sim = new_world();
+    struct job job;
+
+    (void)state;
+    assert_int_equal(claim_as(sim, ours, &job), 0);
+    run(sim, look_main, sim);
+    sim_free(sim);
+}
+
 static void release_main(struct io *io, void *arg)
 {
     struct disk *disk = NULL;
@@ -405,6 +434,7 @@ int main(void)
         cmocka_unit_test(another_format_is_named),
         cmocka_unit_test(unknown_features_are_refused),
         cmocka_unit_test(a_second_opener_waits_then_refuses),
+        cmocka_unit_test(an_overwritten_disk_is_noticed),
         cmocka_unit_test(a_released_disk_can_be_claimed_by_another),
         cmocka_unit_test(geometry_uses_the_disk_without_overlap),
     };

@@ -42,6 +42,10 @@ const struct cli_command cli_commands[] = {
      FLAGS({"wait", CLI_SWITCH, NULL, "until it holds no data any more", false}), CLI_DESTRUCTIVE,
      "Take disk %s out of the pool?",
      "Moves all data off a disk, and then takes it out of the pool.", run_disk_retire},
+    {"disk", "replace", "DISK NEW",
+     FLAGS({"wait", CLI_SWITCH, NULL, "until the old one holds no data any more", false}),
+     CLI_DESTRUCTIVE, "Take disk %s out of the pool, and the other one in?",
+     "Claims the device or file NEW, of the same node, and retires DISK.", run_disk_replace},
     /* ---- pool ---- */
     {"pool", "create", "",
      FLAGS({"extent", CLI_SIZE, "SIZE", "unit of disk space, a power of two (256M)", false}), 0,
@@ -129,7 +133,6 @@ const struct cli_command cli_commands[] = {
 
 const struct cli_later cli_later[] = {
     {"cluster", "witness", NULL, "have witnesses: use an odd number of nodes"},
-    {"disk", "replace", NULL, "replace disks in one step: claim the new one, retire the old one"},
     {"disk", "locate", NULL, "light disks' lamps"},
     {"pool", "optimize", NULL, "rebalance the pool"},
     {"volume", "create", "--columns", "have parity, and so no --columns: use --resiliency mirror3"},

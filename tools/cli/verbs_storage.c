@@ -113,6 +113,27 @@ int run_disk_retire(struct cli *cli, const struct cli_arguments *arguments)
                : cli_show_done(cli, json, "disk %s is %s", disk, cli_string(json, "state"));
 }
 
+/* The new one first: the old one's data needs the room. */
+int run_disk_replace(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *old = cli_positional(arguments, 0), *given = cli_positional(arguments, 1);
+    char *path = realpath(given, NULL); /* the daemon's folder is another one */
+    json_t *json, *body = NULL;
+    int status = cli_call(cli, "GET", cli_target("/v1/disks/{}", old), NULL, &json);
+
+    if (status == CLI_DONE) {
+        body =
+            json_pack("{s:s,s:s}", "path", path ? path : given, "node", cli_string(json, "node"));
+        json_decref(json);
+        status = cli_call_within(cli, 600 * 1000, "POST", cli_target("/v1/disks"), body, &json);
+    }
+    free(path);
+    if (status != CLI_DONE)
+        return status;
+    json_decref(json);
+    return run_disk_retire(cli, arguments);
+}
+
 int run_development_fail_disk(struct cli *cli, const struct cli_arguments *arguments)
 {
     const char *name = cli_positional(arguments, 0);
