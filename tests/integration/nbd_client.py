@@ -88,6 +88,8 @@ class Writer(threading.Thread):
     """Writes stamped blocks of its own range, at random, and remembers what was acknowledged. Reconnects when the connection ends; what was
     under way then may be there or not."""
 
+    timeout = 60  # of a request, in seconds
+
     def __init__(self, path, export, number, blocks, seed):
         super().__init__(daemon=True)
         self.path, self.export, self.number = path, export, number
@@ -103,10 +105,16 @@ class Writer(threading.Thread):
     def connect(self):
         while not self.ended.is_set():
             try:
-                return NbdClient(self.path, self.export)
+                return NbdClient(self.path, self.export, timeout=self.timeout)
             except (OSError, NbdError):
                 time.sleep(0.05)
         return None
+
+    def on_write(self, block, version):
+        """For those who look at a writer from outside: a write begins."""
+
+    def on_answer(self, begun, ended):
+        """A write was acknowledged."""
 
     def run(self):
         client = self.connect()
@@ -115,6 +123,7 @@ class Writer(threading.Thread):
             version += 1
             block = self.first + self.random.randrange(self.count)
             begun = time.monotonic()
+            self.on_write(block, version)
             try:
                 client.write(block * BLOCK, stamp(block, version, self.number))
             except NbdError as error:
@@ -127,8 +136,10 @@ class Writer(threading.Thread):
                 continue
             self.acknowledged[block] = version
             self.maybe.pop(block, None)
-            self.longest = max(self.longest, time.monotonic() - begun)
+            ended = time.monotonic()
+            self.longest = max(self.longest, ended - begun)
             self.writes += 1
+            self.on_answer(begun, ended)
         if client:
             client.close()
 

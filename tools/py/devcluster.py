@@ -16,6 +16,7 @@ usage: devcluster [--dir D] COMMAND …
   cut N | heal N          node N's network down (no resets) | up
   fail-disk N DISK        I/O errors from now on, under a running node
   wipe-disk N DISK        its contents are destroyed under a running node
+  new-disk N DISK SIZE    an empty disk is put in; it belongs to no pool yet
   env                     shell lines: S2D_NODE, S2D_DIR, PATH with the built s2d
 
 --dir D stands before or after COMMAND; default /var/tmp/s2d-dev, and not on a tmpfs. Node N is reached by path:
@@ -241,6 +242,11 @@ class Node:
             "status=none")
         run("fallocate", "--zero-range", "--offset", min(size, 64 << 20), "--length", max(size - (64 << 20), 4096), path)
 
+    def new_disk(self, name, size):
+        if (self.dir / "disks" / name).exists():
+            raise Refused(f"node {self.number} has a disk '{name}' already")
+        self.make_disks([(name, parse_size(size))], False)
+
     def fail_disk(self, name):
         self.disk(name)
         self.s2d("development", "fail-disk", name)
@@ -417,6 +423,9 @@ def command(cluster, name, arguments):
     elif name in of_disk and len(arguments) >= 2:
         node, disk = cluster.node(arguments.pop(0)), arguments.pop(0)
         action = lambda: of_disk[name](node, disk)
+    elif name == "new-disk" and len(arguments) >= 3:
+        node, disk, size = cluster.node(arguments.pop(0)), arguments.pop(0), arguments.pop(0)
+        action = lambda: node.new_disk(disk, size)
     else:
         return None
     return None if arguments else action

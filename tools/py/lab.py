@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -166,20 +167,25 @@ class Guest:
         return int(self.lab.json("vm", "show", self.name)["node"].removeprefix("node"))
 
 
+PF_EXITING = 4  # of a process's flags
+
+
 class CopyCounter(threading.Thread):
     """Counts, many times a second, how many copies of a VM run at once: QEMU processes of its name that are not stopped."""
 
-    def __init__(self, lab, name):
+    def __init__(self, lab, name, every=0.01):
         super().__init__(daemon=True)
-        self.lab, self.name = lab, name
+        self.lab, self.name, self.every = lab, name, every
         self.most = 0
+        self.names = ""  # of those that ran at once
         self.looks = 0
         self.ended = threading.Event()
 
-    def running(self):
-        count = 0
+    def look(self):
+        """The processes."""
+        found = set()
         marker = os.fsencode(f"/vms/{self.name}/")
-        folder = os.fsencode(str(self.lab.dir))
+        folder = os.fsencode(f"{self.lab.dir}/")
         for process in pathlib.Path("/proc").iterdir():
             if not process.name.isdigit():
                 continue
@@ -188,19 +194,39 @@ class CopyCounter(threading.Thread):
                 if b"qemu-system" not in command.split(b"\0")[0]:
                     continue
                 cwd = os.fsencode(os.readlink(process / "cwd"))
-                if not ((folder in command and marker in command) or (folder in cwd and cwd.endswith(marker.rstrip(b"/")))):
+                if not ((folder in command and marker in command) or (cwd.startswith(folder) and cwd.endswith(marker.rstrip(b"/")))):
                     continue
-                state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                stat = (process / "stat").read_text().rsplit(")", 1)[1].split()
+                pending = re.search(r"ShdPnd:\s*(\w+)", (process / "status").read_text())
             except OSError:
                 continue
-            count += state not in "TZX"
-        return count
+            # one that is stopped, exits, or was killed and has not noticed yet, runs no guest
+            dying = int(stat[6]) & PF_EXITING or (pending and int(pending[1], 16) & 1 << signal.SIGKILL - 1)
+            if stat[0] not in "TZX" and not dying:
+                found.add(process.name)
+        return found
+
+    def describe(self, name):
+        process = pathlib.Path("/proc") / name
+        try:
+            started = int((process / "stat").read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+            return f"{name} in {os.readlink(process / 'cwd')}, started {time.clock_gettime(time.CLOCK_BOOTTIME) - started:.1f} s before"
+        except OSError:
+            return f"{name}, gone by now"
+
+    def running(self):
+        return len(self.look())
 
     def run(self):
         while not self.ended.is_set():
-            self.most = max(self.most, self.running())
+            seen = self.look()
+            if len(seen) > 1:
+                seen &= self.look()  # one look takes a while: the first may have ended before the second began
+            if len(seen) > max(self.most, 1):
+                self.names = " and ".join(sorted(self.describe(name) for name in seen))
+            self.most = max(self.most, len(seen))
             self.looks += 1
-            time.sleep(0.01)
+            time.sleep(self.every)
 
     def finish(self):
         self.ended.set()
