@@ -281,9 +281,15 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
     reply_attr(req, r, &attr);
 }
 
+/* A program may set any time; what is further away than 292 years from 1970 becomes that. */
 static int64_t ns_of(struct timespec time)
 {
-    return (int64_t)time.tv_sec * (int64_t)SEC + time.tv_nsec;
+    int64_t ns;
+
+    if (__builtin_mul_overflow((int64_t)time.tv_sec, (int64_t)SEC, &ns) ||
+        __builtin_add_overflow(ns, (int64_t)time.tv_nsec, &ns))
+        return time.tv_sec < 0 ? INT64_MIN : INT64_MAX;
+    return ns;
 }
 
 static unsigned set_of(int to_set)

@@ -92,19 +92,25 @@ static void find_blocks(void)
 
 static void damage(struct world *world)
 {
+    static bool damaged[ARRAY_SIZE(blocks)];
+
+    memset(damaged, 0, sizeof(damaged));
     for (size_t at = 0; at + 6 <= input_size; at += 6) {
         const uint8_t *in = input + at;
-        char *block =
-            world->ram.memory + (size_t)blocks[(in[0] | in[1] << 8) % metadata_count] * BLOCK_SIZE;
+        unsigned which = (in[0] | in[1] << 8) % metadata_count;
+        char *block = world->ram.memory + (size_t)blocks[which] * BLOCK_SIZE;
         unsigned most = in[3] & 0x40 ? 512 : BLOCK_SIZE; /* headers and items more often */
         unsigned place = (in[2] | in[3] << 8) % most;
 
+        damaged[which] = true;
         block[place] = (char)in[4];
         if (in[3] & 0x80)
             block[(place + 1) % BLOCK_SIZE] = (char)in[5];
     }
-    for (unsigned i = 0; i < metadata_count; i++)
-        seal_block(world->ram.memory + (size_t)blocks[i] * BLOCK_SIZE);
+    for (unsigned i = 0; i < metadata_count; i++) {
+        if (damaged[i])
+            seal_block(world->ram.memory + (size_t)blocks[i] * BLOCK_SIZE);
+    }
 }
 
 /* ---- the walk ---- */
@@ -126,6 +132,37 @@ static bool collect(void *arg, const struct fs_dirent *entry)
     return true;
 }
 
+/* Everything that a file can be asked for, by what its number says: an input that meets one
+ * operation too many has less left to show of the others. */
+static void co_change_file(struct fs_inode *inode)
+{
+    struct fs_attr attr = {.mode = 0640, .uid = 1, .mtime_ns = 7};
+
+    switch (fs_inode_number(inode) % 7) {
+    case 0:
+        (void)co_fs_punch(inode, 3000, 20000);
+        break;
+    case 1:
+        (void)co_fs_truncate(inode, 100, FS_NO_REQUEST);
+        break;
+    case 2:
+        (void)co_fs_truncate(inode, 1 * MIB + 1, FS_NO_REQUEST);
+        break;
+    case 3:
+        (void)co_fs_zero(inode, 5000, 100000);
+        break;
+    case 4:
+        (void)co_fs_allocate(inode, 0, 300000, FS_ALLOCATE_KEEP_SIZE);
+        break;
+    case 5:
+        (void)co_fs_setattr(inode, &attr, FS_SET_MODE | FS_SET_UID | FS_SET_MTIME, FS_NO_REQUEST);
+        break;
+    default:
+        (void)co_fs_truncate(inode, 0, FS_NO_REQUEST);
+        (void)co_write_pattern(inode, 100000, 9000, 5);
+    }
+}
+
 static void co_use_file(struct fs_inode *inode)
 {
     static char buffer[64 * KIB] __attribute__((aligned(BLOCK_SIZE)));
@@ -139,10 +176,7 @@ static void co_use_file(struct fs_inode *inode)
     (void)co_fs_read(inode, buffer, 0, sizeof(buffer), &length);
     (void)co_fs_block_status(inode, 0, 16 * MIB, &is_data, &length);
     (void)co_write_pattern(inode, 8000, 300, 3);
-    if (fs_inode_number(inode) % 3 == 0)
-        (void)co_fs_punch(inode, 3000, 20000);
-    if (fs_inode_number(inode) % 5 == 0)
-        (void)co_fs_truncate(inode, 100, FS_NO_REQUEST);
+    co_change_file(inode);
     (void)co_fs_sync(inode, false);
 }
 
@@ -167,10 +201,35 @@ static void co_walk(struct fs_inode *dir, unsigned depth)
     free(names);
 }
 
+/* Names, and inodes by number, as an export node asks for them. */
+static void co_names(struct world *world)
+{
+    struct fs_new new = {.mode = S_IFREG | 0644};
+    struct fs_inode *root, *inode;
+
+    if (co_open(world, "", &root) < 0)
+        return;
+    if (co_fs_create(root, "n", &new, FS_NO_REQUEST, &inode) == 0) {
+        (void)co_fs_link(inode, root, "n2", FS_NO_REQUEST);
+        (void)co_write_pattern(inode, 0, 200000, 4);
+        fs_inode_put(inode);
+    }
+    (void)co_fs_symlink(root, "s2", "n", &new, FS_NO_REQUEST, NULL);
+    (void)co_rmdir(world, "d/e");
+    for (uint64_t ino = 0; ino < 80; ino += 3) {
+        if (co_fs_inode_get(world->fs, ino, 0, &inode) < 0)
+            continue;
+        co_use_file(inode);
+        fs_inode_put(inode);
+    }
+    fs_inode_put(root);
+}
+
 static void co_fuzz(struct world *world)
 {
     struct fs_mount_options options = {.salvage = input_size % 2};
     struct fs_check_result result;
+    struct fs_statfs statfs;
     struct fs_inode *root;
 
     for (unsigned i = 0; i < block_count; i++)
@@ -185,6 +244,8 @@ static void co_fuzz(struct world *world)
         co_walk(root, 0);
         fs_inode_put(root);
     }
+    co_names(world);
+    (void)co_fs_statfs(world->fs, &statfs);
     (void)co_mkdir(world, "d/e/x");
     (void)co_rename(world, "d/e", "r", FS_RENAME_EXCHANGE);
     (void)co_rename(world, "d", "q", 0);

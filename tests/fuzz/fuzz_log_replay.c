@@ -7,9 +7,7 @@
 #include "s2d/base/checksum.h"
 #include "s2d/base/io.h"
 #include "s2d/base/sim.h"
-#include "tests/unit/store_rig.h"
-
-#define LOG_BYTES (4 * MIB)
+#include "tests/fuzz/disk_image.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -131,17 +129,6 @@ static void put_batches(struct sim *sim, struct input *input)
     }
 }
 
-static void look_main(struct io *io, void *arg)
-{
-    struct input *input = arg;
-    struct disk *disk = NULL;
-
-    if (co_disk_open(io, RIG_PATH, NULL, NULL, &disk) < 0)
-        abort();
-    input->geometry = *disk_geometry(disk);
-    disk_close(disk);
-}
-
 static void open_main(struct io *io, void *arg)
 {
     struct rig_store rig;
@@ -168,49 +155,16 @@ static void open_main(struct io *io, void *arg)
     co_rig_close(&rig);
 }
 
-/* The disk as it was claimed, for each input anew: making a world takes longer than all the rest.
- */
-static struct rig world;
-static uint8_t *claimed;
-static struct disk_geometry geometry;
-
-static void world_new(void)
-{
-    struct input input = {0};
-
-    rig_new(&world, 1, 12 * MIB, LOG_BYTES);
-    rig_run(&world, look_main, &input);
-    geometry = input.geometry;
-    claimed = malloc(geometry.extents_offset);
-    if (!claimed || sim_disk_peek(world.sim, 1, RIG_PATH, 0, claimed, geometry.extents_offset) < 0)
-        abort();
-}
-
-/* Looking is cheaper than writing: hardly anything changes in a run. */
-static void restore(void)
-{
-    static uint8_t piece[64 * KIB];
-
-    for (uint64_t at = 0; at < geometry.extents_offset; at += sizeof(piece)) {
-        size_t length = MIN(sizeof(piece), geometry.extents_offset - at);
-        int r = sim_disk_peek(world.sim, 1, RIG_PATH, at, piece, length);
-
-        if (r == 0 && memcmp(piece, claimed + at, length) != 0)
-            r = sim_disk_poke(world.sim, 1, RIG_PATH, at, claimed + at, length);
-        if (r < 0)
-            abort();
-    }
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static struct disk_image image; /* as it was claimed */
     struct input input = {.data = data, .size = size};
 
-    if (!claimed)
-        world_new();
-    restore();
-    input.geometry = geometry;
-    put_batches(world.sim, &input);
-    rig_run(&world, open_main, NULL);
+    if (!image.bytes)
+        disk_image_new(&image, NULL);
+    disk_image_restore(&image);
+    input.geometry = image.geometry;
+    put_batches(image.rig.sim, &input);
+    rig_run(&image.rig, open_main, NULL);
     return 0;
 }
