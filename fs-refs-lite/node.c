@@ -169,13 +169,31 @@ bool block_is_valid(const void *block, uint32_t magic, const uint8_t *volume, ui
                                  BLOCK_SIZE - offsetof(struct fs_block_header, volume));
 }
 
-/* Sorted, inside of the parent's bounds, values inside of the block: then no later code can stray.
- */
+/* Takes the room of a value, a bit to each 8 bytes of the block. False: it overlaps another, and
+ * what is done to one would damage both. An empty one lies at the end (btree.c). */
+static bool value_is_apart(uint64_t taken[BLOCK_SIZE / 8 / 64], const struct fs_item *item)
+{
+    if (item->value_size == 0)
+        return item->value_at == BLOCK_SIZE;
+    for (unsigned cell = item->value_at / 8u; cell * 8u < item->value_at + item->value_size;
+         cell++) {
+        uint64_t bit = UINT64_C(1) << cell % 64;
+
+        if (taken[cell / 64] & bit)
+            return false;
+        taken[cell / 64] |= bit;
+    }
+    return true;
+}
+
+/* Sorted, inside of the parent's bounds, values inside of the block and apart: then no later code
+ * can stray. */
 static bool node_items_valid(const struct fs_node *disk, const struct node_want *want)
 {
     size_t items_end = sizeof(*disk) + disk->count * sizeof(struct fs_item);
     size_t used_bytes = disk->count * sizeof(struct fs_item);
     struct fs_key previous = want->low;
+    uint64_t taken[BLOCK_SIZE / 8 / 64] = {0};
 
     if (items_end > disk->values_at || disk->values_at > BLOCK_SIZE || disk->values_at % 8 != 0)
         return false;
@@ -187,7 +205,8 @@ static bool node_items_valid(const struct fs_node *disk, const struct node_want 
         if (i == 0 ? order > 0 : order >= 0)
             return false;
         if (item->value_at < disk->values_at || item->value_size > FS_VALUE_MAX ||
-            item->value_at + item->value_size > BLOCK_SIZE || item->value_at % 8 != 0)
+            item->value_at + item->value_size > BLOCK_SIZE || item->value_at % 8 != 0 ||
+            !value_is_apart(taken, item))
             return false;
         if (disk->level > 0 && item->value_size != sizeof(struct fs_child))
             return false;
