@@ -250,7 +250,7 @@ static enum hv_state vm_state(const struct vm *vm)
     case KEEPER_ENDED:
         return HV_ENDING;
     }
-    return HV_ENDING; /* a keeper that writes nonsense is as good as gone */
+    return HV_ENDING;
 }
 
 enum hv_state hv_state(const struct hv *hv, uint64_t vm_id)

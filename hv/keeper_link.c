@@ -404,7 +404,10 @@ const struct keeper_memory *keeper_memory(const struct keeper_link *link)
 
 enum keeper_state keeper_state(const struct keeper_link *link)
 {
-    return (enum keeper_state)atomic_load(&link->memory->state);
+    uint64_t state = atomic_load(&link->memory->state);
+
+    /* A keeper that writes nonsense is as good as gone. */
+    return state <= KEEPER_ENDED ? (enum keeper_state)state : KEEPER_ENDED;
 }
 
 void keeper_renew(struct keeper_link *link, uint64_t deadline_ns)

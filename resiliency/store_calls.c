@@ -340,7 +340,7 @@ static void handle_call(void *arg, const struct bus_message *message)
 
 void store_calls_handle(struct store_server *server, bool take)
 {
-    for (uint16_t i = 0; i < ARRAY_SIZE(call_fns); i++)
+    for (size_t i = 0; i < ARRAY_SIZE(call_fns); i++)
         if (call_fns[i])
             bus_handle(server->bus, (uint16_t)(BUS_TYPE_STORE + i), take ? handle_call : NULL,
                        server);
