@@ -137,6 +137,8 @@ static const struct {
     [RECORD_ARRIVE] = {"arrive", "from", "length"},
     [RECORD_END] = {"end arrives", "from", ""},
     [RECORD_RESET] = {"reset arrives", "from", ""},
+    [RECORD_SPOILED] = {"write spoiled", "offset", "went to"},
+    [RECORD_LINK] = {"link", "to", "delay_ns"},
     [RECORD_CUT] = {"cut", "from", "to"},
     [RECORD_HEAL] = {"heal", "from", "to"},
 };
@@ -149,18 +151,32 @@ static void print_value(FILE *file, const char *name, uint64_t value)
         fprintf(file, " %s=%" PRId64, name, (int64_t)value);
 }
 
+static void print_record(FILE *file, const struct sim_last_record *record)
+{
+    fprintf(file, "%12.6f ms  m%u %s", (double)record->at_ns / 1e6, record->machine,
+            record_names[record->what].name);
+    print_value(file, record_names[record->what].a, record->a);
+    print_value(file, record_names[record->what].b, record->b);
+    fputc('\n', file);
+}
+
 void sim_note(struct sim *sim, enum sim_record what, unsigned machine, uint64_t a, uint64_t b)
 {
     uint64_t words[] = {sim->transcript_hash, sim->now_ns, what, machine, a, b};
+    struct sim_last_record *record = &sim->last_records[sim->record_count++ % SIM_LAST_RECORDS];
 
     sim->transcript_hash = hash64(words, sizeof(words));
-    if (!sim->transcript)
-        return;
-    fprintf(sim->transcript, "%12.6f ms  m%u %s", (double)sim->now_ns / 1e6, machine,
-            record_names[what].name);
-    print_value(sim->transcript, record_names[what].a, a);
-    print_value(sim->transcript, record_names[what].b, b);
-    fputc('\n', sim->transcript);
+    *record = (struct sim_last_record){sim->now_ns, a, b, what, machine};
+    if (sim->transcript)
+        print_record(sim->transcript, record);
+}
+
+void sim_print_last(const struct sim *sim, void *stdio_file)
+{
+    uint64_t first = sim->record_count - MIN(sim->record_count, (uint64_t)SIM_LAST_RECORDS);
+
+    for (uint64_t i = first; i < sim->record_count; i++)
+        print_record(stdio_file, &sim->last_records[i % SIM_LAST_RECORDS]);
 }
 
 uint64_t sim_transcript_hash(const struct sim *sim)
@@ -195,6 +211,8 @@ static uint64_t machine_clock_ns(const struct machine *machine)
 {
     uint64_t passed_ns = machine->sim->now_ns - machine->clock_base_world_ns;
 
+    if (machine->clock_rate_ppm == PPM) /* nearly always, and without the long division */
+        return machine->clock_base_ns + machine->clock_jump_ns + passed_ns;
     return machine->clock_base_ns + machine->clock_jump_ns +
            (uint64_t)((unsigned __int128)passed_ns * machine->clock_rate_ppm / PPM);
 }
@@ -209,8 +227,11 @@ static uint64_t world_time_of(const struct machine *machine, uint64_t clock_ns)
         return UINT64_MAX;
     if (clock_ns <= base_ns)
         return machine->clock_base_world_ns;
-    ahead = ((unsigned __int128)(clock_ns - base_ns) * PPM + machine->clock_rate_ppm - 1) /
-            machine->clock_rate_ppm;
+    if (machine->clock_rate_ppm == PPM)
+        ahead = clock_ns - base_ns;
+    else
+        ahead = ((unsigned __int128)(clock_ns - base_ns) * PPM + machine->clock_rate_ppm - 1) /
+                machine->clock_rate_ppm;
     if (ahead >= UINT64_MAX - machine->clock_base_world_ns)
         return UINT64_MAX;
     return machine->clock_base_world_ns + (uint64_t)ahead;

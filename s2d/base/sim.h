@@ -55,6 +55,9 @@ uint64_t sim_transcript_hash(const struct sim *sim);
  * other sink (NULL: off). */
 void sim_set_transcript(struct sim *sim, void *stdio_file);
 
+/* Prints the last events, for the report of a failure. */
+void sim_print_last(const struct sim *sim, void *stdio_file);
+
 /* ---- machines: numbered from 1, with the network address "10.83.0.<number>" ---- */
 
 /* Powers a machine on. Its files and disks are as a crash left them. main_fn(io, arg) is its first
@@ -95,6 +98,10 @@ void sim_set_clock_rate(struct sim *sim, unsigned machine, double rate); /* 1.0:
 void sim_cut(struct sim *sim, unsigned from, unsigned to);
 void sim_heal(struct sim *sim, unsigned from, unsigned to);
 void sim_heal_all(struct sim *sim);
+/* A bad cable, in one direction: every message is late by up to delay_ns, and so many of a hundred
+ * are lost and come when the sender's TCP tries again (from 200 ms on). 0, 0: a good one. */
+void sim_set_link(struct sim *sim, unsigned from, unsigned to, uint64_t delay_ns,
+                  unsigned loss_percent);
 /* Resets what is open between them; what was on its way is lost. */
 void sim_break_connections(struct sim *sim, unsigned a, unsigned b);
 
@@ -109,6 +116,11 @@ enum sim_disk_fault { SIM_DISK_OK, SIM_DISK_READ_ERRORS, SIM_DISK_WRITE_ERRORS, 
 void sim_disk_set_fault(struct sim *sim, unsigned machine, const char *path,
                         enum sim_disk_fault fault);
 void sim_disk_set_slowdown(struct sim *sim, unsigned machine, const char *path, double factor);
+/* The next write at or behind from_offset ends well, but is not there, or is somewhere else behind
+ * from_offset. TRUE: none is. */
+enum sim_disk_spoil { SIM_WRITE_TRUE, SIM_WRITE_LOST, SIM_WRITE_MISDIRECTED };
+void sim_disk_spoil_write(struct sim *sim, unsigned machine, const char *path,
+                          enum sim_disk_spoil spoil, uint64_t from_offset);
 /* What is on the medium and in its volatile cache, as a read would see it, for checkers; and
  * planted rot, which is durable. Returns 0, -ENOENT, -EINVAL (behind the end). */
 must_check int sim_disk_peek(struct sim *sim, unsigned machine, const char *path, uint64_t offset,

@@ -2,7 +2,7 @@
  *
  *   view    what a read returns: all completed writes
  *   medium  what a power cut is sure to leave: writes with DSYNC, and those before a sync that has
- * ended
+ *           ended. Kept only for blocks where it may differ from the view (`dirty`)
  *
  * Between the two stands the journal: completed writes that are not durable, oldest first, with
  * their data. A power cut applies any of them to the medium, in that order, so of each sector some
@@ -14,10 +14,10 @@
  * each wholly, torn or not at all. When only the process dies they go on (as the kernel's do), with
  * a copy of their data, and keep the file locked.
  *
- * Both images are private mappings: pages that were never written cost nothing. */
-#include <sys/mman.h>
-
+ * A disk may also be told to lie (sim_disk_spoil_write()): then a write ends well and has no
+ * effect, or has it elsewhere. */
 #include "s2d/base/checksum.h"
+#include "s2d/base/sim_image.h"
 #include "s2d/base/sim_world.h"
 
 #define SECTOR 512u
@@ -29,13 +29,15 @@ struct inode {
     struct list node; /* of machine->inodes */
     char *path;
     uint64_t size_bytes;
-    uint64_t mapped_bytes; /* of both images */
-    char *view, *medium;
+    struct sim_image view, medium;
     uint8_t *dirty;         /* a byte for each block: the journal may hold some of it */
+    uint64_t dirty_blocks;  /* that there are bytes for */
     struct list journal;    /* struct volatile_write */
     uint64_t journal_order; /* of the last entry */
     enum sim_disk_fault fault;
     uint64_t slowdown_ppm;
+    enum sim_disk_spoil spoil; /* what happens to the next write at or behind spoil_from */
+    uint64_t spoil_from;
     bool locked;     /* by the running program */
     unsigned ghosts; /* operations of a dead process that have not ended */
 };
@@ -85,57 +87,22 @@ static void *must_alloc(size_t bytes)
     return memory;
 }
 
-/* ---- images ---- */
-
-static void *image_grow(void *image, uint64_t old_bytes, uint64_t new_bytes)
-{
-    void *grown;
-
-    if (old_bytes == 0)
-        grown = mmap(NULL, new_bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    else
-        grown = mremap(image, old_bytes, new_bytes, MREMAP_MAYMOVE);
-    if (grown == MAP_FAILED)
-        abort();
-    return grown;
-}
+/* ---- size ---- */
 
 static void inode_grow(struct inode *inode, uint64_t size_bytes)
 {
-    uint64_t mapped = MAX(inode->mapped_bytes, MIB);
+    uint64_t blocks = MAX(inode->dirty_blocks, (uint64_t)256);
 
     inode->size_bytes = MAX(inode->size_bytes, size_bytes);
-    while (mapped < size_bytes)
-        mapped *= 2;
-    if (mapped == inode->mapped_bytes)
+    while (blocks < DIV_ROUND_UP(size_bytes, BLOCK_SIZE))
+        blocks *= 2;
+    if (blocks == inode->dirty_blocks)
         return;
-    inode->view = image_grow(inode->view, inode->mapped_bytes, mapped);
-    inode->medium = image_grow(inode->medium, inode->mapped_bytes, mapped);
-    inode->dirty = image_grow(inode->dirty, inode->mapped_bytes / BLOCK_SIZE, mapped / BLOCK_SIZE);
-    inode->mapped_bytes = mapped;
-}
-
-/* Whole pages are given back, so that a discard of gigabytes costs nothing. */
-static void image_zero(char *image, uint64_t offset, uint64_t length)
-{
-    uint64_t end = offset + length;
-    uint64_t first_page = MIN(ALIGN_UP(offset, BLOCK_SIZE), end);
-    uint64_t last_page = MAX(ALIGN_DOWN(end, BLOCK_SIZE), first_page);
-
-    memset(image + offset, 0, first_page - offset);
-    if (last_page > first_page &&
-        madvise(image + first_page, last_page - first_page, MADV_DONTNEED) < 0)
+    inode->dirty = realloc(inode->dirty, blocks);
+    if (!inode->dirty)
         abort();
-    memset(image + last_page, 0, end - last_page);
-}
-
-static void image_put(char *image, uint64_t offset, uint64_t length, const char *data)
-{
-    if (data)
-        memcpy(image + offset, data, length);
-    else
-        image_zero(image, offset, length);
+    memset(inode->dirty + inode->dirty_blocks, 0, blocks - inode->dirty_blocks);
+    inode->dirty_blocks = blocks;
 }
 
 /* ---- the journal of what is not durable ---- */
@@ -162,6 +129,15 @@ static void journal_mark(struct inode *inode, const struct volatile_write *write
            DIV_ROUND_UP(write->offset + write->length, BLOCK_SIZE) - first);
 }
 
+/* Blocks that the view and the medium had in common are about to differ. */
+static void keep_medium(struct inode *inode, uint64_t offset, uint64_t length)
+{
+    for (uint64_t block = offset / BLOCK_SIZE; block * BLOCK_SIZE < offset + length; block++) {
+        if (!inode->dirty[block])
+            sim_image_copy(&inode->medium, &inode->view, block * BLOCK_SIZE, BLOCK_SIZE);
+    }
+}
+
 static void journal_add(struct inode *inode, uint64_t offset, uint64_t length, const char *data,
                         bool durable)
 {
@@ -175,6 +151,7 @@ static void journal_add(struct inode *inode, uint64_t offset, uint64_t length, c
     if (data)
         memcpy(write->data, data, length);
     list_push_back(&inode->journal, &write->node);
+    keep_medium(inode, offset, length);
     journal_mark(inode, write, 1);
 }
 
@@ -185,11 +162,9 @@ static void inode_put(struct inode *inode, uint64_t offset, uint64_t length, con
     if (length == 0)
         return;
     inode_grow(inode, offset + length);
-    image_put(inode->view, offset, length, data);
-    if (durable && !journal_overlaps(inode, offset, length))
-        image_put(inode->medium, offset, length, data);
-    else
+    if (!durable || journal_overlaps(inode, offset, length))
         journal_add(inode, offset, length, data, durable);
+    sim_image_write(&inode->view, offset, data, length);
 }
 
 static void journal_sync(struct inode *inode, uint64_t order)
@@ -199,13 +174,15 @@ static void journal_sync(struct inode *inode, uint64_t order)
 
         if (write->order > order)
             break;
-        image_put(inode->medium, write->offset, write->length, volatile_data(write));
+        sim_image_write(&inode->medium, write->offset, volatile_data(write), write->length);
         journal_mark(inode, write, 0);
         list_remove(&write->node);
         free(write);
     }
     list_for_each (node, &inode->journal)
         journal_mark(inode, list_entry(node, struct volatile_write, node), 1);
+    if (list_empty(&inode->journal))
+        sim_image_done(&inode->medium);
 }
 
 /* A shorter file has nothing behind its end, neither now nor when it grows again. */
@@ -217,8 +194,8 @@ static void inode_set_size(struct inode *inode, uint64_t size_bytes)
     inode->size_bytes = size_bytes;
     if (size_bytes >= old_bytes)
         return;
-    image_zero(inode->view, size_bytes, old_bytes - size_bytes);
-    image_zero(inode->medium, size_bytes, old_bytes - size_bytes);
+    sim_image_write(&inode->view, size_bytes, NULL, old_bytes - size_bytes);
+    sim_image_write(&inode->medium, size_bytes, NULL, old_bytes - size_bytes);
     list_for_each_safe (node, &inode->journal) {
         struct volatile_write *write = list_entry(node, struct volatile_write, node);
 
@@ -240,8 +217,8 @@ struct cut_plan {
     unsigned keep_percent;
 };
 
-static void put_torn(const struct cut_plan *plan, char *image, uint64_t offset, uint64_t length,
-                     const char *data)
+static void put_torn(const struct cut_plan *plan, struct sim_image *image, uint64_t offset,
+                     uint64_t length, const char *data)
 {
     uint64_t piece = SECTOR;
 
@@ -249,12 +226,12 @@ static void put_torn(const struct cut_plan *plan, char *image, uint64_t offset, 
         piece *= 2;
     for (uint64_t at = 0; at < length; at += piece) {
         if (sim_rng_chance(&plan->sim->disk_rng, 50))
-            image_put(image, offset + at, MIN(piece, length - at), data ? data + at : NULL);
+            sim_image_write(image, offset + at, data ? data + at : NULL, MIN(piece, length - at));
     }
 }
 
-static void put_maybe(const struct cut_plan *plan, char *image, uint64_t offset, uint64_t length,
-                      const char *data, unsigned torn_percent)
+static void put_maybe(const struct cut_plan *plan, struct sim_image *image, uint64_t offset,
+                      uint64_t length, const char *data, unsigned torn_percent)
 {
     bool torn = sim_rng_chance(&plan->sim->disk_rng, torn_percent);
     bool kept = sim_rng_chance(&plan->sim->disk_rng, plan->keep_percent);
@@ -263,7 +240,7 @@ static void put_maybe(const struct cut_plan *plan, char *image, uint64_t offset,
         sim_note(plan->sim, RECORD_TORN, plan->machine, offset, length);
         put_torn(plan, image, offset, length, data);
     } else if (kept) {
-        image_put(image, offset, length, data);
+        sim_image_write(image, offset, data, length);
     } else {
         sim_note(plan->sim, RECORD_LOST, plan->machine, offset, length);
     }
@@ -281,18 +258,20 @@ static void inode_power_cut(struct machine *machine, struct inode *inode)
         struct volatile_write *write = list_entry(node, struct volatile_write, node);
 
         if (write->durable)
-            image_put(inode->medium, write->offset, write->length, volatile_data(write));
+            sim_image_write(&inode->medium, write->offset, volatile_data(write), write->length);
         else
-            put_maybe(&plan, inode->medium, write->offset, write->length, volatile_data(write), 15);
+            put_maybe(&plan, &inode->medium, write->offset, write->length, volatile_data(write),
+                      15);
         list_push_back(&done, node);
     }
     while ((node = list_pop_front(&done))) {
         struct volatile_write *write = list_entry(node, struct volatile_write, node);
 
-        memcpy(inode->view + write->offset, inode->medium + write->offset, write->length);
+        sim_image_copy(&inode->view, &inode->medium, write->offset, write->length);
         journal_mark(inode, write, 0);
         free(write);
     }
+    sim_image_done(&inode->medium);
 }
 
 /* ---- what operations do when they end ---- */
@@ -321,27 +300,49 @@ static uint64_t iov_length(const struct iovec *iov, int iov_count)
 static int effect_read(struct disk_op *op)
 {
     const struct inode *inode = op->inode;
-    uint64_t at = op->offset;
+    uint64_t at = op->offset, hash = 0;
 
     if (op->offset > inode->size_bytes || op->length > inode->size_bytes - op->offset)
         return -EIO;
-    sim_note(op->machine->sim, RECORD_READ, op->machine->number, op->offset,
-             op->length ? hash64(inode->view + op->offset, op->length) : 0);
     for (int i = 0; i < op->iov_count; i++) {
-        memcpy(op->iov[i].iov_base, inode->view + at, op->iov[i].iov_len);
+        sim_image_read(&inode->view, at, op->iov[i].iov_base, op->iov[i].iov_len);
+        hash = hash * 31 + hash64(op->iov[i].iov_base, op->iov[i].iov_len);
         at += op->iov[i].iov_len;
     }
+    sim_note(op->machine->sim, RECORD_READ, op->machine->number, op->offset, hash);
     return (int)op->length;
+}
+
+/* What becomes of a write of this disk: *ret_offset, or UINT64_MAX for nothing. Once. */
+static void spoil_write(struct disk_op *op, uint64_t *ret_offset)
+{
+    struct inode *inode = op->inode;
+    uint64_t room = inode->size_bytes - MIN(inode->size_bytes, inode->spoil_from + op->length);
+
+    if (inode->spoil == SIM_WRITE_TRUE || op->offset < inode->spoil_from)
+        return;
+    *ret_offset = UINT64_MAX;
+    if (inode->spoil == SIM_WRITE_MISDIRECTED && room > 0)
+        *ret_offset = inode->spoil_from +
+                      ALIGN_DOWN(sim_rng_between(&op->machine->sim->disk_rng, 0, room), BLOCK_SIZE);
+    inode->spoil = SIM_WRITE_TRUE;
+    sim_note(op->machine->sim, RECORD_SPOILED, op->machine->number, op->offset, *ret_offset);
 }
 
 static int effect_write(struct disk_op *op)
 {
-    char *data = op->data ? op->data : iov_gather(op->iov, op->iov_count, op->length);
+    const char *data = op->data;
+    uint64_t offset = op->offset;
 
-    op->data = data;
+    if (!data && op->iov_count == 1)
+        data = op->iov[0].iov_base;
+    else if (!data)
+        data = op->data = iov_gather(op->iov, op->iov_count, op->length);
     sim_note(op->machine->sim, RECORD_WRITE, op->machine->number, op->offset,
              hash64(data, op->length));
-    inode_put(op->inode, op->offset, op->length, data, op->durable);
+    spoil_write(op, &offset);
+    if (offset != UINT64_MAX)
+        inode_put(op->inode, offset, op->length, data, op->durable);
     return (int)op->length;
 }
 
@@ -694,8 +695,7 @@ static void op_power_cut(struct disk_op *op)
         return;
     plan.keep_percent = 50;
     inode_grow(inode, op->offset + op->length);
-    put_maybe(&plan, inode->medium, op->offset, op->length, op->data, 50);
-    memcpy(inode->view + op->offset, inode->medium + op->offset, op->length);
+    put_maybe(&plan, &inode->view, op->offset, op->length, op->data, 50); /* nothing is dirty now */
 }
 
 void sim_disk_crash(struct machine *machine, enum sim_crash_kind kind)
@@ -792,7 +792,7 @@ int sim_disk_peek(struct sim *sim, unsigned number, const char *path, uint64_t o
     r = find_range(sim, number, path, offset, length, &inode);
     if (r < 0)
         return r;
-    memcpy(buffer, inode->view + offset, length);
+    sim_image_read(&inode->view, offset, buffer, length);
     return 0;
 }
 
@@ -807,6 +807,15 @@ int sim_disk_poke(struct sim *sim, unsigned number, const char *path, uint64_t o
         return r;
     inode_put(inode, offset, length, buffer, true);
     return 0;
+}
+
+void sim_disk_spoil_write(struct sim *sim, unsigned number, const char *path,
+                          enum sim_disk_spoil spoil, uint64_t from_offset)
+{
+    struct inode *inode = inode_named(sim, number, path);
+
+    inode->spoil = spoil;
+    inode->spoil_from = from_offset;
 }
 
 /* ---- a machine's part ---- */
@@ -827,9 +836,9 @@ void sim_disk_free(struct machine *machine)
         struct inode *inode = list_entry(node, struct inode, node);
 
         assert(list_empty(&inode->journal));
-        munmap(inode->view, inode->mapped_bytes);
-        munmap(inode->medium, inode->mapped_bytes);
-        munmap(inode->dirty, inode->mapped_bytes / BLOCK_SIZE);
+        sim_image_done(&inode->view);
+        sim_image_done(&inode->medium);
+        free(inode->dirty);
         free(inode->path);
         free(inode);
     }

@@ -27,6 +27,7 @@
 #define BACKLOG_MAX 128
 #define FIRST_EPHEMERAL_PORT 32768
 #define SPLIT_PERCENT 25
+#define RETRANSMIT_NS (200 * MS)
 
 enum segment_kind { SEGMENT_SYN, SEGMENT_ACCEPTED, SEGMENT_DATA, SEGMENT_END, SEGMENT_RESET };
 
@@ -205,15 +206,35 @@ static void pipe_schedule(struct pipe *pipe)
                        list_first(&pipe->in_flight, struct segment, node)->arrival_ns);
 }
 
+/* What a bad cable adds. TCP waits twice as long before each further try. */
+static uint64_t link_latency_ns(struct sim *sim, const struct sim_link *link)
+{
+    uint64_t latency_ns = sim_rng_between(&sim->net_rng, 0, link->delay_ns);
+    uint64_t again_ns = RETRANSMIT_NS;
+
+    while (sim_rng_chance(&sim->net_rng, link->loss_percent)) {
+        latency_ns += again_ns;
+        again_ns *= 2;
+    }
+    return latency_ns;
+}
+
 static uint64_t pipe_latency_ns(struct pipe *pipe)
 {
     struct connection *connection = pipe->connection;
+    struct machine *from = connection->ends[pipe->from].machine;
+    struct machine *to = connection->ends[1 - pipe->from].machine;
     struct sim *sim = connection->sim;
+    const struct sim_link *link = &sim->links[from->number][to->number];
+    uint64_t latency_ns;
 
-    if (connection->ends[0].machine == connection->ends[1].machine)
+    if (from == to)
         return sim_rng_between(&sim->net_rng, LOOPBACK_NS_MIN, LOOPBACK_NS_MAX);
-    return sim_rng_between(&sim->net_rng, sim->options.net_latency_ns_min,
-                           sim->options.net_latency_ns_max);
+    latency_ns = sim_rng_between(&sim->net_rng, sim->options.net_latency_ns_min,
+                                 sim->options.net_latency_ns_max);
+    if (link->delay_ns > 0 || link->loss_percent > 0)
+        latency_ns += link_latency_ns(sim, link);
+    return latency_ns;
 }
 
 /* When the sender's card has put bytes on the wire. */
@@ -972,6 +993,16 @@ void sim_heal_all(struct sim *sim)
     sim_note(sim, RECORD_HEAL, 0, 0, 0);
     memset(sim->cut, 0, sizeof(sim->cut));
     kick_all(sim);
+}
+
+void sim_set_link(struct sim *sim, unsigned from, unsigned to, uint64_t delay_ns,
+                  unsigned loss_percent)
+{
+    assert(from <= SIM_MACHINES_MAX);
+    assert(to <= SIM_MACHINES_MAX);
+    assert(loss_percent < 100);
+    sim_note(sim, RECORD_LINK, from, to, delay_ns);
+    sim->links[from][to] = (struct sim_link){.delay_ns = delay_ns, .loss_percent = loss_percent};
 }
 
 static void connection_break(struct connection *connection)

@@ -59,11 +59,20 @@ enum sim_record {
     RECORD_ARRIVE,
     RECORD_END,
     RECORD_RESET,
+    RECORD_SPOILED,
+    RECORD_LINK,
     RECORD_CUT,
     RECORD_HEAL,
 };
 /* machine 0: the world. What a and b are is said where the names stand (sim.c). */
 void sim_note(struct sim *sim, enum sim_record what, unsigned machine, uint64_t a, uint64_t b);
+
+struct sim_last_record { /* for the report of a failure */
+    uint64_t at_ns, a, b;
+    enum sim_record what;
+    unsigned machine;
+};
+#define SIM_LAST_RECORDS 48
 
 /* ---- machines ---- */
 
@@ -121,8 +130,14 @@ struct sim {
     struct list calls;       /* sim_call_at() */
     struct list connections; /* in the order in which they were made */
     bool cut[SIM_MACHINES_MAX + 1][SIM_MACHINES_MAX + 1];
+    struct sim_link {
+        uint64_t delay_ns;
+        unsigned loss_percent;
+    } links[SIM_MACHINES_MAX + 1][SIM_MACHINES_MAX + 1];
 
     uint64_t transcript_hash;
+    struct sim_last_record last_records[SIM_LAST_RECORDS]; /* a ring */
+    uint64_t record_count;
     FILE *transcript;
 };
 

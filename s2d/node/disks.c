@@ -437,6 +437,7 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
                  "this version has no separate cache disks yet: claim it for capacity");
         return -EOPNOTSUPP;
     }
+    claim.log_bytes = node->options.disk_log_bytes;
     claim.extent_bytes = cluster->extent_bytes; /* the record may go while we suspend */
     r = co_look(node, path, &size_bytes, &claim.media);
     if (r < 0) {

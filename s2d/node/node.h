@@ -29,6 +29,7 @@ struct node_options {
     struct kv *kv;                /* borrowed: identity, Raft, database */
     uint64_t cold_start_grace_ns; /* nobody is marked stale for being late so long after a start; 0:
                                      30 s */
+    uint64_t disk_log_bytes;      /* of disks that are claimed; 0: as disk_claim says. For tests */
     uint64_t vm_restart_delay_ms; /* of a cluster that this node creates; 0: 30000 */
     /* The node cannot go on (its store failed): stop the process. On the loop. */
     void (*on_fatal)(void *arg, const char *reason);
@@ -105,6 +106,10 @@ struct node_volume_status {
 /* Returns 0, -ENOENT. */
 int co_node_volume_status(struct node *node, uint64_t volume,
                           struct node_volume_status *ret_status);
+
+/* This node answers for the vdisk right now: its file system is mounted here and the lease is held.
+ * For checkers. */
+bool node_serves(struct node *node, uint64_t vdisk);
 
 /* s2d volume check: looks through the file system of a volume that this node serves, while it is in
  * use. report(): one line a problem. Returns 0 when it could look, -ENOENT, -EREMOTE (not served

@@ -96,6 +96,14 @@ int co_node_move_volume(struct node *node, uint64_t id, uint64_t to,
     return 0;
 }
 
+bool node_serves(struct node *node, uint64_t vdisk)
+{
+    const struct node_volume *volume = node->member ? node_find_volume(node, vdisk) : NULL;
+
+    return volume && volume->fs && volume->mirror && !mirror_stopped(volume->mirror) &&
+           node_lease_held(node);
+}
+
 int co_node_volume_status(struct node *node, uint64_t id, struct node_volume_status *ret_status)
 {
     const struct volume_record *record =

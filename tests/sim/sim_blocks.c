@@ -1,0 +1,267 @@
+/* Clients at block level. A register to each block of the shared file; its value is the stamp that
+ * the block's contents are made of, 0 for zeros. A block is the unit: a request of several is that
+ * many operations with the same begin and end. */
+#include "tests/sim/sim_workload.h"
+
+#define FILE_NAME "data"
+#define BIG_BLOCKS 64 /* a request now and then, so that large ones are met too */
+#define WORDS (BLOCK_SIZE / sizeof(uint64_t))
+
+struct blocks {
+    uint64_t count;
+    uint32_t regs[]; /* of each */
+};
+
+struct blocks *blocks_new(struct world *world)
+{
+    uint64_t count = world->shape.blocks;
+    struct blocks *blocks = malloc(sizeof(*blocks) + count * sizeof(uint32_t));
+
+    if (!blocks)
+        abort();
+    blocks->count = count;
+    for (uint64_t i = 0; i < count; i++)
+        blocks->regs[i] = history_register(world->history, "block", i);
+    return blocks;
+}
+
+void blocks_free(struct blocks *blocks)
+{
+    free(blocks);
+}
+
+/* ---- contents ---- */
+
+/* Every word tells its stamp and its place. */
+static void fill(uint64_t *words, uint64_t block, uint64_t stamp)
+{
+    uint64_t base = stamp * UINT64_C(0x9e3779b97f4a7c15);
+
+    for (size_t i = 0; i < WORDS; i++)
+        words[i] = base + i * UINT64_C(0xbf58476d1ce4e5b9);
+    words[0] = block + 1;
+    words[1] = stamp;
+}
+
+/* The stamp that the contents are made of; fails the run if they are nothing that anybody wrote to
+ * this block. */
+static uint64_t stamp_of(struct machine *machine, const uint64_t *words, uint64_t block)
+{
+    struct world *world = machine->world;
+    uint64_t expected[WORDS];
+    static const uint64_t zeros[WORDS];
+
+    if (memcmp(words, zeros, BLOCK_SIZE) == 0)
+        return 0;
+    fill(expected, block, words[1]);
+    if (memcmp(expected, words, BLOCK_SIZE) != 0)
+        world_fail(world,
+                   "node %u: block %llu reads as something that nobody wrote (it begins with "
+                   "%016llx %016llx)",
+                   machine->number, (unsigned long long)block, (unsigned long long)words[0],
+                   (unsigned long long)words[1]);
+    if (stamp_register(world->workload, words[1]) != world_blocks(world)->regs[block])
+        world_fail(world, "node %u: block %llu reads as stamp %llu, which was never written to it",
+                   machine->number, (unsigned long long)block, (unsigned long long)words[1]);
+    return words[1];
+}
+
+/* ---- requests ---- */
+
+struct request {
+    struct client *client;
+    struct csv_file *file;
+    uint64_t *buffer;
+    uint64_t first, count; /* blocks */
+    struct history_op ops[BIG_BLOCKS];
+};
+
+static struct history *history_of(const struct request *request)
+{
+    return request->client->machine->world->history;
+}
+
+static uint64_t now_of(const struct request *request)
+{
+    return world_now_ns(request->client->machine->world);
+}
+
+static void begin_request(struct request *request, enum history_kind kind, bool stamped)
+{
+    struct world *world = request->client->machine->world;
+    uint32_t *regs = world_blocks(world)->regs;
+
+    for (uint64_t i = 0; i < request->count; i++) {
+        uint64_t block = request->first + i;
+        uint64_t stamp = stamped ? stamp_new(world->workload, regs[block]) : 0;
+
+        if (stamped)
+            fill(request->buffer + i * WORDS, block, stamp);
+        request->ops[i] = history_begin(world->history, regs[block], kind, stamp,
+                                        client_who(request->client), now_of(request));
+    }
+}
+
+/* Ends what changed something. Returns whether it was done. */
+static bool end_change(struct request *request, int r, const char *what)
+{
+    if (r < 0)
+        error_is_excused(request->client->machine, r, true, what);
+    for (uint64_t i = 0; i < request->count; i++) {
+        if (r == 0)
+            history_end(history_of(request), request->ops[i], 0, now_of(request));
+        else
+            history_unknown(history_of(request), request->ops[i]);
+    }
+    return r == 0;
+}
+
+static void co_write(struct request *request)
+{
+    int r;
+
+    begin_request(request, HISTORY_WRITE, true);
+    r = co_csv_write(request->file, request->buffer, request->first * BLOCK_SIZE,
+                     request->count * BLOCK_SIZE);
+    if (end_change(request, r, "write"))
+        request->client->machine->world->counts.block_writes += request->count;
+}
+
+static void co_trim(struct request *request, bool punch)
+{
+    int r;
+
+    begin_request(request, HISTORY_WRITE, false);
+    if (punch)
+        r = co_csv_punch(request->file, request->first * BLOCK_SIZE, request->count * BLOCK_SIZE);
+    else
+        r = co_csv_zero(request->file, request->first * BLOCK_SIZE, request->count * BLOCK_SIZE);
+    if (end_change(request, r, punch ? "trim" : "write zeroes"))
+        request->client->machine->world->counts.trims++;
+}
+
+static void co_read(struct request *request)
+{
+    struct machine *machine = request->client->machine;
+    uint64_t length;
+    int r;
+
+    begin_request(request, HISTORY_READ, false);
+    r = co_csv_read(request->file, request->buffer, request->first * BLOCK_SIZE,
+                    request->count * BLOCK_SIZE, &length);
+    if (r == 0 && length != request->count * BLOCK_SIZE)
+        world_fail(machine->world, "node %u: a read of %llu blocks gave %llu bytes",
+                   machine->number, (unsigned long long)request->count, (unsigned long long)length);
+    if (r < 0)
+        error_is_excused(machine, r, false, "read");
+    for (uint64_t i = 0; i < request->count; i++) {
+        if (r < 0)
+            history_drop(history_of(request), request->ops[i]);
+        else
+            history_end(history_of(request), request->ops[i],
+                        stamp_of(machine, request->buffer + i * WORDS, request->first + i),
+                        now_of(request));
+    }
+    if (r == 0)
+        machine->world->counts.block_reads += request->count;
+}
+
+static void choose_range(struct request *request)
+{
+    struct world *world = request->client->machine->world;
+    uint64_t most = world_draw(world, 50) == 0 ? BIG_BLOCKS : world->shape.request_blocks_max;
+
+    request->first = world_draw(world, world->shape.blocks);
+    request->count = 1 + world_draw(world, most);
+    request->count = MIN(request->count, world->shape.blocks - request->first);
+}
+
+static void co_one_request(struct request *request)
+{
+    struct world *world = request->client->machine->world;
+    uint64_t draw = world_draw(world, 100);
+
+    choose_range(request);
+    if (draw < world->shape.trim_percent)
+        co_trim(request, draw % 2);
+    else if (draw < world->shape.trim_percent + world->shape.write_percent)
+        co_write(request);
+    else
+        co_read(request);
+}
+
+/* ---- clients ---- */
+
+static int co_open_file(struct machine *machine, struct csv_file **ret_file)
+{
+    struct csv *csv = node_csv(machine->node);
+    struct csv_volume *volume = csv ? csv_volume_find(csv, VOLUME_NAME) : NULL;
+    struct csv_open open = {0};
+    struct fs_attr attr;
+    int r = volume ? co_csv_walk(volume, FILE_NAME, &attr) : -ENOENT;
+
+    if (r == 0) {
+        open.ino = attr.ino;
+        r = co_csv_open(volume, &open, &attr, ret_file);
+    }
+    csv_volume_put(volume);
+    return r;
+}
+
+static bool co_open_request(struct request *request)
+{
+    request->file = NULL;
+    while (co_open_file(request->client->machine, &request->file) < 0) {
+        if (request->client->machine->stopping || co_sleep_ns(50 * MS) < 0)
+            return false;
+    }
+    request->buffer = aligned_alloc(BLOCK_SIZE, BIG_BLOCKS * BLOCK_SIZE);
+    if (!request->buffer)
+        abort();
+    return true;
+}
+
+static void close_request(struct request *request)
+{
+    csv_file_close(request->file);
+    free(request->buffer);
+}
+
+void co_block_client(struct client *client)
+{
+    struct request request = {.client = client};
+
+    if (!client_goes_on(client) || !co_open_request(&request))
+        return;
+    while (co_client_think(client))
+        co_one_request(&request);
+    close_request(&request);
+}
+
+void co_blocks_read_all(struct machine *machine)
+{
+    struct client reader = {.machine = machine, .number = 99};
+    struct request request = {.client = &reader};
+    uint64_t count = world_blocks(machine->world)->count;
+
+    if (!co_open_request(&request))
+        return;
+    for (request.first = 0; request.first < count; request.first += request.count) {
+        request.count = MIN(count - request.first, (uint64_t)BIG_BLOCKS);
+        co_read(&request);
+    }
+    close_request(&request);
+}
+
+int co_blocks_prepare(struct machine *machine)
+{
+    struct csv_volume *volume = csv_volume_find(node_csv(machine->node), VOLUME_NAME);
+    struct fs_new new = {.mode = 0100644};
+    struct fs_attr attr;
+    int r = volume ? co_csv_create(volume, FS_ROOT_INO, FILE_NAME, &new, &attr) : -ENOENT;
+
+    if (r == 0)
+        r = co_csv_truncate(volume, attr.ino, machine->world->shape.blocks * BLOCK_SIZE, &attr);
+    csv_volume_put(volume);
+    return r;
+}

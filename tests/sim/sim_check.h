@@ -1,0 +1,36 @@
+/* sim_check: what must hold.
+ *
+ * After every step, of what can be seen from outside (the rest is asserted in the code that runs):
+ *   I5  at most one node serves a vdisk: it has mounted it and holds its lease
+ *   I3  nodes that show the same epoch of a vdisk show the same owner, session and column states;
+ *       on a node epochs only rise; each slab has an in-sync column
+ *   the database's own rules (database_check()), after every change of it on every node
+ * At the end, see check_end(). A check that does not hold fails the run. */
+#ifndef TESTS_SIM_CHECK_H
+#define TESTS_SIM_CHECK_H
+
+#include "tests/sim/sim_world.h"
+
+struct invariants;
+struct invariants *invariants_new(void);
+void invariants_free(struct invariants *invariants);
+
+void check_step(struct world *world);
+/* The database of a machine's node has changed. */
+void check_changes(struct machine *machine, const struct database_change *changes, size_t count);
+/* A new life of a machine's node: its database may be behind what an earlier life had shown. */
+void check_node_starts(struct machine *machine);
+
+/* When faults have stopped: everything is up and healthy within HEAL_NS and clients get their
+ * answers; every node reads every block and name, and the history is linearizable; the file system
+ * has no problems and its accounts are exact; all nodes have the same database, which accounts for
+ * every extent. Then, in a quiet moment, all daemons are killed (they must leave no coroutine,
+ * buffer, timer or file behind: the simulator and the pools assert it), and the disks are opened
+ * once more: all in-sync copies of every slab are the same and match their checksums, and the
+ * disks' extent tables agree with the database. */
+void check_end(struct world *world);
+
+/* The vdisk of the volume that clients use; 0: not yet known. */
+uint64_t world_vdisk(struct world *world);
+
+#endif

@@ -1,0 +1,289 @@
+/* The plan of faults and its agenda. */
+#include "tests/sim/sim_faults_private.h"
+
+#define FAULTS_MAX 1000
+#define KINDS_MAX 64
+
+struct faults {
+    const struct fault_kind *kinds[KINDS_MAX];
+    unsigned kind_count;
+    unsigned happened[KINDS_MAX];
+    struct fault *list;
+    unsigned count;
+    uint64_t start_ns, end_ns;
+};
+
+/* ---- the kinds ---- */
+
+static unsigned list_kinds(const struct fault_kind **ret_kinds)
+{
+    static const struct fault_kind *const tables[] = {machine_faults, disk_faults, admin_faults};
+    unsigned count = 0;
+
+    for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
+        for (const struct fault_kind *kind = tables[i]; kind->name; kind++) {
+            assert(count < KINDS_MAX);
+            ret_kinds[count++] = kind;
+        }
+    }
+    return count;
+}
+
+unsigned fault_kind_count(void)
+{
+    const struct fault_kind *kinds[KINDS_MAX];
+
+    return list_kinds(kinds);
+}
+
+const char *fault_kind_name(unsigned kind)
+{
+    const struct fault_kind *kinds[KINDS_MAX];
+
+    list_kinds(kinds);
+    return kinds[kind]->name;
+}
+
+unsigned faults_planned(const struct faults *faults)
+{
+    return faults ? faults->count : 0;
+}
+
+unsigned faults_happened(const struct faults *faults, unsigned kind)
+{
+    return faults ? faults->happened[kind] : 0;
+}
+
+/* ---- the plan ---- */
+
+/* Of each kind, how likely it is in this run. */
+static unsigned choose_rates(struct world *world, const struct faults *faults, unsigned *rates)
+{
+    static const unsigned factors[] = {0, 0, 1, 1, 4};
+    unsigned all = 0;
+
+    for (unsigned i = 0; i < faults->kind_count; i++) {
+        rates[i] = faults->kinds[i]->weight * factors[world_draw(world, 5)];
+        all += rates[i];
+    }
+    return all;
+}
+
+static unsigned choose_kind(struct world *world, const unsigned *rates, unsigned all)
+{
+    uint64_t draw = world_draw(world, all);
+    unsigned kind = 0;
+
+    while (draw >= rates[kind])
+        draw -= rates[kind++];
+    return kind;
+}
+
+static uint64_t choose_duration(struct world *world)
+{
+    return world_draw(world, 3) == 0 ? 50 * MS + world_draw(world, 8 * SEC)
+                                     : world_draw(world, 1500 * MS);
+}
+
+static void plan_one(struct world *world, struct fault *fault)
+{
+    unsigned nodes = world->shape.nodes;
+    unsigned machine = (unsigned)world_draw(world, nodes);
+    unsigned step = nodes > 1 ? 1 + (unsigned)world_draw(world, nodes - 1) : 0;
+
+    fault->machine = &world->machines[1 + machine];
+    fault->other = &world->machines[1 + (machine + step) % nodes];
+    fault->for_ns = choose_duration(world);
+    for (size_t i = 0; i < sizeof(fault->draw) / sizeof(*fault->draw); i++)
+        fault->draw[i] = sim_random(world->sim);
+}
+
+static bool is_chosen(const char *chosen, unsigned index)
+{
+    if (!chosen)
+        return true;
+    while (*chosen) {
+        char *end;
+
+        if (strtoul(chosen, &end, 10) == index && end != chosen)
+            return true;
+        chosen = *end ? end + 1 : end;
+    }
+    return false;
+}
+
+struct faults *faults_plan(struct world *world)
+{
+    static const uint64_t intervals[] = {200 * MS, 700 * MS, 1500 * MS, 4 * SEC};
+    struct faults *faults = calloc(1, sizeof(*faults));
+    unsigned rates[KINDS_MAX], all;
+    uint64_t interval_ns, at_ns = 0;
+
+    if (!faults || !(faults->list = calloc(FAULTS_MAX, sizeof(*faults->list))))
+        abort();
+    faults->kind_count = list_kinds(faults->kinds);
+    all = choose_rates(world, faults, rates);
+    interval_ns = intervals[world_draw(world, sizeof(intervals) / sizeof(*intervals))];
+    faults->start_ns = world_now_ns(world);
+    faults->end_ns = faults->start_ns + world->shape.seconds * SEC;
+    while (all > 0 && faults->count < FAULTS_MAX) {
+        struct fault *fault = &faults->list[faults->count];
+
+        at_ns += world_draw(world, 2 * interval_ns);
+        if (at_ns >= world->shape.seconds * SEC)
+            break;
+        fault->index = faults->count++;
+        fault->kind = choose_kind(world, rates, all);
+        fault->at_ns = faults->start_ns + at_ns;
+        plan_one(world, fault);
+        if (!is_chosen(world->options.faults, fault->index))
+            fault->state = FAULT_OVER;
+    }
+    return faults;
+}
+
+void faults_free(struct faults *faults)
+{
+    if (!faults)
+        return;
+    free(faults->list);
+    free(faults);
+}
+
+/* ---- the agenda ---- */
+
+static void begin(struct world *world, struct fault *fault)
+{
+    const struct fault_kind *kind = world->faults->kinds[fault->kind];
+
+    fault->state = FAULT_OVER;
+    if (!kind->apply(world, fault))
+        return;
+    world->faults->happened[fault->kind]++;
+    world_tell(world, "fault %u: %s, node %u (%u), for %.3f s", fault->index, kind->name,
+               fault->machine->number, fault->other->number, (double)fault->for_ns / 1e9);
+    if (kind->mend)
+        fault->state = FAULT_ACTIVE;
+}
+
+static void end(struct world *world, struct fault *fault)
+{
+    const struct fault_kind *kind = world->faults->kinds[fault->kind];
+
+    world_tell(world, "fault %u: %s is over", fault->index, kind->name);
+    fault->state = FAULT_OVER;
+    kind->mend(world, fault);
+}
+
+/* What is next to begin or to end. */
+static struct fault *next_fault(struct faults *faults, uint64_t *ret_at_ns)
+{
+    struct fault *next = NULL;
+
+    *ret_at_ns = UINT64_MAX;
+    for (unsigned i = 0; i < faults->count; i++) {
+        struct fault *fault = &faults->list[i];
+        uint64_t at_ns = fault->at_ns + (fault->state == FAULT_ACTIVE ? fault->for_ns : 0);
+
+        if (fault->state != FAULT_OVER && at_ns < *ret_at_ns) {
+            next = fault;
+            *ret_at_ns = at_ns;
+        }
+    }
+    return next;
+}
+
+void faults_run(struct world *world)
+{
+    struct faults *faults = world->faults;
+    struct fault *fault;
+    uint64_t at_ns;
+
+    while ((fault = next_fault(faults, &at_ns)) && at_ns < faults->end_ns) {
+        world_run(world, at_ns, NULL);
+        if (fault->state == FAULT_PLANNED)
+            begin(world, fault);
+        else
+            end(world, fault);
+    }
+    world_run(world, faults->end_ns, NULL);
+}
+
+/* ---- the end of all faults ---- */
+
+void start_if_down(struct machine *machine)
+{
+    if (!machine_is_up(machine))
+        machine_start(machine);
+}
+
+bool all_in_sync(struct world *world)
+{
+    struct machine *machine = world_any_member(world, 0);
+    const struct database *database = machine ? node_database(machine->node) : NULL;
+    const struct slab_record *slab;
+
+    for (size_t i = 0; database && (slab = database_at(database, TABLE_SLAB, i)); i++) {
+        for (uint64_t j = 0; j < slab->column_count; j++) {
+            if (slab->columns[j].state != COLUMN_RECORD_IN_SYNC)
+                return false;
+        }
+    }
+    return database != NULL;
+}
+
+/* Whatever a fault may have left behind, whether its end had its turn or not. */
+static void mend_all(struct world *world)
+{
+    for (unsigned i = 0; i < world->faults->count; i++) {
+        if (world->faults->list[i].state == FAULT_ACTIVE)
+            end(world, &world->faults->list[i]);
+    }
+    sim_heal_all(world->sim);
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        struct machine *machine = &world->machines[i];
+
+        sim_set_clock_rate(world->sim, i, 1.0);
+        sim_crash_at_write(world->sim, i, 0);
+        start_if_down(machine);
+        sim_resume(world->sim, i);
+        for (unsigned disk = 0; disk < MACHINE_DISKS_MAX; disk++) {
+            char path[DISK_PATH_MAX];
+
+            disk_path_of(disk, path);
+            if (!machine->disks[disk].exists || machine->disks[disk].dead)
+                continue;
+            sim_disk_set_fault(world->sim, i, path, SIM_DISK_OK);
+            sim_disk_set_slowdown(world->sim, i, path, 1);
+        }
+    }
+}
+
+static bool all_are_members(void *arg)
+{
+    struct world *world = arg;
+
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        struct machine *machine = &world->machines[i];
+
+        if (machine->leaving && !machine_is_up(machine))
+            machine_start(machine);
+        if (!machine_is_up(machine) || machine->stopping || !machine->node ||
+            !node_is_member(machine->node))
+            return false;
+    }
+    return true;
+}
+
+static bool is_tidy(void *arg)
+{
+    return all_are_members(arg) && admin_tidy_up(arg);
+}
+
+void faults_end(struct world *world)
+{
+    mend_all(world);
+    if (!world_run(world, world_now_ns(world) + HEAL_NS, is_tidy))
+        world_fail(world, "the administrator is not done %d s after the last fault",
+                   (int)(HEAL_NS / SEC));
+}

@@ -1,0 +1,36 @@
+/* sim_faults: what goes wrong in a run. The table in sim_faults.c names every kind of fault; the
+ * seed gives each a rate (many are off in any one run: what a run lacks lets the rest go deeper)
+ * and makes a plan of it before anything happens: fault 0, 1, 2, … with a time, a place and a
+ * duration. So a run can be repeated with some of them left out (run_options.faults).
+ *
+ * What the copies bear. Crashes, cuts, pauses and power cuts may hit anybody at any time: they cost
+ * availability, never data. What destroys data (disk death, rot, lost and misdirected writes) and
+ * disk errors hit the disks of one node of a run, and only while every copy is in-sync. If later on
+ * the only in-sync copy of something is on that node, the world counts as `exposed`, and an error
+ * is an honest answer; wrong data never is. */
+#ifndef TESTS_SIM_FAULTS_H
+#define TESTS_SIM_FAULTS_H
+
+#include "tests/sim/sim_world.h"
+
+struct faults;
+
+/* Makes the plan: of the world's shape and seed. */
+struct faults *faults_plan(struct world *world);
+void faults_free(struct faults *faults);
+
+/* Lets the planned time pass, faults included. */
+void faults_run(struct world *world);
+
+/* Ends every fault, and does what an administrator would: starts what is down, starts nodes again
+ * whose disks had failed, repeats claims that were interrupted, removes the volumes that faults
+ * made. Fails the run when that cannot be done in HEAL_NS. */
+void faults_end(struct world *world);
+
+/* How many were planned, and of each kind how many happened; for figures. */
+unsigned faults_planned(const struct faults *faults);
+unsigned fault_kind_count(void);
+const char *fault_kind_name(unsigned kind);
+unsigned faults_happened(const struct faults *faults, unsigned kind);
+
+#endif

@@ -1,0 +1,421 @@
+/* The checker walks one register's begins and ends in order and keeps the set of *worlds* that are
+ * still possible. A world is a value, and which of the operations under way have taken effect in
+ * it. Nothing takes effect before it must (Lowe, "Testing for linearizability", 2017): when an
+ * operation ends, each world in which it has not happened yet is continued by every order of writes
+ * under way that makes it happen, and worlds in which it cannot happen are dropped. None left: the
+ * history is not linearizable.
+ *
+ * What keeps the set small (one or two worlds almost always):
+ *   - A read is known beforehand: it takes effect as soon as a world holds its value, since that
+ *     changes nothing.
+ *   - A write of unknown fate that no read ever saw is left out: an order without it explains as
+ *     much. Values that no read saw are all the same to us.
+ *   - When a write takes effect, others under way that no read saw may do so right before it, and
+ *     those of the same value right with it: nobody can tell. So only values that were read branch.
+ */
+#include "tests/sim/sim_history.h"
+
+#include <stdio.h>
+
+#define OPEN_MAX 64      /* operations under way on one register: bits of a word */
+#define WORLDS_MAX 20000 /* more: nobody can judge it, and that is said */
+#define NO_OP UINT32_MAX
+#define UNSEEN UINT64_MAX /* in the place of every value that no read saw */
+
+enum op_fate { OP_OPEN, OP_ENDED, OP_UNKNOWN, OP_DROPPED };
+
+struct op {
+    uint64_t value;
+    uint64_t begin_ns, end_ns;
+    uint32_t begin, end; /* positions in the run's order of begins and ends */
+    uint32_t reg;
+    uint32_t next; /* of the same register, by begin */
+    uint32_t who;
+    uint8_t kind; /* enum history_kind */
+    uint8_t fate; /* enum op_fate */
+    bool seen;    /* of a write, for the checker: a read saw its value */
+};
+
+struct reg {
+    const char *what;
+    uint64_t id;
+    uint32_t first, last, count;
+};
+
+struct history {
+    struct op *ops;
+    uint32_t op_count, op_size;
+    struct reg *regs;
+    uint32_t reg_count, reg_size;
+    uint32_t position;
+};
+
+static void *grow(void *array, uint32_t count, uint32_t *size, size_t each)
+{
+    if (count < *size)
+        return array;
+    *size = MAX(2 * *size, 256u);
+    array = reallocarray(array, *size, each);
+    if (!array)
+        abort();
+    return array;
+}
+
+struct history *history_new(void)
+{
+    struct history *history = calloc(1, sizeof(*history));
+
+    if (!history)
+        abort();
+    return history;
+}
+
+void history_free(struct history *history)
+{
+    if (!history)
+        return;
+    free(history->ops);
+    free(history->regs);
+    free(history);
+}
+
+uint32_t history_register(struct history *history, const char *what, uint64_t id)
+{
+    history->regs =
+        grow(history->regs, history->reg_count, &history->reg_size, sizeof(*history->regs));
+    history->regs[history->reg_count] =
+        (struct reg){.what = what, .id = id, .first = NO_OP, .last = NO_OP};
+    return history->reg_count++;
+}
+
+struct history_op history_begin(struct history *history, uint32_t number, enum history_kind kind,
+                                uint64_t value, uint32_t who, uint64_t at_ns)
+{
+    struct history_op ret = {.index = history->op_count};
+    struct reg *reg = &history->regs[number];
+
+    assert(number < history->reg_count);
+    history->ops = grow(history->ops, history->op_count, &history->op_size, sizeof(*history->ops));
+    history->ops[history->op_count++] = (struct op){.value = value,
+                                                    .begin_ns = at_ns,
+                                                    .begin = history->position++,
+                                                    .end = UINT32_MAX,
+                                                    .reg = number,
+                                                    .next = NO_OP,
+                                                    .who = who,
+                                                    .kind = kind,
+                                                    .fate = OP_OPEN};
+    if (reg->last == NO_OP)
+        reg->first = ret.index;
+    else
+        history->ops[reg->last].next = ret.index;
+    reg->last = ret.index;
+    reg->count++;
+    return ret;
+}
+
+static struct op *open_op(struct history *history, struct history_op op)
+{
+    assert(op.index < history->op_count);
+    assert(history->ops[op.index].fate == OP_OPEN);
+    return &history->ops[op.index];
+}
+
+void history_end(struct history *history, struct history_op handle, uint64_t value, uint64_t at_ns)
+{
+    struct op *op = open_op(history, handle);
+
+    op->end = history->position++;
+    op->end_ns = at_ns;
+    op->fate = OP_ENDED;
+    if (op->kind == HISTORY_READ)
+        op->value = value;
+}
+
+void history_unknown(struct history *history, struct history_op op)
+{
+    open_op(history, op)->fate = OP_UNKNOWN;
+}
+
+void history_drop(struct history *history, struct history_op op)
+{
+    open_op(history, op)->fate = OP_DROPPED;
+}
+
+struct history_counts history_count(const struct history *history)
+{
+    struct history_counts counts = {.registers = history->reg_count};
+
+    for (uint32_t i = 0; i < history->op_count; i++) {
+        const struct op *op = &history->ops[i];
+
+        if (op->fate == OP_ENDED && op->kind == HISTORY_READ)
+            counts.reads++;
+        else if (op->fate == OP_ENDED)
+            counts.writes++;
+        else if (op->kind == HISTORY_WRITE && op->fate != OP_DROPPED)
+            counts.unknown++;
+    }
+    return counts;
+}
+
+/* ---- the checker ---- */
+
+struct event { /* a begin or an end of one register */
+    uint32_t position;
+    uint32_t op;
+    bool is_end;
+};
+
+struct possible { /* a world */
+    uint64_t value;
+    uint64_t done; /* a bit to each open operation: it has taken effect here */
+};
+
+struct checker {
+    struct history *history;
+    uint32_t open[OPEN_MAX]; /* operations under way; NO_OP: free */
+    unsigned open_end;       /* free from here on */
+    struct possible *now, *next;
+    size_t now_count, next_count;
+    bool too_wide;
+};
+
+static int compare_events(const void *a, const void *b)
+{
+    const struct event *x = a, *y = b;
+
+    return x->position < y->position ? -1 : x->position > y->position;
+}
+
+static int compare_values(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* The values that some read of the register saw, sorted. */
+static size_t collect_seen(const struct history *history, const struct reg *reg, uint64_t *seen)
+{
+    size_t count = 0;
+
+    for (uint32_t i = reg->first; i != NO_OP; i = history->ops[i].next) {
+        if (history->ops[i].kind == HISTORY_READ && history->ops[i].fate == OP_ENDED)
+            seen[count++] = history->ops[i].value;
+    }
+    qsort(seen, count, sizeof(*seen), compare_values);
+    return count;
+}
+
+/* Whether an operation says anything about the register. */
+static bool counts(const struct op *op)
+{
+    return op->fate == OP_ENDED ||
+           (op->kind == HISTORY_WRITE && op->fate != OP_DROPPED && op->seen);
+}
+
+static size_t list_events(const struct history *history, const struct reg *reg,
+                          struct event *events)
+{
+    uint64_t *seen = malloc((reg->count + 1) * sizeof(*seen));
+    size_t seen_count, count = 0;
+
+    if (!seen)
+        abort();
+    seen_count = collect_seen(history, reg, seen);
+    for (uint32_t i = reg->first; i != NO_OP; i = history->ops[i].next) {
+        struct op *op = &history->ops[i];
+
+        op->seen = bsearch(&op->value, seen, seen_count, sizeof(*seen), compare_values) != NULL;
+        if (!counts(op))
+            continue;
+        events[count++] = (struct event){.position = op->begin, .op = i};
+        if (op->fate == OP_ENDED)
+            events[count++] = (struct event){.position = op->end, .op = i, .is_end = true};
+    }
+    free(seen);
+    qsort(events, count, sizeof(*events), compare_events);
+    return count;
+}
+
+static void add_world(struct checker *checker, struct possible world)
+{
+    for (size_t i = 0; i < checker->next_count; i++) {
+        if (checker->next[i].value == world.value && checker->next[i].done == world.done)
+            return;
+    }
+    if (checker->next_count == WORLDS_MAX) {
+        checker->too_wide = true;
+        return;
+    }
+    checker->next[checker->next_count++] = world;
+}
+
+static const struct op *open_at(const struct checker *checker, unsigned slot)
+{
+    return checker->open[slot] == NO_OP ? NULL : &checker->history->ops[checker->open[slot]];
+}
+
+static uint64_t value_of(const struct op *op)
+{
+    return op->seen ? op->value : UNSEEN;
+}
+
+/* Reads of the value that the world holds take effect. */
+static struct possible absorb_reads(const struct checker *checker, struct possible world)
+{
+    for (unsigned slot = 0; slot < checker->open_end; slot++) {
+        const struct op *op = open_at(checker, slot);
+
+        if (op && op->kind == HISTORY_READ && op->value == world.value)
+            world.done |= UINT64_C(1) << slot;
+    }
+    return world;
+}
+
+/* A write of this value takes effect, and with it what nobody could tell apart. */
+static struct possible apply(const struct checker *checker, struct possible world, uint64_t value)
+{
+    for (unsigned slot = 0; slot < checker->open_end; slot++) {
+        const struct op *op = open_at(checker, slot);
+
+        if (op && op->kind == HISTORY_WRITE && (!op->seen || op->value == value))
+            world.done |= UINT64_C(1) << slot;
+    }
+    world.value = value;
+    return absorb_reads(checker, world);
+}
+
+/* Every world that follows from those in checker->next by writes under way, until the operation in
+ * slot `target` has happened. The list grows while it is walked; worlds on the way are dropped at
+ * the end. */
+static void expand(struct checker *checker, unsigned target)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < checker->next_count && !checker->too_wide; i++) {
+        if (checker->next[i].done >> target & 1)
+            continue;
+        for (unsigned slot = 0; slot < checker->open_end; slot++) {
+            const struct op *op = open_at(checker, slot);
+
+            if (op && op->kind == HISTORY_WRITE && !(checker->next[i].done >> slot & 1))
+                add_world(checker, apply(checker, checker->next[i], value_of(op)));
+        }
+    }
+    for (size_t i = 0; i < checker->next_count; i++) {
+        if (checker->next[i].done >> target & 1)
+            checker->next[kept++] = checker->next[i];
+    }
+    checker->next_count = kept;
+}
+
+static void swap_worlds(struct checker *checker)
+{
+    struct possible *old = checker->now;
+
+    checker->now = checker->next;
+    checker->now_count = checker->next_count;
+    checker->next = old;
+    checker->next_count = 0;
+}
+
+static bool begin_op(struct checker *checker, uint32_t op)
+{
+    for (unsigned slot = 0; slot < OPEN_MAX; slot++) {
+        if (checker->open[slot] != NO_OP)
+            continue;
+        checker->open[slot] = op;
+        checker->open_end = MAX(checker->open_end, slot + 1);
+        for (size_t i = 0; i < checker->now_count; i++)
+            checker->now[i] = absorb_reads(checker, checker->now[i]);
+        return true;
+    }
+    return false;
+}
+
+static bool end_op(struct checker *checker, uint32_t op)
+{
+    unsigned slot = 0;
+
+    while (checker->open[slot] != op)
+        slot++;
+    for (size_t i = 0; i < checker->now_count; i++)
+        add_world(checker, checker->now[i]);
+    expand(checker, slot);
+    checker->open[slot] = NO_OP;
+    while (checker->open_end > 0 && checker->open[checker->open_end - 1] == NO_OP)
+        checker->open_end--;
+    for (size_t i = 0; i < checker->next_count; i++)
+        checker->next[i].done &= ~(UINT64_C(1) << slot);
+    swap_worlds(checker);
+    return checker->now_count > 0;
+}
+
+static void describe(const struct history *history, const struct reg *reg, const struct op *op,
+                     const char *why, char *text, size_t text_bytes)
+{
+    if (op->kind == HISTORY_READ)
+        snprintf(text, text_bytes,
+                 "%s %llu: the read by client %u from %.6f to %.6f s saw stamp %llu, which %s",
+                 reg->what, (unsigned long long)reg->id, op->who, (double)op->begin_ns / 1e9,
+                 (double)op->end_ns / 1e9, (unsigned long long)op->value, why);
+    else
+        snprintf(text, text_bytes,
+                 "%s %llu: the write of stamp %llu by client %u from %.6f to %.6f s %s", reg->what,
+                 (unsigned long long)reg->id, (unsigned long long)op->value, op->who,
+                 (double)op->begin_ns / 1e9, (double)op->end_ns / 1e9, why);
+    (void)history;
+}
+
+static bool check_register(struct checker *checker, const struct reg *reg, char *text,
+                           size_t text_bytes)
+{
+    struct event *events = malloc((2 * (size_t)reg->count + 1) * sizeof(*events));
+    size_t count;
+    bool good = true;
+
+    if (!events)
+        abort();
+    count = list_events(checker->history, reg, events);
+    for (unsigned slot = 0; slot < OPEN_MAX; slot++)
+        checker->open[slot] = NO_OP;
+    checker->open_end = 0;
+    checker->now[0] = (struct possible){.value = 0};
+    checker->now_count = 1;
+    checker->next_count = 0;
+    for (size_t i = 0; i < count && good; i++) {
+        const struct op *op = &checker->history->ops[events[i].op];
+
+        if (!events[i].is_end && !begin_op(checker, events[i].op))
+            checker->too_wide = true;
+        else if (events[i].is_end && !end_op(checker, events[i].op))
+            good = false;
+        if (checker->too_wide)
+            good = false;
+        if (!good)
+            describe(checker->history, reg, op,
+                     checker->too_wide ? "is one of too many at once to judge"
+                                       : "no order of the writes explains",
+                     text, text_bytes);
+    }
+    free(events);
+    return good;
+}
+
+bool history_check(struct history *history, char *text, size_t text_bytes)
+{
+    struct checker checker = {.history = history};
+    bool good = true;
+
+    checker.now = malloc(WORLDS_MAX * sizeof(*checker.now));
+    checker.next = malloc(WORLDS_MAX * sizeof(*checker.next));
+    if (!checker.now || !checker.next)
+        abort();
+    for (uint32_t i = 0; i < history->reg_count && good; i++)
+        good = check_register(&checker, &history->regs[i], text, text_bytes);
+    free(checker.now);
+    free(checker.next);
+    return good;
+}

@@ -1,0 +1,149 @@
+/* What both levels of clients share: stamps, the judgement of errors, starting and stopping. */
+#include "tests/sim/sim_workload.h"
+
+struct workload {
+    struct world *world;
+    struct blocks *blocks;
+    struct files *files;
+    uint32_t *stamps; /* the register of each; stamp 0 is nobody's */
+    uint64_t stamp_count, stamp_size;
+    unsigned running;
+};
+
+struct workload *workload_new(struct world *world)
+{
+    struct workload *workload = calloc(1, sizeof(*workload));
+
+    if (!workload)
+        abort();
+    workload->world = world;
+    workload->blocks = blocks_new(world);
+    workload->files = files_new(world);
+    workload->stamp_count = 1;
+    return workload;
+}
+
+void workload_free(struct workload *workload)
+{
+    if (!workload)
+        return;
+    blocks_free(workload->blocks);
+    files_free(workload->files);
+    free(workload->stamps);
+    free(workload);
+}
+
+struct blocks *world_blocks(struct world *world)
+{
+    return world->workload->blocks;
+}
+
+struct files *world_files(struct world *world)
+{
+    return world->workload->files;
+}
+
+/* ---- stamps ---- */
+
+uint64_t stamp_new(struct workload *workload, uint32_t reg)
+{
+    if (workload->stamp_count >= workload->stamp_size) {
+        workload->stamp_size = MAX(2 * workload->stamp_size, (uint64_t)4096);
+        workload->stamps =
+            reallocarray(workload->stamps, workload->stamp_size, sizeof(*workload->stamps));
+        if (!workload->stamps)
+            abort();
+    }
+    workload->stamps[workload->stamp_count] = reg;
+    return workload->stamp_count++;
+}
+
+uint32_t stamp_register(const struct workload *workload, uint64_t stamp)
+{
+    return stamp > 0 && stamp < workload->stamp_count ? workload->stamps[stamp] : UINT32_MAX;
+}
+
+/* ---- errors ---- */
+
+bool error_is_excused(struct machine *machine, int error, bool changes, const char *what)
+{
+    struct world *world = machine->world;
+
+    if (error == -ECANCELED || error == -ESHUTDOWN)
+        return true; /* its node ends */
+    if ((error == -ENOSPC && changes && world->pool_full && !world->quiet) ||
+        ((error == -EIO || error == -EBADMSG) && world->exposed)) {
+        world->counts.errors_told++;
+        return true;
+    }
+    world_fail(world, "node %u: %s: %s", machine->number, what, strerror(-error));
+}
+
+/* ---- clients ---- */
+
+uint32_t client_who(const struct client *client)
+{
+    return client->machine->number * 100 + client->number;
+}
+
+bool client_goes_on(const struct client *client)
+{
+    return !client->machine->stopping && !client->machine->world->quiet && !co_cancelled();
+}
+
+bool co_client_think(const struct client *client)
+{
+    struct world *world = client->machine->world;
+
+    return co_sleep_ns(world_draw(world, world->shape.think_ns_max)) == 0 && client_goes_on(client);
+}
+
+static void client_main(void *arg)
+{
+    struct client client = *(struct client *)arg;
+    struct world *world = client.machine->world;
+
+    free(arg);
+    while (!world->ready && client_goes_on(&client)) {
+        if (co_sleep_ns(50 * MS) < 0)
+            break;
+    }
+    if (client.number < world->shape.block_clients)
+        co_block_client(&client);
+    else
+        co_file_client(&client);
+    world->workload->running--;
+}
+
+void workload_start(struct machine *machine)
+{
+    const struct shape *shape = &machine->world->shape;
+
+    for (unsigned i = 0; i < shape->block_clients + shape->file_clients; i++) {
+        struct client *client = malloc(sizeof(*client));
+
+        if (!client)
+            abort();
+        *client = (struct client){.machine = machine, .number = i};
+        if (!machine->world->quiet && machine_spawn(machine, "client", client_main, client))
+            machine->world->workload->running++;
+        else
+            free(client);
+    }
+}
+
+unsigned workload_running(const struct workload *workload)
+{
+    return workload->running;
+}
+
+int co_workload_prepare(struct machine *machine)
+{
+    return co_blocks_prepare(machine);
+}
+
+void co_workload_read_all(struct machine *machine)
+{
+    co_blocks_read_all(machine);
+    co_files_read_all(machine);
+}

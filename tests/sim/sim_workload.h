@@ -1,0 +1,68 @@
+/* sim_workload: the clients of a run, on every node, at two levels.
+ *
+ * Block level (sim_blocks.c): clients of all nodes share one file, as the exports see a disk image:
+ * they write, read, trim and zero runs of its blocks, and flush. Several may write the same block
+ * at once; every block of every write carries a stamp of its own.
+ *
+ * File level (sim_files.c): each client has a directory in which it alone makes, renames and
+ * removes files, writes their beginnings and sets their sizes; clients of all nodes look into all
+ * of them. A file's owner (uid) is its stamp: it is there from the moment the name is.
+ *
+ * What was asked and answered goes into the world's history. A client of a node that dies is gone;
+ * its successor goes on in the same directory. Errors that nothing excuses fail the run. */
+#ifndef TESTS_SIM_WORKLOAD_H
+#define TESTS_SIM_WORKLOAD_H
+
+#include "tests/sim/sim_world.h"
+
+struct workload *workload_new(struct world *world);
+void workload_free(struct workload *workload);
+
+/* Program, on the first machine: makes the shared file. Returns 0 or an error of csv.h. */
+must_check int co_workload_prepare(struct machine *machine);
+/* Program: starts this machine's clients as soon as the world is ready. */
+void workload_start(struct machine *machine);
+/* Clients that have not yet stopped, on all nodes. */
+unsigned workload_running(const struct workload *workload);
+/* Program: reads every block, name, file and directory, once, from this node. */
+void co_workload_read_all(struct machine *machine);
+
+/* ---- shared by the two levels ---- */
+
+struct client {
+    struct machine *machine;
+    unsigned number; /* on this machine, from 0; block clients first */
+};
+
+uint32_t client_who(const struct client *client); /* its number in reports */
+bool client_goes_on(const struct client *client);
+/* Waits for some time, as clients do between two requests. False: it is to stop. */
+bool co_client_think(const struct client *client);
+
+/* A stamp never given before, for a register. */
+uint64_t stamp_new(struct workload *workload, uint32_t reg);
+/* The register that a stamp was given for; UINT32_MAX: none. */
+uint32_t stamp_register(const struct workload *workload, uint64_t stamp);
+
+/* Judges an error. True: excused, nobody knows what was done. Fails the run when nothing excuses
+ * it.
+ */
+bool error_is_excused(struct machine *machine, int error, bool changes, const char *what);
+
+struct blocks;
+struct blocks *blocks_new(struct world *world);
+void blocks_free(struct blocks *blocks);
+int co_blocks_prepare(struct machine *machine);
+void co_block_client(struct client *client);
+void co_blocks_read_all(struct machine *machine);
+
+struct files;
+struct files *files_new(struct world *world);
+void files_free(struct files *files);
+void co_file_client(struct client *client);
+void co_files_read_all(struct machine *machine);
+
+struct blocks *world_blocks(struct world *world);
+struct files *world_files(struct world *world);
+
+#endif

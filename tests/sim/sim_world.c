@@ -1,0 +1,366 @@
+/* Machines and what their programs do: a node as in the daemon, set up once by commands as an
+ * administrator gives them, and the clients of this run on top. A machine that was down starts as a
+ * member, from what its disks and its key-value store hold. */
+#include "tests/sim/sim_world.h"
+
+#include <stdarg.h>
+
+#include "tests/sim/sim_check.h"
+#include "tests/sim/sim_faults.h"
+#include "tests/sim/sim_workload.h"
+
+#define PORT 7800
+
+uint64_t world_now_ns(const struct world *world)
+{
+    return sim_now_ns(world->sim);
+}
+
+uint64_t world_draw(struct world *world, uint64_t count)
+{
+    return sim_random(world->sim) % count;
+}
+
+void disk_path_of(unsigned disk, char ret_path[DISK_PATH_MAX])
+{
+    snprintf(ret_path, DISK_PATH_MAX, "/disks/ssd%u", disk);
+}
+
+/* ---- what the seed chooses ---- */
+
+static unsigned choose_nodes(struct world *world)
+{
+    static const unsigned often[] = {3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 2, 1, 6, 3, 3, 4, 3};
+
+    if (world->options.nodes)
+        return MIN(world->options.nodes, MACHINES_MAX);
+    if (world_draw(world, 100) == 0)
+        return 7 + (unsigned)world_draw(world, MACHINES_MAX - 6);
+    return often[world_draw(world, sizeof(often) / sizeof(*often))];
+}
+
+static void choose_shape(struct world *world)
+{
+    struct shape *shape = &world->shape;
+    static const uint64_t seconds[] = {3, 4, 5, 6, 8, 10, 15, 25};
+
+    shape->nodes = choose_nodes(world);
+    shape->disks = shape->nodes == 1 ? 2 + (unsigned)world_draw(world, 2)
+                                     : 1 + (unsigned)world_draw(world, 8) / 5;
+    shape->extent_bytes = 4 * MIB << world_draw(world, 2);
+    shape->log_bytes = 32 * MIB << world_draw(world, 2);
+    shape->disk_bytes = shape->log_bytes + 160 * MIB;
+    shape->volume_bytes = 64 * MIB;
+    shape->resiliency = shape->nodes < 3 || world_draw(world, 4) == 0 ? "mirror2" : "mirror3";
+    shape->thin = world_draw(world, 4) != 0;
+    shape->seconds = seconds[world_draw(world, sizeof(seconds) / sizeof(*seconds))];
+    if (world->options.seconds)
+        shape->seconds = world->options.seconds;
+    shape->block_clients = 1 + (unsigned)world_draw(world, 3);
+    shape->file_clients = (unsigned)world_draw(world, 3);
+    shape->blocks = 8 << world_draw(world, 6);
+    shape->request_blocks_max = 1 << world_draw(world, 5);
+    shape->think_ns_max = (2 * MS << world_draw(world, 6)) * (shape->nodes > 4 ? 4 : 1);
+    shape->write_percent = 20 + (unsigned)world_draw(world, 60);
+    shape->trim_percent = world_draw(world, 2) ? (unsigned)world_draw(world, 10) : 0;
+}
+
+/* ---- a machine's program: setting up ---- */
+
+static void must(struct machine *machine, int r, const char *what, const char *message)
+{
+    if (r < 0 && !machine->stopping)
+        world_fail(machine->world, "node %u: %s: %s (%s)", machine->number, what, strerror(-r),
+                   message);
+}
+
+int co_machine_claim(struct machine *machine, unsigned disk)
+{
+    struct node_message message = {{0}};
+    char path[DISK_PATH_MAX];
+    uint64_t id;
+    int r;
+
+    disk_path_of(disk, path);
+    r = co_node_claim_disk(machine->node, path, NULL, &id, &message);
+    machine->disks[disk].claimed = r == 0;
+    return r;
+}
+
+static void co_claim_all(struct machine *machine)
+{
+    for (unsigned i = 0; i < machine->world->shape.disks && !machine->stopping; i++)
+        must(machine, co_machine_claim(machine, i), "claim", "");
+    machine->created = true;
+}
+
+static void co_create_pool(struct machine *machine)
+{
+    struct command_result result;
+
+    co_node_propose(machine->node,
+                    json_pack("{s:s,s:I}", "verb", "pool.create", "extent_bytes",
+                              (json_int_t)machine->world->shape.extent_bytes),
+                    &result);
+    must(machine, result.code, "pool", result.message);
+    command_result_done(&result);
+}
+
+static void co_wait_for_others(struct machine *machine)
+{
+    struct world *world = machine->world;
+
+    for (unsigned other = 2; other <= world->shape.nodes && !machine->stopping; other++) {
+        while (!world->machines[other].created && co_sleep_ns(10 * MS) == 0)
+            ;
+    }
+}
+
+/* The first machine makes everything, and lets the others in one by one. */
+static void co_create_cluster(struct machine *machine)
+{
+    struct world *world = machine->world;
+    struct node_message message = {{0}};
+
+    must(machine, co_node_create_cluster(machine->node, "sim", &message), "create", message.text);
+    for (unsigned other = 2; other <= world->shape.nodes && !machine->stopping; other++) {
+        must(machine, co_node_make_token(machine->node, world->token, &message), "token",
+             message.text);
+        world->token_for = other;
+        while (world->token_for && co_sleep_ns(10 * MS) == 0)
+            ;
+    }
+    co_create_pool(machine);
+    co_claim_all(machine);
+    co_wait_for_others(machine);
+    must(machine,
+         co_node_create_volume(machine->node, VOLUME_NAME, world->shape.volume_bytes,
+                               world->shape.resiliency, world->shape.thin, 0, &message),
+         "volume", message.text);
+    must(machine, co_workload_prepare(machine), "create the shared file", "");
+    world->ready = !machine->stopping;
+}
+
+static void co_join_cluster(struct machine *machine)
+{
+    struct world *world = machine->world;
+    struct node_message message = {{0}};
+
+    while (world->token_for != machine->number && co_sleep_ns(10 * MS) == 0)
+        ;
+    must(machine, co_node_join(machine->node, "10.83.0.1:7800", world->token, &message), "join",
+         message.text);
+    world->token_for = 0;
+    while (!database_cluster(node_database(machine->node))->extent_bytes &&
+           co_sleep_ns(10 * MS) == 0)
+        ;
+    co_claim_all(machine);
+}
+
+/* ---- a machine's program ---- */
+
+static void end_program(struct machine *machine)
+{
+    machine->stopping = true;
+    co_cond_broadcast(&machine->stop);
+}
+
+static void on_crash(void *arg)
+{
+    end_program(arg);
+}
+
+static void on_fatal(void *arg, const char *reason)
+{
+    struct machine *machine = arg;
+
+    if (!machine->stopping)
+        world_fail(machine->world, "node %u cannot go on: %s", machine->number, reason);
+}
+
+static void on_change(void *arg, const struct database_change *changes, size_t count)
+{
+    check_changes(arg, changes, count);
+}
+
+static int co_start_node(struct machine *machine, struct io *io, struct kv *kv)
+{
+    char name[16], listen[32];
+    struct node_options options = {.name = name,
+                                   .listen = listen,
+                                   .folder = "/s2d",
+                                   .kv = kv,
+                                   .cold_start_grace_ns = 5 * SEC,
+                                   .disk_log_bytes = machine->world->shape.log_bytes,
+                                   .on_fatal = on_fatal,
+                                   .on_change = on_change,
+                                   .arg = machine};
+
+    snprintf(name, sizeof(name), "node%u", machine->number);
+    snprintf(listen, sizeof(listen), "10.83.0.%u:%d", machine->number, PORT);
+    return co_node_start(io, &options, &machine->node);
+}
+
+static void co_be_a_node(struct machine *machine)
+{
+    if (!machine->created && machine->number == 1)
+        co_create_cluster(machine);
+    else if (!machine->created)
+        co_join_cluster(machine);
+    workload_start(machine);
+    while (!machine->stopping && co_cond_wait(&machine->stop) == 0)
+        ;
+}
+
+static void machine_main(struct io *io, void *arg)
+{
+    struct machine *machine = arg;
+    struct kv *kv;
+    int r;
+
+    must(machine, kv_memory_open(machine->kv_disk, &kv), "key-value store", "");
+    r = co_start_node(machine, io, kv);
+    must(machine, r, "start", "");
+    if (r == 0)
+        co_be_a_node(machine);
+    if (machine->node && node_csv(machine->node))
+        csv_stop(node_csv(machine->node));
+    co_group_wait(&machine->tasks);
+    co_node_stop(take_ptr(machine->node), machine->leaving);
+    kv_close(kv);
+    if (machine->leaving)
+        io_stop(io);
+}
+
+void machine_start(struct machine *machine)
+{
+    struct world *world = machine->world;
+
+    assert(!machine_is_up(machine));
+    machine->stopping = false;
+    machine->leaving = false;
+    machine->tidying = false;
+    machine->node = NULL;
+    co_cond_init(&machine->stop);
+    co_group_init(&machine->tasks);
+    check_node_starts(machine);
+    if (sim_start(world->sim, machine->number, machine_main, machine) < 0)
+        world_fail(world, "machine %u does not start", machine->number);
+    sim_on_crash(world->sim, machine->number, on_crash, machine);
+}
+
+void machine_crash(struct machine *machine, enum sim_crash_kind kind)
+{
+    sim_crash(machine->world->sim, machine->number, kind);
+}
+
+void machine_leave(struct machine *machine)
+{
+    machine->leaving = true;
+    end_program(machine);
+}
+
+bool machine_spawn(struct machine *machine, const char *name, co_fn *fn, void *arg)
+{
+    if (!machine_is_up(machine) || machine->stopping || !machine->node)
+        return false;
+    return co_group_spawn(&machine->tasks, node_io(machine->node), name, fn, arg) == 0;
+}
+
+struct machine *world_any_member(struct world *world, unsigned from)
+{
+    for (unsigned i = 0; i < world->shape.nodes; i++) {
+        struct machine *machine = &world->machines[1 + (from + i) % world->shape.nodes];
+
+        if (machine_is_up(machine) && machine->node && !machine->stopping &&
+            node_is_member(machine->node))
+            return machine;
+    }
+    return NULL;
+}
+
+/* ---- a world's life ---- */
+
+static void make_machine(struct world *world, unsigned number)
+{
+    struct machine *machine = &world->machines[number];
+    char path[DISK_PATH_MAX];
+
+    machine->world = world;
+    machine->number = number;
+    if (kv_disk_new(&machine->kv_disk) < 0)
+        abort();
+    for (unsigned i = 0; i < world->shape.disks; i++) {
+        disk_path_of(i, path);
+        machine->disks[i].exists = true;
+        if (sim_disk_create(world->sim, number, path, world->shape.disk_bytes) < 0)
+            abort();
+    }
+}
+
+struct world *world_new(const struct run_options *options)
+{
+    struct sim_options sim_options = sim_default_options(options->seed);
+    struct world *world = calloc(1, sizeof(*world));
+
+    if (!world || sim_new(&sim_options, &world->sim) < 0)
+        abort();
+    world->options = *options;
+    report_for(world);
+    if (options->log)
+        sim_set_transcript(world->sim, stdout);
+    choose_shape(world);
+    world->rotten = 1 + (unsigned)world_draw(world, world->shape.nodes);
+    world->history = history_new();
+    world->workload = workload_new(world);
+    world->invariants = invariants_new();
+    for (unsigned i = 1; i <= world->shape.nodes; i++)
+        make_machine(world, i);
+    return world;
+}
+
+void world_free(struct world *world)
+{
+    sim_free(world->sim);
+    for (unsigned i = 1; i <= world->shape.nodes; i++)
+        kv_disk_free(world->machines[i].kv_disk);
+    faults_free(world->faults);
+    invariants_free(world->invariants);
+    workload_free(world->workload);
+    history_free(world->history);
+    report_for(NULL);
+    free(world);
+}
+
+static bool is_ready(void *arg)
+{
+    return ((struct world *)arg)->ready;
+}
+
+void world_set_up(struct world *world)
+{
+    for (unsigned i = 1; i <= world->shape.nodes; i++)
+        machine_start(&world->machines[i]);
+    if (!world_run(world, world_now_ns(world) + SETUP_NS, is_ready))
+        world_fail(world, "the cluster was not set up in %d s", (int)(SETUP_NS / SEC));
+}
+
+struct run {
+    struct world *world;
+    bool (*done)(void *world);
+};
+
+static bool after_step(void *arg)
+{
+    struct run *run = arg;
+
+    check_step(run->world);
+    return run->done && run->done(run->world);
+}
+
+bool world_run(struct world *world, uint64_t until_ns, bool (*done)(void *world))
+{
+    struct run run = {.world = world, .done = done};
+
+    return sim_run(world->sim, until_ns, after_step, &run);
+}

@@ -1,0 +1,153 @@
+/* sim_world: a cluster of simulated machines that run the node's own code, and what everybody in a
+ * run shares. One seed chooses the shape of the cluster, the faults and every choice of the
+ * clients.
+ *
+ * The parts of a run:
+ *   sim_world     machines and their programs; setting the cluster up
+ *   sim_faults    the table of faults, the plan that the seed makes of it
+ *   sim_workload  clients that read and write, at block level and at file level
+ *   sim_history   the checker of what the clients saw
+ *   sim_check     what must hold after each step, and at the end
+ *   sim_report    how a run ends badly, and what the last steps were
+ *
+ * Everything runs on one thread. Calls marked "program" run on a machine, all others between steps
+ * (s2d/base/sim.h). Time is the world's, in nanoseconds, unless it is named otherwise. */
+#ifndef TESTS_SIM_WORLD_H
+#define TESTS_SIM_WORLD_H
+
+#include <stdio.h>
+
+#include "csv-export/csv.h"
+#include "s2d/base/co.h"
+#include "s2d/base/sim.h"
+#include "s2d/cluster/consensus.h"
+#include "s2d/cluster/kv.h"
+#include "s2d/node/node.h"
+#include "tests/sim/sim_history.h"
+
+#define MACHINES_MAX 16
+#define MACHINE_DISKS_MAX 4 /* those that a run adds included */
+#define VOLUME_NAME "v"
+#define SETUP_NS (120 * SEC)
+#define HEAL_NS (240 * SEC) /* within which all is well again after the last fault */
+
+struct run_options {
+    uint64_t seed;
+    uint64_t seconds;   /* of faults; 0: the seed chooses */
+    unsigned nodes;     /* 0: the seed chooses */
+    bool log;           /* the whole transcript on stdout */
+    const char *faults; /* NULL: all that the seed plans; else "1,4,7": only these of them */
+};
+
+/* What the seed chose. */
+struct shape {
+    unsigned nodes, disks; /* of each node */
+    uint64_t disk_bytes, log_bytes, extent_bytes, volume_bytes;
+    const char *resiliency;
+    bool thin;
+    uint64_t seconds;
+    unsigned block_clients, file_clients; /* on each node */
+    uint64_t blocks;                      /* of the file that block clients share */
+    unsigned request_blocks_max;
+    uint64_t think_ns_max; /* of a client, between two requests */
+    unsigned write_percent, trim_percent;
+};
+
+struct machine_disk {
+    bool exists, claimed, dead; /* dead: for good */
+};
+
+struct machine {
+    struct world *world;
+    unsigned number;
+    struct kv_disk *kv_disk;
+    struct node *node; /* NULL while no program runs */
+    struct co_cond stop;
+    struct co_group tasks; /* clients and administrators */
+    bool stopping;         /* the program ends: it dies, or `leaving` */
+    bool leaving;          /* as at SIGTERM */
+    bool created;          /* it is a member and its disks are claimed */
+    bool tidying;          /* an administrator is at work on it, at the end */
+    struct machine_disk disks[MACHINE_DISKS_MAX];
+};
+
+struct counts { /* of one run, for its line of figures */
+    uint64_t block_writes, block_reads, trims, file_operations, errors_told;
+};
+
+struct workload;
+struct invariants;
+struct faults;
+
+struct world {
+    struct sim *sim;
+    struct run_options options;
+    struct shape shape;
+    struct machine machines[MACHINES_MAX + 1]; /* from 1 */
+    char token[TOKEN_TEXT_MAX];
+    unsigned token_for; /* the machine that may use it; 0: none */
+    bool ready;         /* the cluster, its volume and the shared file are there */
+    bool quiet;         /* faults are over, and clients stop */
+    bool pool_full;     /* ENOSPC is an honest answer */
+    unsigned rotten;    /* the machine whose disks lie, fail and die in this run */
+    bool damaged;       /* they have done so */
+    bool exposed;       /* since then they had the only in-sync copy of something: EIO is an honest
+                           answer */
+    struct history *history;
+    struct workload *workload;
+    struct invariants *invariants;
+    struct faults *faults;
+    struct counts counts;
+};
+
+/* ---- a world's life ---- */
+
+struct world *world_new(const struct run_options *options);
+void world_free(struct world *world); /* every machine's program has ended */
+
+/* Starts the machines and waits until the cluster can be used; fails the run if that takes too
+ * long. */
+void world_set_up(struct world *world);
+
+/* Lets time pass. Invariants are looked at after every step. done NULL: until then. Returns true
+ * when done(world) was. */
+bool world_run(struct world *world, uint64_t until_ns, bool (*done)(void *world));
+uint64_t world_now_ns(const struct world *world);
+
+/* A choice in [0, count). */
+uint64_t world_draw(struct world *world, uint64_t count);
+
+/* ---- machines ---- */
+
+void machine_start(struct machine *machine); /* it is down */
+void machine_crash(struct machine *machine, enum sim_crash_kind kind);
+/* Ends its program as SIGTERM does: ownership and lease are handed over. It is down when that is
+ * done. */
+void machine_leave(struct machine *machine);
+static inline bool machine_is_up(const struct machine *machine)
+{
+    return sim_is_up(machine->world->sim, machine->number);
+}
+/* Runs fn(arg) as a coroutine on the machine, which waits for it when it stops. False: not now. */
+bool machine_spawn(struct machine *machine, const char *name, co_fn *fn, void *arg);
+/* A member that can take commands; NULL: none is up. The first at or after `from` in a circle. */
+struct machine *world_any_member(struct world *world, unsigned from);
+
+#define DISK_PATH_MAX 32
+void disk_path_of(unsigned disk, char ret_path[DISK_PATH_MAX]);
+
+/* Program. Opens the pool's doors to a disk that exists. Returns as co_node_claim_disk(). */
+int co_machine_claim(struct machine *machine, unsigned disk);
+
+/* ---- how it ends badly (sim_report.c) ---- */
+
+/* Says what failed, the last steps and how to repeat the run, and ends the process with status 1.
+ */
+_Noreturn void world_fail(struct world *world, const char *format, ...) printf_like(2, 3);
+/* Assertions and signals of this process end it the same way, in the name of `world` (NULL:
+ * nobody's any more). */
+void report_for(struct world *world);
+/* A line of what the run does, for --log and the eyes of who looks for a bug. */
+void world_tell(struct world *world, const char *format, ...) printf_like(2, 3);
+
+#endif
