@@ -30,7 +30,7 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
         if (faults_happened(world->faults, i))
             printf(" %s=%u;", fault_kind_name(i), faults_happened(world->faults, i));
     }
-    printf("%s\n", world->exposed ? " exposed" : "");
+    printf("%s\n", world->lost ? " lost" : world->exposed ? " exposed" : "");
     fflush(stdout);
 }
 

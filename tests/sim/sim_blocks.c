@@ -1,10 +1,16 @@
 /* Clients at block level. A register to each block of the shared file; its value is the stamp that
  * the block's contents are made of, 0 for zeros. A block is the unit: a request of several is that
- * many operations with the same begin and end. */
+ * many operations with the same begin and end.
+ *
+ * A block has one client that writes it, and everybody reads it. The product promises no more yet:
+ * a data request that is sent again to a new owner runs again, after what another client may have
+ * written meanwhile (csv-export/README.md). When repeats of data requests are answered, set
+ * SHARED_WRITES: the checker does not care who writes. */
 #include "tests/sim/sim_workload.h"
 
 #define FILE_NAME "data"
-#define BIG_BLOCKS 64 /* a request now and then, so that large ones are met too */
+#define BIG_BLOCKS 64 /* a read now and then, so that large ones are met too */
+#define SHARED_WRITES 0
 #define WORDS (BLOCK_SIZE / sizeof(uint64_t))
 
 struct blocks {
@@ -176,18 +182,44 @@ static void choose_range(struct request *request)
     request->count = MIN(request->count, world->shape.blocks - request->first);
 }
 
+/* Runs of blocks are dealt out to all clients in turn. False: there are not enough for this one. */
+static bool choose_own_range(struct request *request)
+{
+    struct world *world = request->client->machine->world;
+    const struct shape *shape = &world->shape;
+    uint64_t clients = (uint64_t)shape->nodes * shape->block_clients;
+    uint64_t self = (request->client->machine->number - 1) * (uint64_t)shape->block_clients +
+                    request->client->number;
+    uint64_t run_blocks = shape->request_blocks_max;
+    uint64_t runs = DIV_ROUND_UP(shape->blocks, run_blocks), run, end;
+
+    choose_range(request);
+    if (SHARED_WRITES)
+        return true;
+    if (self >= runs)
+        return false;
+    run = self + world_draw(world, DIV_ROUND_UP(runs - self, clients)) * clients;
+    end = MIN((run + 1) * run_blocks, shape->blocks);
+    request->first = run * run_blocks + world_draw(world, end - run * run_blocks);
+    request->count = 1 + world_draw(world, end - request->first);
+    return true;
+}
+
 static void co_one_request(struct request *request)
 {
     struct world *world = request->client->machine->world;
     uint64_t draw = world_draw(world, 100);
+    bool change =
+        draw < world->shape.trim_percent + world->shape.write_percent && choose_own_range(request);
 
-    choose_range(request);
-    if (draw < world->shape.trim_percent)
+    if (change && draw < world->shape.trim_percent) {
         co_trim(request, draw % 2);
-    else if (draw < world->shape.trim_percent + world->shape.write_percent)
+    } else if (change) {
         co_write(request);
-    else
+    } else {
+        choose_range(request);
         co_read(request);
+    }
 }
 
 /* ---- clients ---- */

@@ -9,6 +9,7 @@
 
 #define ANSWER_NS (60 * SEC) /* for a request under way, when all is healthy */
 #define AGREE_NS (20 * SEC)
+#define LOST_NS (60 * SEC) /* what is not healthy by then, and may have been destroyed, is lost */
 #define SILENCE_NS (300 * MS)
 
 static struct database *any_database(struct world *world)
@@ -100,7 +101,10 @@ static void tell_sick(struct world *world, char *text, size_t text_bytes)
     snprintf(text, text_bytes, "a volume is not online or not served");
     for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
         for (uint64_t j = 0; j < slab->column_count; j++) {
-            if (slab->columns[j].state != COLUMN_RECORD_IN_SYNC)
+            const struct machine_disk *disk =
+                machine_disk_of(world, database, slab->columns[j].disk, NULL);
+
+            if (slab->columns[j].state != COLUMN_RECORD_IN_SYNC && !(disk && disk->dead))
                 snprintf(text, text_bytes, "vdisk %llu slab %llu is stale on disk %llu",
                          (unsigned long long)slab->vdisk, (unsigned long long)slab->number,
                          (unsigned long long)slab->columns[j].disk);
@@ -112,12 +116,16 @@ static void tell_sick(struct world *world, char *text, size_t text_bytes)
     }
 }
 
-static void wait_for_health(struct world *world)
+/* False: not, and rightly so: what is missing was destroyed. */
+static bool wait_for_health(struct world *world)
 {
+    uint64_t limit_ns = world->exposed ? LOST_NS : HEAL_NS;
     char text[160];
 
-    if (world_run(world, world_now_ns(world) + HEAL_NS, is_healthy))
-        return;
+    if (world_run(world, world_now_ns(world) + limit_ns, is_healthy))
+        return true;
+    if (world->exposed)
+        return false;
     tell_sick(world, text, sizeof(text));
     world_fail(world, "not healthy %d s after the last fault: %s", (int)(HEAL_NS / SEC), text);
 }
@@ -332,7 +340,12 @@ void check_end(struct world *world)
 
     world_tell(world, "faults end");
     faults_end(world);
-    wait_for_health(world);
+    world->lost = !wait_for_health(world);
+    if (world->lost) { /* but what was answered was right */
+        world_tell(world, "what was destroyed is missing");
+        check_history(world);
+        return;
+    }
     world_tell(world, "all is healthy");
     stop_clients(world);
     check_nodes(world);

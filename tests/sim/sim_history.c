@@ -20,6 +20,7 @@
 #define OPEN_MAX 64      /* operations under way on one register: bits of a word */
 #define WORLDS_MAX 20000 /* more: nobody can judge it, and that is said */
 #define NO_OP UINT32_MAX
+#define PRINTED 24        /* operations of a register that cannot be explained */
 #define UNSEEN UINT64_MAX /* in the place of every value that no read saw */
 
 enum op_fate { OP_OPEN, OP_ENDED, OP_UNKNOWN, OP_DROPPED };
@@ -353,9 +354,32 @@ static bool end_op(struct checker *checker, uint32_t op)
     return checker->now_count > 0;
 }
 
+/* What led to it: the register's operations that began last before `op` ended. */
+static void print_before(const struct history *history, const struct reg *reg, const struct op *op)
+{
+    static const char *const fates[] = {"open", "ended", "unknown", "dropped"};
+    uint32_t skip = 0;
+
+    for (uint32_t i = reg->first; i != NO_OP; i = history->ops[i].next)
+        skip += history->ops[i].begin <= op->end;
+    skip -= MIN(skip, (uint32_t)PRINTED);
+    for (uint32_t i = reg->first; i != NO_OP; i = history->ops[i].next) {
+        const struct op *at = &history->ops[i];
+
+        if (skip > 0)
+            skip--;
+        else if (at->begin <= op->end)
+            printf("  %s %llu: %s of %llu by client %u, %.6f to %.6f s, %s\n", reg->what,
+                   (unsigned long long)reg->id, at->kind == HISTORY_READ ? "read" : "write",
+                   (unsigned long long)at->value, at->who, (double)at->begin_ns / 1e9,
+                   (double)at->end_ns / 1e9, fates[at->fate]);
+    }
+}
+
 static void describe(const struct history *history, const struct reg *reg, const struct op *op,
                      const char *why, char *text, size_t text_bytes)
 {
+    print_before(history, reg, op);
     if (op->kind == HISTORY_READ)
         snprintf(text, text_bytes,
                  "%s %llu: the read by client %u from %.6f to %.6f s saw stamp %llu, which %s",

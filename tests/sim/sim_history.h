@@ -46,7 +46,7 @@ struct history_counts {
 struct history_counts history_count(const struct history *history);
 
 /* Returns true when every register is linearizable. If not, text says which operation of which
- * register cannot be explained. */
+ * register cannot be explained, and what came before it is printed on stdout. */
 bool history_check(struct history *history, char *text, size_t text_bytes);
 
 #endif

@@ -93,6 +93,7 @@ struct world {
     bool damaged;       /* they have done so */
     bool exposed;       /* since then they had the only in-sync copy of something: EIO is an honest
                            answer */
+    bool lost;          /* and at the end not all was healthy for that reason */
     struct history *history;
     struct workload *workload;
     struct invariants *invariants;
