@@ -83,7 +83,7 @@ int co_machine_claim(struct machine *machine, unsigned disk)
 
     disk_path_of(disk, path);
     r = co_node_claim_disk(machine->node, path, NULL, &id, &message);
-    machine->disks[disk].claimed = r == 0;
+    machine->disks[disk].claimed = r == 0 || r == -EALREADY;
     return r;
 }
 
