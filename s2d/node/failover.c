@@ -14,13 +14,18 @@ struct leader_task {
     uint64_t subject; /* id of the node, vdisk, VM or volume that it is about */
     uint64_t term;    /* in which its command may be proposed; 0: any */
     json_t *command;
+    bool missed; /* a later pass had something to do about the subject, and left it alone */
 };
 
 bool node_task_under_way(const struct node *node, uint64_t subject)
 {
     list_for_each (entry, &node->leader_tasks) {
-        if (list_entry(entry, struct leader_task, link)->subject == subject)
+        struct leader_task *task = list_entry(entry, struct leader_task, link);
+
+        if (task->subject == subject) {
+            task->missed = true;
             return true;
+        }
     }
     return false;
 }
@@ -45,7 +50,11 @@ static struct leader_task *begin_task(struct node *node, uint64_t subject, const
 
 static void end_task(struct leader_task *task)
 {
-    list_remove(&task->link); /* what it changed has called for a pass already */
+    list_remove(&task->link);
+    /* What it changed has called for a pass already. But if it was void, because something else
+     * changed first, that one's pass left the subject to us. */
+    if (task->missed)
+        node_reconcile_soon(task->node);
     free(task);
 }
 

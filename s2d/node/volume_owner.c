@@ -378,9 +378,10 @@ static int co_own(struct node_volume *volume)
         return 0;
     }
     if (volume->fs && fs_error(volume->fs) != 0) {
-        log_error(volume->owner_node->io, "volumes", "the file system gave up; mounting it anew",
-                  "vdisk=%llu error=%s", (unsigned long long)volume->vdisk,
-                  strerror(-fs_error(volume->fs)));
+        /* -ESTALE: the lease lapsed, or the mirror ended: nothing is wrong with it. */
+        log_write(volume->owner_node->io, fs_error(volume->fs) == -ESTALE ? LOG_INFO : LOG_ERROR,
+                  "volumes", "the file system gave up; mounting it anew", "vdisk=%llu error=%s",
+                  (unsigned long long)volume->vdisk, strerror(-fs_error(volume->fs)));
         co_release(volume, false);
         co_drop_mirror(volume);
         return -EAGAIN; /* not in a circle of sessions without a pause */
