@@ -13,7 +13,7 @@ usage: devcluster [--dir D] COMMAND …
   start N                 start it again on the same data
   pause N | resume N      SIGSTOP | SIGCONT
   off N                   the whole host dies: daemon, keepers and QEMUs at once
-  cut N | heal N          node N's network down (no resets) | up
+  cut N… | heal N…        network down (no resets) | up; several nodes that are cut off together reach each other
   fail-disk N DISK        I/O errors from now on, under a running node
   wipe-disk N DISK        its contents are destroyed under a running node
   new-disk N DISK SIZE    an empty disk is put in; it belongs to no pool yet
@@ -105,11 +105,10 @@ class Node:
                              capture_output=True, text=True).stdout
         return bool(out) and "master br0" not in out
 
-    def cut(self):
-        run("ip", "-n", self.cluster.bridge, "link", "set", f"p{self.number}", "nomaster")
-
-    def heal(self):
-        run("ip", "-n", self.cluster.bridge, "link", "set", f"p{self.number}", "master", "br0")
+    def plug(self, bridge):
+        """Into a bridge of the cluster; None: nowhere."""
+        run("ip", "-n", self.cluster.bridge, "link", "set", f"p{self.number}",
+            *(["master", bridge] if bridge else ["nomaster"]))
 
     # ---- the daemon ----
 
@@ -284,6 +283,18 @@ class Cluster:
 
     # ---- commands ----
 
+    def cut(self, nodes):
+        island = f"cut{nodes[0].number}" if len(nodes) > 1 else None
+        if island and not quiet("ip", "-n", self.bridge, "link", "show", island):
+            run("ip", "-n", self.bridge, "link", "add", island, "type", "bridge")
+            run("ip", "-n", self.bridge, "link", "set", island, "up")
+        for node in nodes:
+            node.plug(island)
+
+    def heal(self, nodes):
+        for node in nodes:
+            node.plug("br0")
+
     def up(self, options):
         if os.geteuid() != 0:
             raise Refused("namespaces and mounts need root: run this with sudo")
@@ -402,9 +413,9 @@ def up_options(arguments):
 
 
 def command(cluster, name, arguments):
-    of_node = {"kill": Node.kill, "stop": Node.stop, "start": Node.start, "off": Node.off, "cut": Node.cut,
-               "heal": Node.heal, "pause": lambda node: node.signal(signal.SIGSTOP),
-               "resume": lambda node: node.signal(signal.SIGCONT)}
+    of_node = {"kill": Node.kill, "stop": Node.stop, "start": Node.start, "off": Node.off,
+               "pause": lambda node: node.signal(signal.SIGSTOP), "resume": lambda node: node.signal(signal.SIGCONT)}
+    of_nodes = {"cut": cluster.cut, "heal": cluster.heal}
     of_disk = {"fail-disk": Node.fail_disk, "wipe-disk": Node.wipe_disk}
     if name == "up":
         options = up_options(arguments)
@@ -420,6 +431,10 @@ def command(cluster, name, arguments):
     elif name in of_node and arguments:
         node = cluster.node(arguments.pop(0))
         action = lambda: of_node[name](node)
+    elif name in of_nodes and arguments:
+        nodes = [cluster.node(text) for text in arguments]
+        arguments = []
+        action = lambda: of_nodes[name](nodes)
     elif name in of_disk and len(arguments) >= 2:
         node, disk = cluster.node(arguments.pop(0)), arguments.pop(0)
         action = lambda: of_disk[name](node, disk)
