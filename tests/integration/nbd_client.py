@@ -84,19 +84,28 @@ def stamp(block, version, writer):
     return head + random.Random(head).randbytes(BLOCK - len(head))
 
 
+class Book:
+    """What is known of a range of blocks that has one writer at a time."""
+
+    def __init__(self):
+        self.version = 0        # the newest that was written
+        self.acknowledged = {}  # block → version
+        self.maybe = {}         # block → versions that were never answered, since
+
+
 class Writer(threading.Thread):
-    """Writes stamped blocks of its own range, at random, and remembers what was acknowledged. Reconnects when the connection ends; what was
-    under way then may be there or not."""
+    """Writes stamped blocks of its own range, at random, and books what was acknowledged. Reconnects when the connection ends; what was
+    under way then may be there or not. Who writes the range next goes on with its book."""
 
     timeout = 60  # of a request, in seconds
 
-    def __init__(self, path, export, number, blocks, seed):
+    def __init__(self, path, export, number, blocks, seed, book=None):
         super().__init__(daemon=True)
         self.path, self.export, self.number = path, export, number
         self.first, self.count = number * blocks, blocks
         self.random = random.Random(seed * 1000 + number)
-        self.acknowledged = {}  # block → version
-        self.maybe = {}         # block → versions that were never answered
+        self.book = book or Book()
+        self.acknowledged, self.maybe = self.book.acknowledged, self.book.maybe
         self.errors = []
         self.longest = 0.0
         self.writes = 0
@@ -118,9 +127,9 @@ class Writer(threading.Thread):
 
     def run(self):
         client = self.connect()
-        version = 0
         while client and not self.ended.is_set():
-            version += 1
+            self.book.version += 1
+            version = self.book.version
             block = self.first + self.random.randrange(self.count)
             begun = time.monotonic()
             self.on_write(block, version)

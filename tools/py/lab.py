@@ -65,6 +65,11 @@ class Lab:
         name = self.json("volume", "show", volume, node=node)["owner"]
         return int(name.removeprefix("node")) if name else 0
 
+    def leader(self, node=None):
+        """The number of the node that leads the cluster database; 0: nobody now."""
+        name = self.json("cluster", "quorum", node=node)["leader"]
+        return int(name.removeprefix("node")) if name else 0
+
     def wait_healthy(self, seconds=120):
         self.devcluster("wait", "--healthy", seconds, timeout=seconds + 60)
 
@@ -145,12 +150,15 @@ class Guest:
                 raise Failed(f"the guest wrote {seen - first} of {more} counts in {seconds} seconds")
         return longest
 
+    def console(self, node):
+        """The socket of its serial port."""
+        return self.lab.node_dir(node) / "vms" / self.name / "console.sock"
+
     def ask(self, node, command, seconds=60):
         """Gives a command on the console; the line that answers."""
-        path = self.lab.node_dir(node) / "vms" / self.name / "console.sock"
         with socket.socket(socket.AF_UNIX) as console:
             console.settimeout(seconds)
-            console.connect(str(path))
+            console.connect(str(self.console(node)))
             console.sendall(f"\n{command}\n".encode())
             text = ""
             while True:
@@ -158,7 +166,7 @@ class Guest:
                 if not piece:
                     raise Failed(f"the console closed before '{command}' was answered")
                 text += piece.decode(errors="replace")
-                match = re.search(rf"^(OK {command.split()[0]}.*|ERROR .*)\r?$", text, re.MULTILINE)
+                match = re.search(rf"^(OK {command.split()[0]}.*|ERROR .*)\r?\n", text, re.MULTILINE)
                 if match:
                     return match[1].strip()
 
