@@ -25,6 +25,7 @@ static void act_main(void *arg)
 
     world_tell(act->machine->world, "fault %u: node %u is told: %s", act->fault.index,
                act->machine->number, r == 0 ? "done" : strerror(-r));
+    act->machine->world->acts--;
     free(act);
 }
 
@@ -36,8 +37,10 @@ static bool begin_act(struct machine *machine, const struct fault *fault,
     if (!act)
         abort();
     *act = (struct act){.machine = machine, .fault = *fault, .co_act = co_act};
-    if (machine && machine_spawn(machine, "administrator", act_main, act))
+    if (machine && machine_spawn(machine, "administrator", act_main, act)) {
+        machine->world->acts++;
         return true;
+    }
     free(act);
     return false;
 }
@@ -372,7 +375,7 @@ static bool is_untidy(struct machine *machine)
 
 bool admin_tidy_up(struct world *world)
 {
-    bool tidy = true;
+    bool tidy = world->acts == 0; /* what is under way may still change something */
 
     for (unsigned i = 1; i <= world->shape.nodes; i++) {
         struct machine *machine = &world->machines[i];

@@ -1,4 +1,5 @@
 /* The plan of faults and its agenda. */
+#include "s2d/cluster/liveness.h"
 #include "tests/sim/sim_faults_private.h"
 
 #define FAULTS_MAX 1000
@@ -269,7 +270,8 @@ static bool all_are_members(void *arg)
         if (machine->leaving && !machine_is_up(machine))
             machine_start(machine);
         if (!machine_is_up(machine) || machine->stopping || !machine->node ||
-            !node_is_member(machine->node))
+            !node_is_member(machine->node) ||
+            !liveness_lease_held(node_liveness(machine->node))) /* its database may be behind */
             return false;
     }
     return true;

@@ -87,6 +87,7 @@ struct world {
     char token[TOKEN_TEXT_MAX];
     unsigned token_for; /* the machine that may use it; 0: none */
     bool ready;         /* the cluster, its volume and the shared file are there */
+    unsigned acts;      /* of administrators, under way */
     bool quiet;         /* faults are over, and clients stop */
     bool pool_full;     /* ENOSPC is an honest answer */
     unsigned rotten;    /* the machine whose disks lie, fail and die in this run */
