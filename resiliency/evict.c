@@ -6,9 +6,10 @@
  *   away, and something waits      after unreachable_ns
  *   slow to confirm a record       after slow_ns
  *
- * It is proposed only where that helps: some slab must have another in-sync column that answers.
- * The last in-sync column is never marked stale anyway (I3); its slab waits. A column that is being
- * brought up is not counted: when it is slow, its feed is broken and left alone for a while. */
+ * It is proposed only where that helps: some slab must have another in-sync column that answers
+ * (parity: as many as it has data columns). The last in-sync column is never marked stale anyway
+ * (I3); its slab waits. A column that is being brought up is not counted: when it is slow, its feed
+ * is broken and left alone for a while. */
 #include "resiliency/mirror_private.h"
 
 #define WATCH_NS (50 * MS)
@@ -22,7 +23,8 @@ static struct feed_part *oldest_part(const struct feed *feed)
     return list_first(&feed->parts, struct feed_part, node);
 }
 
-/* Marking it stale lets some slab go on: there is another in-sync column, and it answers. */
+/* Marking it stale lets some slab go on: there are as many other in-sync columns as its data needs
+ * (one in a mirror), and they answer. */
 static bool eviction_helps(const struct feed *feed)
 {
     const struct mirror *mirror = feed->mirror;
@@ -30,7 +32,8 @@ static bool eviction_helps(const struct feed *feed)
 
     for (uint32_t slab = 0; slab < mirror->slab_count; slab++) {
         const struct column_config *columns = mirror_columns(mirror, slab);
-        bool here = false, elsewhere = false;
+        uint32_t elsewhere = 0;
+        bool here = false;
 
         if (columns[0].disk == 0)
             continue;
@@ -40,9 +43,9 @@ static bool eviction_helps(const struct feed *feed)
             if (columns[i].disk == feed->disk)
                 here = true;
             else
-                elsewhere = elsewhere || mirror_feed(mirror, slab, i)->up;
+                elsewhere += mirror_feed(mirror, slab, i)->up;
         }
-        if (here && elsewhere)
+        if (here && elsewhere >= mirror->config->data_columns)
             return true;
     }
     return false;

@@ -1,6 +1,6 @@
 /* The life of a mirror: making it, showing it configurations, ending it. The protocol is in the
  * other files; mirror_private.h says which. */
-#include "resiliency/mirror_private.h"
+#include "resiliency/parity_private.h"
 
 /* ---- shared helpers ---- */
 
@@ -139,15 +139,19 @@ static struct mirror_limits limits_or_default(struct mirror_limits limits)
     };
 }
 
-static int make_pool(struct mirror *mirror)
+static int make_pool(struct mirror *mirror, uint32_t width)
 {
     uint32_t count = mirror->limits.writes;
 
     mirror->writes = calloc(count, sizeof(*mirror->writes));
-    if (!mirror->writes)
+    mirror->parts = calloc((size_t)count * width, sizeof(*mirror->parts));
+    mirror->disks = calloc((size_t)count * width, sizeof(*mirror->disks));
+    if (!mirror->writes || !mirror->parts || !mirror->disks)
         return -ENOMEM;
     for (uint32_t i = 0; i < count; i++) {
         mirror->writes[i].mirror = mirror;
+        mirror->writes[i].parts = mirror->parts + (size_t)i * width;
+        mirror->writes[i].disks = mirror->disks + (size_t)i * width;
         list_push_back(&mirror->free_writes, &mirror->writes[i].node);
     }
     co_sem_init(&mirror->write_slots, count);
@@ -163,7 +167,10 @@ static const struct vdisk_ops mirror_vdisk_ops = {
 static void mirror_init(struct mirror *mirror, struct io *io, const struct mirror_options *options,
                         const struct vdisk_config *config)
 {
-    mirror->vdisk = (struct vdisk){.ops = &mirror_vdisk_ops, .id = config->vdisk};
+    mirror->vdisk = (struct vdisk){
+        .ops = config->data_columns == 1 ? &mirror_vdisk_ops : &parity_vdisk_ops,
+        .id = config->vdisk,
+    };
     mirror->io = io;
     mirror->options = *options;
     mirror->limits = limits_or_default(options->limits);
@@ -189,6 +196,9 @@ static void mirror_destroy(struct mirror *mirror)
     free(mirror->slab_feeds);
     free(mirror->slabs);
     free(mirror->writes);
+    free(mirror->parts);
+    free(mirror->disks);
+    erasure_free(mirror->erasure);
     free(mirror);
 }
 
@@ -249,7 +259,10 @@ int mirror_new(struct io *io, const struct mirror_options *options, struct vdisk
     mirror_init(mirror, io, options, config);
     r = mirror_check_config(mirror, config);
     if (r == 0)
-        r = make_pool(mirror);
+        r = make_pool(mirror, config->width);
+    if (r == 0 && config->data_columns > 1)
+        r = erasure_new(config->data_columns, config->width - config->data_columns,
+                        &mirror->erasure);
     if (r == 0)
         r = mirror_apply_config(mirror, config);
     if (r == 0)

@@ -1,7 +1,7 @@
 /* What a new configuration means: which feeds there are, which columns count, what became stale
  * or in-sync, which proposals are answered. Nothing suspends, so the mirror never shows half of it.
  */
-#include "resiliency/mirror_private.h"
+#include "resiliency/parity_private.h"
 
 /* ---- tables ---- */
 
@@ -174,15 +174,26 @@ int mirror_apply_config(struct mirror *mirror, struct vdisk_config *config)
     return apply_feeds(mirror);
 }
 
+static bool shape_is_known(const struct vdisk_config *config)
+{
+    uint32_t data_columns = config->data_columns;
+
+    if (data_columns == 1)
+        return config->width <= MIRROR_COPIES_MAX;
+    return data_columns <= ERASURE_DATA_MAX && config->width == data_columns + PARITY_COLUMNS &&
+           vdisk_config_column_blocks(config) % PARITY_UNIT_BLOCKS == 0;
+}
+
 int mirror_check_config(const struct mirror *mirror, const struct vdisk_config *config)
 {
-    if (vdisk_config_check(config) < 0 || config->width > MIRROR_COPIES_MAX)
+    if (vdisk_config_check(config) < 0 || !shape_is_known(config))
         return -EINVAL;
     if (config->size_bytes > (uint64_t)config->slab_count * config->slab_blocks * BLOCK_SIZE)
         return -EINVAL; /* addresses must have slabs */
     if (!mirror->config)
         return config->owner == mirror->options.node ? 0 : -EINVAL;
     if (config->vdisk != mirror->vdisk.id || config->width != mirror->config->width ||
+        config->data_columns != mirror->config->data_columns ||
         config->slab_blocks != mirror->config->slab_blocks)
         return -EINVAL;
     if (config->epoch < mirror->epoch || config->slab_count < mirror->slab_count)

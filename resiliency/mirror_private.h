@@ -1,11 +1,13 @@
 /* What the files of the mirror share: mirror.c (life, configurations), mirror_write.c,
- * mirror_read.c, takeover.c, resync.c, evict.c, feed.c. One reactor: between two suspensions
- * everything here is consistent. */
+ * mirror_read.c, takeover.c, resync.c, evict.c, feed.c; and those of parity (parity_private.h),
+ * which is a session of the same kind with another code: there, what is called a mirror here is any
+ * vdisk. One reactor: between two suspensions everything here is consistent. */
 #ifndef S2D_RESILIENCY_MIRROR_PRIVATE_H
 #define S2D_RESILIENCY_MIRROR_PRIVATE_H
 
 #include "resiliency/feed.h"
 #include "resiliency/mirror.h"
+#include "resiliency/parity_layout.h"
 #include "s2d/base/buffer.h"
 #include "s2d/base/checksum.h"
 #include "s2d/base/co.h"
@@ -24,14 +26,15 @@ struct mirror_write {
     struct mirror *mirror;
     uint32_t slab;
     uint32_t width;
+    uint32_t columns; /* those that get a record, a bit each: in a mirror all */
     uint64_t seq;
     uint64_t bytes_before; /* mirror->issued_bytes when it began */
     bool committed;
     uint32_t pending; /* parts that somebody still holds */
     struct co *waiter;
     struct range_lock_hold hold;
-    struct feed_part parts[MIRROR_COPIES_MAX]; /* by column */
-    uint64_t disks[MIRROR_COPIES_MAX];         /* where each part goes */
+    struct feed_part *parts; /* width of them, by column */
+    uint64_t *disks;         /* where each part goes */
     uint64_t sums[RECORD_BLOCKS_MAX];
 };
 
@@ -47,6 +50,7 @@ struct mirror {
     struct mirror_options options;
     struct mirror_limits limits;
     struct vdisk_config *config;
+    struct erasure *erasure; /* NULL: a mirror */
     uint64_t epoch, session;
     bool started; /* the feeds' coroutines exist */
     bool stopped;
@@ -65,6 +69,8 @@ struct mirror {
     struct range_lock lock; /* blocks of the vdisk */
 
     struct mirror_write *writes; /* the pool */
+    struct feed_part *parts;     /* theirs */
+    uint64_t *disks;
     struct list free_writes;
     struct co_sem write_slots;
 
@@ -110,9 +116,29 @@ static inline struct log_position mirror_watermark(const struct mirror *mirror)
     return (struct log_position){.session = mirror->session, .seq = seq};
 }
 
+/* A name for the block of a slab's columns, for locks: in a mirror its address, in parity its row.
+ */
 static inline uint64_t slab_address(const struct mirror *mirror, uint32_t slab, uint32_t block)
 {
-    return (uint64_t)slab * mirror->config->slab_blocks + block;
+    return (uint64_t)slab * mirror->config->slab_blocks / mirror->config->data_columns + block;
+}
+
+/* Its address in one column, for checksums. */
+static inline uint64_t column_address(const struct mirror *mirror, uint32_t slab, uint32_t column,
+                                      uint32_t block)
+{
+    return mirror->erasure ? parity_address(mirror->config, slab, column, block)
+                           : slab_address(mirror, slab, block);
+}
+
+static inline uint32_t in_sync_set(const struct mirror *mirror, uint32_t slab)
+{
+    const struct column_config *columns = mirror_columns(mirror, slab);
+    uint32_t set = 0;
+
+    for (uint32_t i = 0; i < mirror->config->width; i++)
+        set |= columns[i].state == COLUMN_IN_SYNC ? BIT(i) : 0;
+    return set;
 }
 
 /* A client's range: 0, -EINVAL, -ESTALE (stopped). */
@@ -150,6 +176,20 @@ void write_put(struct mirror_write *write);
 must_check int co_write_commit(struct mirror_write *write, struct write_extent extent,
                                const void *data, uint32_t flags, struct client_request request);
 
+/* The same with a record of its own for each column; the caller holds the lock of the rows. Makes
+ * the checksums. */
+struct column_write {
+    struct write_extent rows; /* PARITY_UNIT_BLOCKS at most, unless all is zeros */
+    uint32_t columns;         /* that it touches, a bit each */
+    uint32_t flags;
+    struct client_request request;
+    const void *data[VDISK_COLUMNS_MAX]; /* by column; NULL: zeros */
+};
+must_check int co_write_commit_columns(struct mirror_write *write, const struct column_write *what);
+
+/* True while a new write must reach the column. */
+bool write_wants_column(const struct mirror *mirror, uint32_t slab, uint32_t column);
+
 /* Looks again whether a write is committed: what must be has changed. */
 void write_look_again(struct mirror_write *write);
 /* True while `part` must reach its column. */
@@ -176,13 +216,41 @@ int co_mirror_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t 
 must_check int co_read_any(struct mirror *mirror, struct write_extent extent, void *buffer,
                            uint64_t *sums, const struct feed *except);
 
+/* The way in for a client's write: its slab is taken over and not too much is unsettled. Returns as
+ * co_mirror_enter(). */
+must_check int co_write_enter(struct mirror *mirror, uint32_t slab, bool allocate);
+
+/* The whole of a client's call that changes something, around its pieces: range, life, lease,
+ * figures. data NULL: zeros. */
+typedef int co_change_pieces(struct mirror *mirror, const char *data, uint64_t offset,
+                             uint64_t length, struct client_request request);
+int co_change(struct vdisk *vdisk, co_change_pieces *co_pieces, const void *data, uint64_t offset,
+              uint64_t length, struct client_request request);
+
+/* And of a read. */
+typedef int co_read_pieces(struct mirror *mirror, char *buffer, uint64_t offset, uint64_t length);
+int co_read_whole(struct vdisk *vdisk, co_read_pieces *co_pieces, void *buffer, uint64_t offset,
+                  uint64_t length);
+
 /* Reads from one column; a mismatch is looked at twice. Returns 0, -EBADMSG, -EIO, -ENOTCONN, … */
 must_check int co_read_column_at(struct mirror *mirror, uint32_t column, struct write_extent extent,
                                  char *buffer, uint64_t *sums);
+/* The same as of an older record (co_store_read_at()). */
+must_check int co_read_column_version(struct mirror *mirror, uint32_t column,
+                                      struct write_extent extent, struct log_position at,
+                                      char *buffer);
+/* A rotten run of a column is right again. */
+void mirror_report_heal(struct mirror *mirror, uint32_t column, struct write_extent extent);
 
 /* ---- takeover (takeover.c), resync (resync.c), eviction (evict.c) ---- */
 
 void co_takeover_run(void *mirror);
+/* Calls fn for every record that the column's tail holds for its extent of the slab. */
+void takeover_each_record(const struct mirror *mirror, uint32_t slab, uint32_t column,
+                          void (*fn)(void *arg, uint32_t column,
+                                     const struct store_tail_record *record),
+                          void *arg);
+#define REWRITE_DEPTH 8 /* runs being written again at once */
 
 /* Brings the stale columns of an open feed up to in-sync. Returns 0 when a configuration shows
  * them so, or the error that ended the attempt. */

@@ -39,9 +39,9 @@ static void set_add(struct block_set *set, uint32_t i)
 
 /* What came over the network: the peer verified it before it left. */
 static int verify_received(const struct mirror *mirror, struct write_extent extent,
-                           const char *buffer, const uint64_t *sums, struct block_set *bad)
+                           uint64_t address, const char *buffer, const uint64_t *sums,
+                           struct block_set *bad)
 {
-    uint64_t address = slab_address(mirror, extent.slab, extent.block);
     uint32_t done = 0;
     int r = 0;
 
@@ -56,13 +56,15 @@ static int verify_received(const struct mirror *mirror, struct write_extent exte
     return r;
 }
 
-/* Returns 0, -EBADMSG (*bad says which blocks), or another error of the column. */
+/* at: session 0 is the newest. Returns 0, -EBADMSG (*bad says which blocks), or another error of
+ * the column. */
 static int co_read_column(struct mirror *mirror, uint32_t column, struct write_extent extent,
-                          char *buffer, uint64_t *sums, struct block_set *bad)
+                          struct log_position at, char *buffer, uint64_t *sums,
+                          struct block_set *bad)
 {
     struct column_config config = mirror_columns(mirror, extent.slab)[column];
     struct column_store *store = mirror_feed(mirror, extent.slab, column)->store;
-    uint64_t address = slab_address(mirror, extent.slab, extent.block);
+    uint64_t address = column_address(mirror, extent.slab, column, extent.block);
     uint64_t own_sums[RECORD_BLOCKS_MAX];
     int r;
 
@@ -71,10 +73,14 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
     if (!sums && !store->is_local)
         sums = own_sums;
     *bad = (struct block_set){0};
-    r = co_column_read(store, mirror->vdisk.id, config.where, extent.block, extent.count, address,
-                       buffer, sums, bad);
+    if (at.session == 0)
+        r = co_column_read(store, mirror->vdisk.id, config.where, extent.block, extent.count,
+                           address, buffer, sums, bad);
+    else
+        r = co_column_read_at(store, mirror->vdisk.id, config.where, extent.block, extent.count,
+                              address, at, buffer, sums, bad);
     if (r == 0 && !store->is_local)
-        r = verify_received(mirror, extent, buffer, sums, bad);
+        r = verify_received(mirror, extent, address, buffer, sums, bad);
     return r;
 }
 
@@ -82,10 +88,11 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
 static int co_read_column_surely(struct mirror *mirror, uint32_t column, struct write_extent extent,
                                  char *buffer, uint64_t *sums, struct block_set *bad)
 {
-    int r = co_read_column(mirror, column, extent, buffer, sums, bad);
+    const struct log_position newest = {0};
+    int r = co_read_column(mirror, column, extent, newest, buffer, sums, bad);
 
     if (r == -EBADMSG) {
-        r = co_read_column(mirror, column, extent, buffer, sums, bad);
+        r = co_read_column(mirror, column, extent, newest, buffer, sums, bad);
         SOMETIMES_IF(r == 0, "mirror: a mismatch is gone at the second look");
     }
     return r;
@@ -97,6 +104,17 @@ int co_read_column_at(struct mirror *mirror, uint32_t column, struct write_exten
     struct block_set bad;
 
     return co_read_column_surely(mirror, column, extent, buffer, sums, &bad);
+}
+
+int co_read_column_version(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                           struct log_position at, char *buffer)
+{
+    struct block_set bad;
+    int r = co_read_column(mirror, column, extent, at, buffer, NULL, &bad);
+
+    if (r == -EBADMSG)
+        r = co_read_column(mirror, column, extent, at, buffer, NULL, &bad);
+    return r;
 }
 
 /* ---- any column ---- */
@@ -209,18 +227,19 @@ static int co_repair_locked(struct mirror *mirror, const struct rotten_run *run,
     return r < 0 ? r : 1;
 }
 
-static void report_heal(struct mirror *mirror, const struct rotten_run *run)
+void mirror_report_heal(struct mirror *mirror, uint32_t column, struct write_extent extent)
 {
+    const struct column_config *config = &mirror_columns(mirror, extent.slab)[column];
     struct mirror_heal heal = {
         .vdisk = mirror->vdisk.id,
-        .disk = run->feed->disk,
-        .slab = run->extent.slab,
-        .block = run->extent.block,
-        .count = run->extent.count,
-        .where = mirror_columns(mirror, run->extent.slab)[run->column].where,
+        .disk = config->disk,
+        .slab = extent.slab,
+        .block = extent.block,
+        .count = extent.count,
+        .where = config->where,
     };
 
-    counter_add(&mirror->healed_blocks, run->extent.count);
+    counter_add(&mirror->healed_blocks, extent.count);
     if (mirror->options.on_heal)
         mirror->options.on_heal(mirror->options.arg, &heal);
 }
@@ -239,7 +258,7 @@ static void co_repair(struct mirror *mirror, const struct rotten_run *run)
     range_unlock(&mirror->lock, &hold);
     buffer_put(mirror->options.buffers, buffer, bytes);
     if (r > 0)
-        report_heal(mirror, run);
+        mirror_report_heal(mirror, run->column, run->extent);
     else if (r < 0)
         log_warn(mirror->io, "mirror", "a rotten copy could not be repaired",
                  "vdisk=%llu slab=%u block=%u disk=%llu error=%d",
@@ -353,11 +372,32 @@ static int co_read_piece(struct mirror *mirror, struct write_extent extent, char
     return r;
 }
 
+static int co_read_mirror_pieces(struct mirror *mirror, char *buffer, uint64_t offset,
+                                 uint64_t length)
+{
+    uint64_t address = offset / BLOCK_SIZE, blocks = length / BLOCK_SIZE;
+    int r = 0;
+
+    while (r == 0 && blocks > 0) {
+        struct write_extent extent = mirror_next_extent(mirror, address, blocks, RECORD_BLOCKS_MAX);
+
+        r = co_read_piece(mirror, extent, buffer);
+        address += extent.count;
+        blocks -= extent.count;
+        buffer += (size_t)extent.count * BLOCK_SIZE;
+    }
+    return r;
+}
+
 int co_mirror_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length)
 {
+    return co_read_whole(vdisk, co_read_mirror_pieces, buffer, offset, length);
+}
+
+int co_read_whole(struct vdisk *vdisk, co_read_pieces *co_pieces, void *buffer, uint64_t offset,
+                  uint64_t length)
+{
     struct mirror *mirror = container_of(vdisk, struct mirror, vdisk);
-    uint64_t address = offset / BLOCK_SIZE, blocks = length / BLOCK_SIZE;
-    char *to = buffer;
     int r;
 
     r = mirror_check_range(mirror, offset, length);
@@ -365,14 +405,7 @@ int co_mirror_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t 
         return r;
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
     co_group_add(&mirror->calls, 1);
-    while (r == 0 && blocks > 0) {
-        struct write_extent extent = mirror_next_extent(mirror, address, blocks, RECORD_BLOCKS_MAX);
-
-        r = co_read_piece(mirror, extent, to);
-        address += extent.count;
-        blocks -= extent.count;
-        to += (size_t)extent.count * BLOCK_SIZE;
-    }
+    r = co_pieces(mirror, buffer, offset, length);
     if (r == 0 && !mirror->options.lease_held(mirror->options.arg) && !PLANTED(READ_NO_LEASE)) {
         SOMETIMES("mirror: the lease is lost while a read is in flight");
         r = -ESTALE;

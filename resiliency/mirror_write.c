@@ -64,7 +64,7 @@ static bool write_is_durable(const struct mirror_write *write)
     const struct column_config *columns = mirror_columns(mirror, write->slab);
 
     for (uint32_t i = 0; i < write->width; i++) {
-        if (!column_counts(mirror, write->slab, i))
+        if (!(write->columns & BIT(i)) || !column_counts(mirror, write->slab, i))
             continue;
         /* A column counts only after every write that began without it has ended (resync.c). */
         assert(write->disks[i] == columns[i].disk);
@@ -95,6 +95,11 @@ void write_look_again(struct mirror_write *write)
         co_wake(take_ptr(write->waiter));
 }
 
+bool write_wants_column(const struct mirror *mirror, uint32_t slab, uint32_t column)
+{
+    return column_counts(mirror, slab, column) || mirror_feed(mirror, slab, column)->catching;
+}
+
 bool write_part_wanted(const struct feed_part *part)
 {
     const struct mirror_write *write = part->owner;
@@ -119,7 +124,7 @@ static void write_part_done(struct feed_part *part, int result)
 /* ---- one write ---- */
 
 static void write_fill_part(struct mirror_write *write, uint32_t column,
-                            const struct record *record, const void *data)
+                            const struct record *record, const void *data, const uint64_t *sums)
 {
     const struct column_config *config = &mirror_columns(write->mirror, write->slab)[column];
     struct feed_part *part = &write->parts[column];
@@ -132,7 +137,7 @@ static void write_fill_part(struct mirror_write *write, uint32_t column,
     part->append.store.record = *record;
     part->append.store.record.where = config->where;
     part->append.store.record.column = (uint16_t)column;
-    part->append.store.sums = data ? write->sums : NULL;
+    part->append.store.sums = data ? sums : NULL;
     part->append.store.data = data;
 }
 
@@ -143,9 +148,8 @@ static void write_send_parts(struct mirror_write *write, bool local)
     for (uint32_t i = 0; i < write->width; i++) {
         struct feed *feed = mirror_feed(mirror, write->slab, i);
 
-        if (feed_is_local(feed) != local)
-            continue;
-        if (!column_counts(mirror, write->slab, i) && !feed->catching)
+        if (feed_is_local(feed) != local || !(write->columns & BIT(i)) ||
+            !write_wants_column(mirror, write->slab, i))
             continue;
         write->pending++;
         feed_send(feed, &write->parts[i]);
@@ -153,37 +157,91 @@ static void write_send_parts(struct mirror_write *write, bool local)
 }
 
 /* From here to the last feed_send() nothing suspends: the order of seqs is the order in every
- * feed. */
+ * feed. Returns what the records of all columns have in common. */
+static struct record write_begin(struct mirror_write *write, struct write_extent extent,
+                                 uint32_t columns, uint32_t flags, struct client_request request)
+{
+    struct mirror *mirror = write->mirror;
+
+    write->slab = extent.slab;
+    write->width = mirror->config->width;
+    write->columns = columns;
+    write->seq = ++mirror->seq;
+    write->committed = false;
+    write->pending = 0;
+    write->bytes_before = mirror->issued_bytes;
+    list_push_back(&mirror->in_flight, &write->node);
+    return (struct record){
+        .vdisk = mirror->vdisk.id,
+        .slab = extent.slab,
+        .flags = flags | RECORD_VERIFIED,
+        .block = extent.block,
+        .count = extent.count,
+        .position = {.session = mirror->session, .seq = write->seq},
+        .client_session = request.session,
+        .client_number = request.number,
+    };
+}
+
+static void write_send(struct mirror_write *write)
+{
+    write_send_parts(write, false); /* peers first: the local disk works while they do */
+    write_send_parts(write, true);
+    evict_watch(write->mirror);
+}
+
 static void write_start(struct mirror_write *write, struct write_extent extent, const void *data,
                         uint32_t flags, struct client_request request)
 {
     struct mirror *mirror = write->mirror;
-    struct record record = {
-        .vdisk = mirror->vdisk.id,
-        .slab = extent.slab,
-        .kind = data ? RECORD_WRITE : RECORD_ZERO,
-        .flags = flags | RECORD_VERIFIED,
-        .block = extent.block,
-        .count = extent.count,
-        .address = slab_address(mirror, extent.slab, extent.block),
-        .position = {.session = mirror->session, .seq = ++mirror->seq},
-        .client_session = request.session,
-        .client_number = request.number,
-    };
+    struct record record =
+        write_begin(write, extent, BIT(mirror->config->width) - 1, flags, request);
 
-    write->slab = extent.slab;
-    write->width = mirror->config->width;
-    write->seq = record.position.seq;
-    write->committed = false;
-    write->pending = 0;
-    write->bytes_before = mirror->issued_bytes;
+    record.kind = data ? RECORD_WRITE : RECORD_ZERO;
+    record.address = slab_address(mirror, extent.slab, extent.block);
     mirror->issued_bytes += data ? (uint64_t)extent.count * BLOCK_SIZE : 0;
-    list_push_back(&mirror->in_flight, &write->node);
     for (uint32_t i = 0; i < write->width; i++)
-        write_fill_part(write, i, &record, data);
-    write_send_parts(write, false); /* peers first: the local disk works while they do */
-    write_send_parts(write, true);
-    evict_watch(mirror);
+        write_fill_part(write, i, &record, data, write->sums);
+    write_send(write);
+}
+
+static void write_start_columns(struct mirror_write *write, const struct column_write *what)
+{
+    struct mirror *mirror = write->mirror;
+    struct record record =
+        write_begin(write, what->rows, what->columns,
+                    what->flags | what->columns << RECORD_TOUCHED_SHIFT, what->request);
+
+    for (uint32_t i = 0; i < write->width; i++) {
+        uint64_t *sums = write->sums + (size_t)i * PARITY_UNIT_BLOCKS;
+
+        if (!(what->columns & BIT(i)))
+            continue;
+        record.kind = what->data[i] ? RECORD_WRITE : RECORD_ZERO;
+        record.address = column_address(mirror, what->rows.slab, i, what->rows.block);
+        if (what->data[i]) {
+            checksum_blocks(what->data[i], what->rows.count, mirror->vdisk.id, record.address,
+                            sums);
+            mirror->issued_bytes += (uint64_t)what->rows.count * BLOCK_SIZE;
+        }
+        write_fill_part(write, i, &record, what->data[i], sums);
+    }
+    write_send(write);
+}
+
+/* Waits for what was started. */
+static int co_write_end(struct mirror_write *write)
+{
+    assert(write->pending > 0); /* at least the last in-sync column */
+    write->waiter = co_self();
+    co_wait();
+
+    assert(write->pending == 0);
+    if (write->committed)
+        return 0;
+    SOMETIMES("mirror: a write ends without an answer");
+    list_remove(&write->node);
+    return -ESTALE;
 }
 
 int co_write_commit(struct mirror_write *write, struct write_extent extent, const void *data,
@@ -196,16 +254,19 @@ int co_write_commit(struct mirror_write *write, struct write_extent extent, cons
     assert(extent.count > 0);
     assert(extent.block + extent.count <= mirror->config->slab_blocks);
     write_start(write, extent, data, flags, request);
-    assert(write->pending > 0); /* at least the last in-sync column */
-    write->waiter = co_self();
-    co_wait();
+    return co_write_end(write);
+}
 
-    assert(write->pending == 0);
-    if (write->committed)
-        return 0;
-    list_remove(&write->node);
-    SOMETIMES("mirror: a write ends without an answer");
-    return -ESTALE;
+int co_write_commit_columns(struct mirror_write *write, const struct column_write *what)
+{
+    struct mirror *mirror = write->mirror;
+
+    if (mirror->stopped)
+        return -ESTALE;
+    assert(what->rows.count > 0);
+    assert(what->rows.block + what->rows.count <= vdisk_config_column_blocks(mirror->config));
+    write_start_columns(write, what);
+    return co_write_end(write);
 }
 
 /* ---- committed data for one column ---- */
@@ -245,9 +306,11 @@ static int co_copy_record(struct feed *feed, uint32_t column, struct write_exten
         .flags = flags | RECORD_COPY | RECORD_VERIFIED,
         .block = extent.block,
         .count = extent.count,
-        .address = slab_address(mirror, extent.slab, extent.block),
+        .address = column_address(mirror, extent.slab, column, extent.block),
         .position = {.session = mirror->session, .seq = ++mirror->seq},
     };
+    if (mirror->erasure)
+        part.append.store.record.flags |= BIT(column) << RECORD_TOUCHED_SHIFT;
     part.append.store.sums = data ? sums : NULL;
     part.append.store.data = data;
     feed_send(feed, &part);
@@ -301,6 +364,16 @@ static int co_wait_for_room(struct mirror *mirror)
     return 0;
 }
 
+int co_write_enter(struct mirror *mirror, uint32_t slab, bool allocate)
+{
+    int r = co_mirror_enter(mirror, slab, allocate);
+
+    if (r <= 0)
+        return r; /* 0: zeros where nothing was ever allocated */
+    r = co_wait_for_room(mirror);
+    return r < 0 ? r : 1;
+}
+
 /* data NULL: zeros. */
 static int co_write_piece(struct mirror *mirror, struct write_extent extent, const void *data,
                           struct client_request request)
@@ -309,11 +382,8 @@ static int co_write_piece(struct mirror *mirror, struct write_extent extent, con
     struct mirror_write *write;
     int r;
 
-    r = co_mirror_enter(mirror, extent.slab, data != NULL);
+    r = co_write_enter(mirror, extent.slab, data != NULL);
     if (r <= 0)
-        return r; /* 0: zeros where nothing was ever allocated */
-    r = co_wait_for_room(mirror);
-    if (r < 0)
         return r;
     mirror->writes_entered++;
     write = co_write_get(mirror);
@@ -352,8 +422,8 @@ static int co_write_pieces(struct mirror *mirror, const char *data, uint64_t off
     return 0;
 }
 
-static int co_change(struct vdisk *vdisk, const void *data, uint64_t offset, uint64_t length,
-                     struct client_request request)
+int co_change(struct vdisk *vdisk, co_change_pieces *co_pieces, const void *data, uint64_t offset,
+              uint64_t length, struct client_request request)
 {
     struct mirror *mirror = container_of(vdisk, struct mirror, vdisk);
     uint64_t start_ns = io_now_ns(mirror->io);
@@ -362,8 +432,9 @@ static int co_change(struct vdisk *vdisk, const void *data, uint64_t offset, uin
     r = mirror_check_range(mirror, offset, length);
     if (r < 0)
         return r;
+    assert((uintptr_t)data % BLOCK_SIZE == 0);
     co_group_add(&mirror->calls, 1);
-    r = co_write_pieces(mirror, data, offset, length, request);
+    r = co_pieces(mirror, data, offset, length, request);
     if (r == 0 && !mirror->options.lease_held(mirror->options.arg)) {
         SOMETIMES("mirror: the lease is lost while a write is in flight");
         r = -ESTALE;
@@ -379,12 +450,11 @@ int co_mirror_write(struct vdisk *vdisk, const void *buffer, uint64_t offset, ui
                     struct client_request request)
 {
     assert(buffer != NULL);
-    assert((uintptr_t)buffer % BLOCK_SIZE == 0);
-    return co_change(vdisk, buffer, offset, length, request);
+    return co_change(vdisk, co_write_pieces, buffer, offset, length, request);
 }
 
 int co_mirror_trim(struct vdisk *vdisk, uint64_t offset, uint64_t length,
                    struct client_request request)
 {
-    return co_change(vdisk, NULL, offset, length, request);
+    return co_change(vdisk, co_write_pieces, NULL, offset, length, request);
 }

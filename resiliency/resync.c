@@ -5,13 +5,14 @@
  * differed then, and what is found equal stays equal. Compared, by checksum, are the blocks that an
  * in-sync column changed since the stale epoch, those in its log, and the target's own list (what
  * it dropped, what is in its log); of a new column, all. A block that differs is copied under its
- * range lock with a fresh seq.
+ * range lock with a fresh seq. In parity "a block" is a column's block of a row, and what it is
+ * compared with is what the other columns decode to (parity_resync.c).
  *
  * Then the columns are *counted*: each write waits for them like for in-sync ones. When what was
  * sent before has arrived too, the watermark is made durable there, and "in-sync" is proposed,
  * until a configuration answers (I1). If the feed breaks before the proposal all of this begins
  * anew, from the durable state of the columns; nothing of it lives in the owner's memory. */
-#include "resiliency/mirror_private.h"
+#include "resiliency/parity_private.h"
 
 #define CHUNK_BLOCKS 2048 /* whose checksums are asked for at once */
 #define BARRIER_POLL_NS                                                                            \
@@ -100,17 +101,47 @@ struct resync_copy {
     struct write_extent extent;
 };
 
+/* Returns how many blocks it copied, or an error. */
 static int co_copy_locked(struct resync *resync, struct write_extent extent, char *buffer)
 {
     uint64_t sums[PIECE_BLOCKS];
     int r;
 
-    if (!resync->feed->up)
-        return -ENOTCONN;
     r = co_read_any(resync->mirror, extent, buffer, sums, resync->feed);
     if (r < 0)
         return r;
-    return co_copy_blocks(resync->feed, resync->column, extent, buffer, sums, 0);
+    r = co_copy_blocks(resync->feed, resync->column, extent, buffer, sums, 0);
+    return r < 0 ? r : (int)extent.count;
+}
+
+/* With the memory that the copy needs, and under its lock. */
+static int co_copy_extent(struct resync *resync, struct write_extent extent)
+{
+    struct mirror *mirror = resync->mirror;
+    uint64_t address = slab_address(mirror, extent.slab, extent.block);
+    size_t bytes = (size_t)extent.count * BLOCK_SIZE;
+    struct stripe stripe = {0};
+    struct range_lock_hold hold;
+    void *buffer = NULL;
+    int r;
+
+    if (mirror->erasure) /* always before a lock */
+        co_stripe_get(&stripe, mirror, extent.count);
+    else
+        buffer = co_buffer_get(mirror->options.buffers, bytes);
+    co_range_lock(&mirror->lock, &hold, PLANTED(COPY_NO_LOCK) ? (uintptr_t)&hold : address,
+                  extent.count, true);
+    if (!resync->feed->up)
+        r = -ENOTCONN;
+    else if (mirror->erasure)
+        r = co_parity_copy(resync->feed, resync->column, extent, &stripe);
+    else
+        r = co_copy_locked(resync, extent, buffer);
+    range_unlock(&mirror->lock, &hold);
+    if (mirror->erasure)
+        stripe_put(&stripe);
+    buffer_put(mirror->options.buffers, buffer, bytes);
+    return r;
 }
 
 /* Foreground first, but never to a standstill: while clients write or read, a copy rests for as
@@ -128,24 +159,14 @@ static void copy_run(void *arg)
     struct resync_copy copy = *(struct resync_copy *)arg;
     struct resync *resync = copy.resync;
     struct mirror *mirror = resync->mirror;
-    size_t bytes = (size_t)copy.extent.count * BLOCK_SIZE;
     uint64_t start_ns = io_now_ns(mirror->io);
     uint64_t requests = mirror->reads.value + mirror->writes_done.value;
-    struct range_lock_hold hold;
-    void *buffer;
     int r;
 
     free(arg);
-    buffer = co_buffer_get(mirror->options.buffers, bytes); /* always before a lock */
-    co_range_lock(&mirror->lock, &hold,
-                  PLANTED(COPY_NO_LOCK) ? (uintptr_t)&hold
-                                        : slab_address(mirror, copy.extent.slab, copy.extent.block),
-                  copy.extent.count, true);
-    r = co_copy_locked(resync, copy.extent, buffer);
-    range_unlock(&mirror->lock, &hold);
-    buffer_put(mirror->options.buffers, buffer, bytes);
-    if (r == 0) {
-        counter_add(&mirror->copied_blocks, copy.extent.count);
+    r = co_copy_extent(resync, copy.extent);
+    if (r > 0) {
+        counter_add(&mirror->copied_blocks, (uint64_t)r);
         /* A store retires a copy when a watermark covers it, and a write that is stuck holds the
          * watermark: the target's log must not fill meanwhile, so the slot stays taken. */
         r = co_wait_for_writes(resync->feed);
@@ -239,6 +260,12 @@ static int co_sums(struct resync *resync, struct feed *feed, struct extent_ref w
     return 0;
 }
 
+static bool may_differ(const struct resync *resync, uint32_t block, uint32_t i)
+{
+    return bit_get(resync->todo, block + i) &&
+           (resync->mirror->erasure || resync->source_sums[i] != resync->target_sums[i]);
+}
+
 /* Starts copies for the blocks of [block, block + count) that are to be compared and differ. */
 static int co_copy_differences(struct resync *resync, uint32_t block, uint32_t count)
 {
@@ -247,8 +274,7 @@ static int co_copy_differences(struct resync *resync, uint32_t block, uint32_t c
     while (i < count && resync->error == 0) {
         struct write_extent run = {resync->slab, block + i, 0};
 
-        while (i < count && run.count < PIECE_BLOCKS && bit_get(resync->todo, block + i) &&
-               resync->source_sums[i] != resync->target_sums[i]) {
+        while (i < count && run.count < PIECE_BLOCKS && may_differ(resync, block, i)) {
             run.count++;
             i++;
         }
@@ -279,6 +305,12 @@ static int co_compare_chunk(struct resync *resync, uint32_t block, uint32_t coun
     bool knows;
     int r;
 
+    if (resync->mirror->erasure) { /* the copies compare */
+        r = co_parity_skip_unwritten(resync->feed, resync->column,
+                                     (struct write_extent){resync->slab, block, count},
+                                     resync->todo);
+        return r < 0 ? r : co_copy_differences(resync, block, count);
+    }
     if (!find_source(resync, 0, &source, &knows))
         return -EHOSTUNREACH;
     r = co_sums(resync, source.feed, source.where, block, count, resync->source_sums, UINT64_MAX);
@@ -305,6 +337,8 @@ static int co_compare_list(struct resync *resync)
     bool knows;
     int r;
 
+    if (mirror->erasure)
+        return co_parity_compare_list(resync->feed, resync->slab, resync->column, resync->todo);
     if (!find_source(resync, target.stale_epoch, &source, &knows))
         return -EHOSTUNREACH;
     memset(resync->todo, knows ? 0 : 0xff, DIV_ROUND_UP(blocks, 64) * 8);
@@ -324,7 +358,7 @@ static int co_compare_list(struct resync *resync)
 static int co_compare_column(struct resync *resync)
 {
     struct feed *feed = resync->feed;
-    uint32_t blocks = resync->mirror->config->slab_blocks;
+    uint32_t blocks = vdisk_config_column_blocks(resync->mirror->config);
     int r;
 
     r = co_compare_list(resync);

@@ -13,11 +13,11 @@
  * and the next older version is as good an answer; if all of them have it and none can read it, the
  * block is lost and stays as it is: reading it is an error, never a guess.
  *
+ * Parity has the same rule for rows instead of blocks: parity_takeover.c.
+ *
  * A slab whose columns are away waits by itself; the others serve. Feeds open when the slabs with
  * an in-sync column on their disk are done (feed.c): a watermark covers all earlier sessions. */
-#include "resiliency/mirror_private.h"
-
-#define REWRITE_DEPTH 8 /* runs being written again at once */
+#include "resiliency/parity_private.h"
 
 /* The newest record of a block. */
 struct version {
@@ -65,13 +65,13 @@ static bool is_in_sync(const struct mirror *mirror, uint32_t slab, uint32_t colu
     return mirror_columns(mirror, slab)[column].state == COLUMN_IN_SYNC;
 }
 
-/* Calls fn for every record that the column's tail holds for its extent of the slab. Records of
- * another extent, or of an older generation of it, are of a column that is no more. */
-static void each_tail_record(const struct mirror *mirror, uint32_t slab, uint32_t column,
-                             void (*fn)(void *arg, uint32_t column,
-                                        const struct store_tail_record *record),
-                             void *arg)
+/* Records of another extent, or of an older generation of it, are of a column that is no more. */
+void takeover_each_record(const struct mirror *mirror, uint32_t slab, uint32_t column,
+                          void (*fn)(void *arg, uint32_t column,
+                                     const struct store_tail_record *record),
+                          void *arg)
 {
+    uint32_t blocks = vdisk_config_column_blocks(mirror->config);
     const struct store_seal *seal = &mirror_feed(mirror, slab, column)->seal;
     const struct store_tail_record *end = seal->tail + seal->tail_count;
     struct extent_ref where = mirror_columns(mirror, slab)[column].where;
@@ -81,8 +81,7 @@ static void each_tail_record(const struct mirror *mirror, uint32_t slab, uint32_
         if (record->where.extent != where.extent || record->where.generation != where.generation)
             continue;
         /* The tail comes from another node. */
-        if (record->block >= mirror->config->slab_blocks ||
-            record->count > mirror->config->slab_blocks - record->block)
+        if (record->block >= blocks || record->count > blocks - record->block)
             continue;
         fn(arg, column, record);
     }
@@ -176,15 +175,6 @@ static int co_read_version(struct mirror *mirror, struct write_extent run, uint3
     return result;
 }
 
-static uint32_t in_sync_set(const struct mirror *mirror, uint32_t slab)
-{
-    uint32_t set = 0;
-
-    for (uint32_t i = 0; i < mirror->config->width; i++)
-        set |= is_in_sync(mirror, slab, i) ? BIT(i) : 0;
-    return set;
-}
-
 /* One block whose newest record cannot be read by any column that has it: the next older version,
  * if it may be that the newest was never acknowledged. */
 static int co_read_older(struct mirror *mirror, struct write_extent one, struct version version,
@@ -203,7 +193,7 @@ static int co_read_older(struct mirror *mirror, struct write_extent one, struct 
 
         for (uint32_t i = 0; i < mirror->config->width; i++) {
             if ((in_sync & BIT(i)) && !(tried & BIT(i)))
-                each_tail_record(mirror, one.slab, i, take_older, &older);
+                takeover_each_record(mirror, one.slab, i, take_older, &older);
         }
         /* Without any record in between, what the others show is the committed version. */
         columns = older.columns ? older.columns : in_sync & ~tried;
@@ -331,7 +321,7 @@ static bool slab_is_sealed(const struct mirror *mirror, uint32_t slab, bool *ret
     return true;
 }
 
-static int co_rewrite_slab(struct mirror *mirror, uint32_t slab)
+static int co_rewrite_blocks(struct mirror *mirror, uint32_t slab)
 {
     struct takeover takeover = {.mirror = mirror, .slab = slab};
     cleanup(freep) struct version *versions =
@@ -343,7 +333,7 @@ static int co_rewrite_slab(struct mirror *mirror, uint32_t slab)
     for (uint32_t i = 0; i < mirror->config->width; i++) {
         if (is_in_sync(mirror, slab, i) &&
             (!PLANTED(TAKEOVER_OWN_LOG) || feed_is_local(mirror_feed(mirror, slab, i))))
-            each_tail_record(mirror, slab, i, take_version, &takeover);
+            takeover_each_record(mirror, slab, i, take_version, &takeover);
     }
     co_group_init(&takeover.workers);
     for (int i = 0; i < REWRITE_DEPTH; i++) {
@@ -355,6 +345,11 @@ static int co_rewrite_slab(struct mirror *mirror, uint32_t slab)
         next_run(&takeover, &(struct write_extent){0}))
         return -ENOMEM; /* no worker could be started */
     return takeover.error;
+}
+
+static int co_rewrite_slab(struct mirror *mirror, uint32_t slab)
+{
+    return mirror->erasure ? co_parity_rewrite_slab(mirror, slab) : co_rewrite_blocks(mirror, slab);
 }
 
 static void slab_done(struct mirror *mirror, uint32_t slab)

@@ -13,6 +13,7 @@ int vdisk_config_new(uint32_t slab_count, uint32_t width, uint32_t slab_blocks,
         return -ENOMEM;
     config->references = 1;
     config->slab_count = slab_count;
+    config->data_columns = 1;
     config->width = width;
     config->slab_blocks = slab_blocks;
     *ret_config = config;
@@ -47,6 +48,7 @@ int vdisk_config_copy(const struct vdisk_config *config, uint32_t slab_count,
         return r;
     memcpy(copy->columns, config->columns,
            (size_t)config->slab_count * config->width * sizeof(config->columns[0]));
+    copy->data_columns = config->data_columns;
     copy->vdisk = config->vdisk;
     copy->epoch = config->epoch;
     copy->session = config->session;
@@ -65,7 +67,8 @@ static unsigned in_sync_columns(const struct column_config *columns, uint32_t wi
     return count;
 }
 
-static bool slab_makes_sense(const struct column_config *columns, uint32_t width)
+static bool slab_makes_sense(const struct column_config *columns, uint32_t width,
+                             uint32_t data_columns)
 {
     if (columns[0].disk == 0)
         return true; /* not allocated */
@@ -79,15 +82,18 @@ static bool slab_makes_sense(const struct column_config *columns, uint32_t width
                 return false;
         }
     }
-    return in_sync_columns(columns, width) > 0;
+    return in_sync_columns(columns, width) >= data_columns;
 }
 
 int vdisk_config_check(const struct vdisk_config *config)
 {
     if (config->vdisk == 0 || config->session == 0 || config->epoch < config->session)
         return -EINVAL;
+    if (config->data_columns == 0 || config->data_columns > config->width ||
+        config->slab_blocks % config->data_columns != 0)
+        return -EINVAL;
     for (uint32_t slab = 0; slab < config->slab_count; slab++) {
-        if (!slab_makes_sense(vdisk_config_slab(config, slab), config->width))
+        if (!slab_makes_sense(vdisk_config_slab(config, slab), config->width, config->data_columns))
             return -EINVAL;
     }
     return 0;
@@ -113,9 +119,10 @@ size_t vdisk_config_mark_stale(struct vdisk_config *config, uint64_t disk, uint6
 
         if (!column || column->state != COLUMN_IN_SYNC)
             continue;
-        if (in_sync_columns(vdisk_config_slab(config, slab), config->width) == 1 &&
+        if (in_sync_columns(vdisk_config_slab(config, slab), config->width) <=
+                config->data_columns &&
             !PLANTED(LAST_GOES_STALE))
-            continue; /* the last one is never marked, by nothing: the slab waits for it */
+            continue; /* the last ones are never marked, by nothing: the slab waits for them */
         column->state = COLUMN_STALE;
         column->stale_epoch = new_epoch;
         changed++;

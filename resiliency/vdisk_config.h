@@ -35,13 +35,15 @@ struct vdisk_config {
     uint64_t session; /* the epoch in which the owner took over */
     uint64_t owner;   /* node */
     uint64_t size_bytes;
-    uint32_t slab_blocks; /* blocks of a slab: the pool's extent size in a mirror */
+    uint32_t slab_blocks; /* blocks of a slab: data_columns × the pool's extent size */
     uint32_t slab_count;
-    uint32_t width;                 /* columns of a slab: 1, 2 or 3 for a mirror */
+    uint32_t data_columns; /* 1: a mirror, each column a copy; else parity (parity_layout.h) */
+    uint32_t width;        /* columns of a slab: 1, 2 or 3 for a mirror; data and parity */
     struct column_config columns[]; /* slab_count × width, slab by slab */
 };
 
-/* A configuration with every slab unallocated; the maker fills it in before showing it to anybody.
+/* A configuration with every slab unallocated, of a mirror; the maker fills it in before showing it
+ * to anybody.
  * Returns 0, -ENOMEM, -EINVAL (width or slab_blocks 0 or too large). */
 must_check int vdisk_config_new(uint32_t slab_count, uint32_t width, uint32_t slab_blocks,
                                 struct vdisk_config **ret_config);
@@ -57,17 +59,24 @@ static inline const struct column_config *vdisk_config_slab(const struct vdisk_c
     return &config->columns[(size_t)slab * config->width];
 }
 
+/* Blocks of a column. */
+static inline uint32_t vdisk_config_column_blocks(const struct vdisk_config *config)
+{
+    return config->slab_blocks / config->data_columns;
+}
+
 static inline bool vdisk_config_slab_allocated(const struct vdisk_config *config, uint32_t slab)
 {
     return slab < config->slab_count && vdisk_config_slab(config, slab)[0].disk != 0;
 }
 
-/* What must hold in every configuration: an allocated slab has distinct disks and at least one
- * in-sync column. Returns 0 or -EINVAL (it comes from outside of this layer). */
+/* What must hold in every configuration: an allocated slab has distinct disks and at least
+ * data_columns in-sync columns. Returns 0 or -EINVAL (it comes from outside of this layer). */
 must_check int vdisk_config_check(const struct vdisk_config *config);
 
 /* The rule of I3 for a "stale" command, for the database and its fakes: marks every in-sync column
- * on `disk` stale as of new_epoch, except the last in-sync one of its slab. Returns how many. */
+ * on `disk` stale as of new_epoch, except the last data_columns in-sync ones of its slab. Returns
+ * how many. */
 size_t vdisk_config_mark_stale(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch);
 /* And for "in-sync": every stale column on `disk`. */
 size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch);

@@ -3,7 +3,9 @@
  * Clients on the owner's node write stamped blocks while machines lose their processes or their
  * power, stand still, are cut off, and disks get slow.
  *
- *   mirror_sim [--seed S] [--runs N] [--log] [--transcript]
+ *   mirror_sim [--seed S] [--runs N] [--data K] [--log] [--transcript]
+ *
+ * --data K: parity, K+2, on as many nodes, or one more.
  *
  * One disk of a run may rot, while all copies are whole; and a column may be replaced by a new one.
  *
@@ -49,7 +51,7 @@ static void crash_node(struct node *node, enum sim_crash_kind kind, uint64_t dow
 
 static void crash_all(struct cluster *cluster)
 {
-    for (unsigned i = 1; i <= NODES; i++) {
+    for (unsigned i = 1; i <= cluster->node_count; i++) {
         if (sim_is_up(cluster->sim, i))
             crash_node(&cluster->nodes[i], SIM_HOST_DIES, draw(cluster, 2 * SEC));
     }
@@ -63,14 +65,28 @@ static uint64_t some_time(struct cluster *cluster)
 static bool is_whole(struct cluster *cluster);
 static void run_for(struct cluster *cluster, uint64_t duration_ns);
 
+/* The row of a block; in a mirror its place in the slab. */
+static uint32_t row_of(const struct cluster *cluster, uint64_t number)
+{
+    return parity_row(cluster->data_columns, (uint32_t)(number % cluster->slab_blocks));
+}
+
+/* The block of another data column in the row of block `number`. */
+static uint64_t block_at(const struct cluster *cluster, uint64_t number, uint32_t column)
+{
+    return number - number % cluster->slab_blocks +
+           parity_block(cluster->data_columns, column, row_of(cluster, number));
+}
+
 /* Flips a bit in the place of a block, on the one disk of this run that rots, while every column is
  * in-sync. */
 static void rot(struct cluster *cluster)
 {
-    struct node *node = &cluster->nodes[1 + cluster->seed % NODES];
+    struct node *node = &cluster->nodes[1 + cluster->seed % cluster->node_count];
     const struct vdisk_config *config = config_now(cluster);
-    uint64_t number = draw(cluster, BLOCKS), offset;
-    const struct column_config *columns = vdisk_config_slab(config, number / SLAB_BLOCKS);
+    uint64_t number = draw(cluster, cluster->block_count), offset;
+    const struct column_config *columns = vdisk_config_slab(config, number / cluster->slab_blocks);
+    uint32_t row = row_of(cluster, number);
     uint8_t byte;
 
     if (!is_whole(cluster) || !node->claimed)
@@ -78,15 +94,28 @@ static void rot(struct cluster *cluster)
     for (uint32_t i = 0; i < config->width; i++) {
         if (columns[i].node != node->number)
             continue;
-        offset = disk_block_offset(&node->geometry, columns[i].where.extent,
-                                   (uint32_t)(number % SLAB_BLOCKS)) +
+        offset = disk_block_offset(&node->geometry, columns[i].where.extent, row) +
                  draw(cluster, BLOCK_SIZE);
         check(cluster, sim_disk_peek(cluster->sim, node->number, DISK_PATH, offset, &byte, 1) == 0);
         byte ^= (uint8_t)(1u << draw(cluster, 8));
         check(cluster, sim_disk_poke(cluster->sim, node->number, DISK_PATH, offset, &byte, 1) == 0);
-        cluster->blocks[number].rotten = true;
+        for (uint32_t column = 0; column < cluster->data_columns; column++)
+            cluster->blocks[block_at(cluster, number, column)].rotten = true;
         cluster->count.rotten++;
     }
+}
+
+static uint64_t node_without(const struct cluster *cluster, const struct column_config *columns)
+{
+    for (unsigned number = 1; number <= cluster->node_count; number++) {
+        bool here = false;
+
+        for (uint32_t i = 0; i < cluster->width; i++)
+            here = here || columns[i].node == number;
+        if (!here)
+            return number;
+    }
+    return 0;
 }
 
 /* A stale column gets a new extent: on the node that has none of the slab's if there is one, else
@@ -96,13 +125,13 @@ static void replace_column(struct cluster *cluster)
     struct vdisk_config *config = config_edit(cluster);
     uint32_t slab = (uint32_t)draw(cluster, SLABS), index = (uint32_t)draw(cluster, config->width);
     struct column_config *columns = &config->columns[slab * config->width];
-    uint64_t number = 6 - columns[0].node - columns[1].node; /* the third of 1, 2, 3 */
+    uint64_t number = node_without(cluster, columns);
 
     if (columns[0].disk == 0 || columns[index].state != COLUMN_STALE) {
         vdisk_config_put(config);
         return;
     }
-    if (config->width == 3)
+    if (number == 0)
         number = columns[index].node;
     columns[index] = (struct column_config){
         .disk = 10 + number,
@@ -116,8 +145,8 @@ static void replace_column(struct cluster *cluster)
 
 static void fault(struct cluster *cluster)
 {
-    struct node *node = &cluster->nodes[1 + draw(cluster, NODES)];
-    unsigned other = 1 + (unsigned)draw(cluster, NODES);
+    struct node *node = &cluster->nodes[1 + draw(cluster, cluster->node_count)];
+    unsigned other = 1 + (unsigned)draw(cluster, cluster->node_count);
     struct sim *sim = cluster->sim;
     bool up = sim_is_up(sim, node->number);
 
@@ -142,7 +171,7 @@ static void fault(struct cluster *cluster)
         sim_cut(sim, node->number, other);
         break;
     case 6:
-        for (unsigned i = 1; i <= NODES; i++) {
+        for (unsigned i = 1; i <= cluster->node_count; i++) {
             sim_cut(sim, node->number, i);
             sim_cut(sim, i, node->number);
         }
@@ -198,7 +227,7 @@ static void fault(struct cluster *cluster)
 static void heal(struct cluster *cluster)
 {
     sim_heal_all(cluster->sim);
-    for (unsigned i = 1; i <= NODES; i++) {
+    for (unsigned i = 1; i <= cluster->node_count; i++) {
         struct node *node = &cluster->nodes[i];
 
         sim_disk_set_slowdown(cluster->sim, i, DISK_PATH, 1);
@@ -216,7 +245,7 @@ static void step(struct cluster *cluster)
 {
     uint64_t now_ns = sim_now_ns(cluster->sim);
 
-    for (unsigned i = 1; i <= NODES; i++) {
+    for (unsigned i = 1; i <= cluster->node_count; i++) {
         struct node *node = &cluster->nodes[i];
 
         if (node->paused_until_ns > 0 && now_ns >= node->paused_until_ns) {
@@ -252,18 +281,20 @@ static bool is_whole(struct cluster *cluster)
            mirror_ready(owner->mirror);
 }
 
-/* Nobody can bring a column up from a copy that has lost a block. */
+/* Nobody can bring a column up from a copy that has lost a block; in parity, two columns more. */
 static bool is_lost(struct cluster *cluster)
 {
     const struct vdisk_config *config = config_now(cluster);
 
-    for (uint64_t number = 0; number < BLOCKS; number++) {
-        const struct column_config *columns = vdisk_config_slab(config, number / SLAB_BLOCKS);
+    for (uint64_t number = 0; number < cluster->block_count; number++) {
+        const struct column_config *columns =
+            vdisk_config_slab(config, number / cluster->slab_blocks);
+        uint32_t stale = 0;
 
-        for (uint32_t i = 0; cluster->blocks[number].rotten && i < config->width; i++) {
-            if (columns[i].state == COLUMN_STALE)
-                return true;
-        }
+        for (uint32_t i = 0; cluster->blocks[number].rotten && i < config->width; i++)
+            stale += columns[i].state == COLUMN_STALE;
+        if (stale >= (cluster->data_columns == 1 ? 1 : PARITY_COLUMNS))
+            return true;
     }
     return false;
 }
@@ -286,19 +317,20 @@ static void begin(struct cluster *cluster)
 {
     struct vdisk_config *config = NULL;
 
-    check(cluster, vdisk_config_new(SLABS, cluster->width, SLAB_BLOCKS, &config) == 0);
+    check(cluster, vdisk_config_new(SLABS, cluster->width, cluster->slab_blocks, &config) == 0);
+    config->data_columns = cluster->data_columns;
     config->vdisk = VDISK;
     config->epoch = 1;
     config->session = 1;
     config->owner = 1;
-    config->size_bytes = (uint64_t)BLOCKS * BLOCK_SIZE;
+    config->size_bytes = (uint64_t)cluster->block_count * BLOCK_SIZE;
     cluster->raft_index = 1;
     for (uint32_t slab = 0; slab < cluster->seed % (SLABS + 1); slab++)
         place_slab(cluster, config, slab);
     config_publish(cluster, config);
-    for (uint64_t block = 0; block < BLOCKS; block++)
+    for (uint64_t block = 0; block < cluster->block_count; block++)
         cluster->blocks[block].known.zero = true;
-    for (unsigned i = 1; i <= NODES; i++) {
+    for (unsigned i = 1; i <= cluster->node_count; i++) {
         cluster->nodes[i] = (struct node){.cluster = cluster, .number = i};
         check(cluster, sim_disk_create(cluster->sim, i, DISK_PATH, DISK_BYTES) == 0);
     }
@@ -314,7 +346,7 @@ static void finish(struct cluster *cluster)
     for (int i = 0; i < 20000 && !cluster->checked; i++)
         step(cluster);
     check(cluster, cluster->checked);
-    for (unsigned i = 1; i <= NODES; i++)
+    for (unsigned i = 1; i <= cluster->node_count; i++)
         sim_crash(cluster->sim, i, SIM_HOST_DIES);
 }
 
@@ -334,7 +366,25 @@ static void play(struct cluster *cluster)
     await_whole(cluster);
 }
 
-static void run(uint64_t seed, bool log, bool transcript)
+/* data_columns 1: a mirror on three nodes; else parity, with a node to spare in every other run. */
+static void choose_shape(struct cluster *cluster, uint32_t data_columns)
+{
+    cluster->data_columns = data_columns;
+    cluster->slab_blocks = data_columns * COLUMN_BLOCKS;
+    cluster->block_count = SLABS * cluster->slab_blocks;
+    cluster->width = data_columns + PARITY_COLUMNS;
+    cluster->node_count = cluster->width + cluster->seed % 2;
+    cluster->request_blocks = 2 * data_columns * PARITY_UNIT_BLOCKS + PARITY_UNIT_BLOCKS;
+    cluster->pause_ns = 16 * MS;
+    if (data_columns == 1) {
+        cluster->width = cluster->seed % 3 == 0 ? 2 : 3;
+        cluster->node_count = 3;
+        cluster->request_blocks = 16;
+        cluster->pause_ns = 4 * MS;
+    }
+}
+
+static void run(uint64_t seed, uint32_t data_columns, bool log, bool transcript)
 {
     struct sim_options options = sim_default_options(seed);
     struct cluster *cluster = calloc(1, sizeof(*cluster));
@@ -343,7 +393,7 @@ static void run(uint64_t seed, bool log, bool transcript)
     options.torn_writes = true;
     cluster->seed = seed;
     cluster->show_log = log;
-    cluster->width = seed % 3 == 0 ? 2 : 3;
+    choose_shape(cluster, data_columns);
     check(cluster, sim_new(&options, &cluster->sim) == 0);
     if (transcript)
         sim_set_transcript(cluster->sim, stderr);
@@ -368,12 +418,11 @@ static void run(uint64_t seed, bool log, bool transcript)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
-                                            {"runs", required_argument, NULL, 'r'},
-                                            {"log", no_argument, NULL, 'l'},
-                                            {"transcript", no_argument, NULL, 't'},
-                                            {0}};
-    uint64_t seed = 1, runs = 1;
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'}, {"runs", required_argument, NULL, 'r'},
+        {"data", required_argument, NULL, 'd'}, {"log", no_argument, NULL, 'l'},
+        {"transcript", no_argument, NULL, 't'}, {0}};
+    uint64_t seed = 1, runs = 1, data_columns = 1;
     bool transcript = false, log = false;
     int option;
 
@@ -385,6 +434,9 @@ int main(int argc, char **argv)
         case 'r':
             runs = strtoull(optarg, NULL, 0);
             break;
+        case 'd':
+            data_columns = strtoull(optarg, NULL, 0);
+            break;
         case 'l':
             log = true;
             break;
@@ -392,11 +444,16 @@ int main(int argc, char **argv)
             transcript = true;
             break;
         default:
-            fprintf(stderr, "usage: mirror_sim [--seed S] [--runs N] [--log] [--transcript]\n");
+            fprintf(stderr, "usage: mirror_sim [--seed S] [--runs N] [--data K] [--log] "
+                            "[--transcript]\n");
             return 2;
         }
     }
+    if (data_columns < 1 || data_columns > DATA_COLUMNS_MAX) {
+        fprintf(stderr, "mirror_sim: --data takes 1 to %d\n", DATA_COLUMNS_MAX);
+        return 2;
+    }
     for (uint64_t i = 0; i < runs; i++)
-        run(seed + i, log, transcript);
+        run(seed + i, (uint32_t)data_columns, log, transcript);
     return 0;
 }

@@ -8,17 +8,18 @@
 #include "pool/disk.h"
 #include "resiliency/column_store.h"
 #include "resiliency/mirror.h"
+#include "resiliency/parity_layout.h"
 #include "s2d/base/buffer.h"
 #include "s2d/base/co.h"
 #include "s2d/base/sim.h"
 
-#define NODES 3
+#define NODES_MAX 9
+#define DATA_COLUMNS_MAX 6
 #define SLABS 4
-#define SLAB_BLOCKS 256
-#define BLOCKS (SLABS * SLAB_BLOCKS)
+#define COLUMN_BLOCKS 256 /* of an extent; and of a slab, in a mirror */
+#define BLOCKS_MAX (SLABS * COLUMN_BLOCKS * DATA_COLUMNS_MAX)
 #define VDISK 5
 #define CLIENTS 12 /* on each node; only the owner's are at work */
-#define REQUEST_BLOCKS_MAX 16
 #define MAYBE_MAX 16
 #define STEP_NS MS
 #define LEASE_NS (2 * SEC)
@@ -79,7 +80,7 @@ struct node {
 };
 
 struct command {
-    uint64_t due_ns, epoch, disks[NODES];
+    uint64_t due_ns, epoch, disks[NODES_MAX];
     size_t count;
     uint32_t slab;
     enum { COMMAND_STALE, COMMAND_IN_SYNC, COMMAND_SLAB } kind;
@@ -91,9 +92,14 @@ struct command {
 struct cluster {
     struct sim *sim;
     uint64_t seed;
+    uint32_t data_columns; /* 1: a mirror */
     uint32_t width;
+    uint32_t slab_blocks, request_blocks; /* of the largest request */
+    uint64_t block_count;
+    uint64_t pause_ns; /* of a client between two requests, at most */
     bool show_log;
-    struct node nodes[NODES + 1]; /* from 1 */
+    unsigned node_count;
+    struct node nodes[NODES_MAX + 1]; /* from 1 */
     struct vdisk_config *configs[CONFIGS_MAX];
     uint64_t published_ns[CONFIGS_MAX];
     uint64_t config_count;
@@ -102,7 +108,7 @@ struct cluster {
     size_t command_count;
     uint64_t owner_since_ns;
 
-    struct block blocks[BLOCKS];
+    struct block blocks[BLOCKS_MAX];
     uint64_t version;
     bool clients_stop;
     unsigned clients_at_work;

@@ -1,6 +1,8 @@
 /* Clients, and what a block may show them. */
 #include "tests/sim/mirror_sim.h"
 
+#include "resiliency/erasure.h"
+
 /* ---- clients ---- */
 
 static void fill(char *buffer, uint64_t block, uint64_t version)
@@ -55,17 +57,20 @@ static void wrote(struct cluster *cluster, uint64_t number, struct value value, 
         block->maybe_count = 0;
         return;
     }
-    check(cluster, result == -ESTALE || result == -ECANCELED);
+    check(cluster, result == -ESTALE || result == -ECANCELED || result == -EIO);
     check(cluster, block->maybe_count < MAYBE_MAX);
     block->maybe[block->maybe_count++] = value;
 }
 
 static bool take_blocks(struct cluster *cluster, uint64_t *ret_block, uint32_t *ret_count)
 {
-    uint64_t block = draw(cluster, BLOCKS);
-    uint32_t count = draw(cluster, 4) == 0 ? 1 + (uint32_t)draw(cluster, REQUEST_BLOCKS_MAX) : 1;
+    uint64_t block = draw(cluster, cluster->block_count);
+    uint32_t count =
+        draw(cluster, 4) == 0 ? 1 + (uint32_t)draw(cluster, cluster->request_blocks) : 1;
 
-    count = (uint32_t)MIN(count, BLOCKS - block);
+    if (cluster->data_columns > 1 && count > 1 && draw(cluster, 2) == 0)
+        block -= block % (cluster->data_columns * PARITY_UNIT_BLOCKS); /* whole stripes */
+    count = (uint32_t)MIN(count, cluster->block_count - block);
     for (uint32_t i = 0; i < count; i++) {
         struct block *at = &cluster->blocks[block + i];
 
@@ -121,6 +126,8 @@ static void co_client_write(struct node *node, char *buffer, uint64_t block, uin
     }
     r = value.zero ? co_vdisk_trim(vdisk, offset, length, (struct client_request){0})
                    : co_vdisk_write(vdisk, buffer, offset, length, (struct client_request){0});
+    if (r == -EIO) /* parity: the old contents of a row are lost, so it cannot be changed in part */
+        check_lost(cluster, block, count);
     for (uint32_t i = 0; i < count; i++)
         wrote(cluster, block + i, value, r);
     cluster->count.writes += r == 0;
@@ -131,10 +138,10 @@ void client_run(void *arg)
 {
     struct node *node = arg;
     struct cluster *cluster = node->cluster;
-    size_t bytes = REQUEST_BLOCKS_MAX * BLOCK_SIZE;
+    size_t bytes = node->cluster->request_blocks * BLOCK_SIZE;
     char *buffer = co_buffer_get(node->client_buffers, bytes);
 
-    while (!node->stopping && co_sleep_ns(draw(cluster, 4 * MS)) == 0) {
+    while (!node->stopping && co_sleep_ns(draw(cluster, cluster->pause_ns)) == 0) {
         uint64_t block;
         uint32_t count;
 
@@ -178,11 +185,11 @@ void peeker_run(void *arg)
     char *buffer = co_buffer_get(node->client_buffers, BLOCK_SIZE);
 
     while (!node->stopping && co_sleep_ns(draw(cluster, 2 * MS)) == 0) {
-        uint64_t number = draw(cluster, BLOCKS);
+        uint64_t number = draw(cluster, cluster->block_count);
         struct block before;
 
         for (int i = 0; i < 64 && cluster->blocks[number].writing.version == 0; i++)
-            number = draw(cluster, BLOCKS);
+            number = draw(cluster, cluster->block_count);
         if (cluster->clients_stop || !node->mirror)
             continue;
         before = cluster->blocks[number];
@@ -197,14 +204,20 @@ void peeker_run(void *arg)
 /* ---- the last look ---- */
 
 /* One block of one column; false: it is rotten, and nobody has read it. */
-static bool co_column_block(struct node *node, const struct column_config *column, uint64_t number,
-                            char *buffer, uint64_t *ret_sum)
+static bool co_column_block(struct node *node, uint64_t number, uint32_t column, char *buffer,
+                            uint64_t *ret_sum)
 {
-    struct column_store *store = node_column(node, column->node, column->disk);
-    int r = co_column_read(store, VDISK, column->where, (uint32_t)(number % SLAB_BLOCKS), 1, number,
-                           buffer, ret_sum, NULL);
+    struct cluster *cluster = node->cluster;
+    const struct vdisk_config *config = config_now(cluster);
+    uint32_t slab = (uint32_t)(number / cluster->slab_blocks);
+    const struct column_config *at = &vdisk_config_slab(config, slab)[column];
+    struct column_store *store = node_column(node, at->node, at->disk);
+    uint32_t row = parity_row(cluster->data_columns, (uint32_t)(number % cluster->slab_blocks));
+    uint64_t address =
+        cluster->data_columns == 1 ? number : parity_address(config, slab, column, row);
+    int r = co_column_read(store, VDISK, at->where, row, 1, address, buffer, ret_sum, NULL);
 
-    check(node->cluster, r == 0 || (r == -EBADMSG && node->cluster->blocks[number].rotten));
+    check(cluster, r == 0 || (r == -EBADMSG && cluster->blocks[number].rotten));
     return r == 0;
 }
 
@@ -212,20 +225,44 @@ static void co_check_copies(struct node *node, uint64_t number, char *first, cha
 {
     struct cluster *cluster = node->cluster;
     const struct vdisk_config *config = config_now(cluster);
-    const struct column_config *columns = vdisk_config_slab(config, number / SLAB_BLOCKS);
+    const struct column_config *columns = vdisk_config_slab(config, number / cluster->slab_blocks);
     uint64_t first_sum, sum;
     bool seen = false;
 
     for (uint32_t i = 0; i < config->width; i++) {
         if (columns[i].state != COLUMN_IN_SYNC)
             continue;
-        if (!co_column_block(node, &columns[i], number, seen ? other : first,
-                             seen ? &sum : &first_sum))
+        if (!co_column_block(node, number, i, seen ? other : first, seen ? &sum : &first_sum))
             continue;
         if (seen)
             check(cluster, sum == first_sum && memcmp(first, other, BLOCK_SIZE) == 0);
         seen = true;
     }
+}
+
+/* The parity of the block's row encodes its data. */
+static void co_check_row(struct node *node, uint64_t number)
+{
+    cleanup(erasure_freep) struct erasure *erasure = NULL;
+    struct cluster *cluster = node->cluster;
+    const struct vdisk_config *config = config_now(cluster);
+    const struct column_config *columns = vdisk_config_slab(config, number / cluster->slab_blocks);
+    size_t bytes = (size_t)(config->width + PARITY_COLUMNS) * BLOCK_SIZE;
+    char *memory = co_buffer_get(node->client_buffers, bytes);
+    void *blocks[VDISK_COLUMNS_MAX];
+    uint64_t sum;
+    bool whole = true;
+
+    for (uint32_t i = 0; i < config->width + PARITY_COLUMNS; i++)
+        blocks[i] = memory + (size_t)i * BLOCK_SIZE;
+    for (uint32_t i = 0; i < config->width; i++)
+        whole = whole && columns[i].state == COLUMN_IN_SYNC &&
+                co_column_block(node, number, i, blocks[i], &sum);
+    check(cluster, erasure_new(config->data_columns, PARITY_COLUMNS, &erasure) == 0);
+    erasure_encode(erasure, BLOCK_SIZE, (const void *const *)blocks, &blocks[config->width]);
+    check(cluster, !whole || memcmp(blocks[config->data_columns], blocks[config->width],
+                                    PARITY_COLUMNS * BLOCK_SIZE) == 0);
+    buffer_put(node->client_buffers, memory, bytes);
 }
 
 static void checker_run(struct node *node)
@@ -234,7 +271,7 @@ static void checker_run(struct node *node)
     char *first = co_buffer_get(node->client_buffers, BLOCK_SIZE);
     char *other = co_buffer_get(node->client_buffers, BLOCK_SIZE);
 
-    for (uint64_t number = 0; number < BLOCKS; number++) {
+    for (uint64_t number = 0; number < cluster->block_count; number++) {
         int r = co_vdisk_read(mirror_vdisk(node->mirror), first, number * BLOCK_SIZE, BLOCK_SIZE);
 
         if (r == -EIO)
@@ -243,8 +280,13 @@ static void checker_run(struct node *node)
             check(cluster, r == 0);
         if (r == 0)
             saw(cluster, number, first);
-        if (vdisk_config_slab_allocated(config_now(cluster), (uint32_t)(number / SLAB_BLOCKS)))
+        if (!vdisk_config_slab_allocated(config_now(cluster),
+                                         (uint32_t)(number / cluster->slab_blocks)))
+            continue;
+        if (cluster->data_columns == 1)
             co_check_copies(node, number, first, other);
+        else
+            co_check_row(node, number);
     }
     buffer_put(node->client_buffers, first, BLOCK_SIZE);
     buffer_put(node->client_buffers, other, BLOCK_SIZE);

@@ -28,7 +28,7 @@ struct vdisk_config *config_edit(struct cluster *cluster)
 void place_slab(struct cluster *cluster, struct vdisk_config *config, uint32_t slab)
 {
     for (uint32_t i = 0; i < config->width; i++) {
-        uint64_t node = 1 + (slab + i) % NODES;
+        uint64_t node = 1 + (slab + i) % cluster->node_count;
 
         config->columns[slab * config->width + i] = (struct column_config){
             .disk = 10 + node,
@@ -151,12 +151,12 @@ static void take_over(struct cluster *cluster, unsigned number)
 
 void lead(struct cluster *cluster)
 {
-    unsigned candidate = 1 + (unsigned)draw(cluster, NODES);
+    unsigned candidate = 1 + (unsigned)draw(cluster, cluster->node_count);
 
     apply_due(cluster);
     if (is_healthy(&cluster->nodes[candidate]) && owner_is_gone(cluster) && lease_is_free(cluster))
         take_over(cluster, candidate);
-    for (unsigned i = 1; i <= NODES; i++) {
+    for (unsigned i = 1; i <= cluster->node_count; i++) {
         uint64_t disk = 10 + i;
 
         /* A dead node is one command; the leader notices within a while. */

@@ -32,7 +32,7 @@ static void node_propose_stale(void *arg, uint64_t vdisk, uint64_t epoch, const 
     struct command command = {.kind = COMMAND_STALE, .epoch = epoch, .count = count};
 
     (void)vdisk;
-    assert(count <= NODES);
+    assert(count <= NODES_MAX);
     memcpy(command.disks, disks, count * sizeof(*disks));
     propose(arg, command);
 }
@@ -185,7 +185,7 @@ static int co_node_open_disk(struct node *node)
     struct disk_claim claim = {.disk_id = 10 + node->number,
                                .role = DISK_CAPACITY,
                                .media = DISK_SSD,
-                               .extent_bytes = SLAB_BLOCKS * BLOCK_SIZE,
+                               .extent_bytes = COLUMN_BLOCKS * BLOCK_SIZE,
                                .log_bytes = LOG_BYTES};
     struct store_options options = {.name = "d", .page_cache_pages = 8};
     struct disk_message message = {0};
@@ -232,7 +232,7 @@ static int node_open_bus(struct node *node)
         r = store_server_new(node->io, node->bus, node->store_buffers, &node->server);
     if (r == 0)
         r = store_server_add(node->server, 10 + node->number, node->store);
-    for (unsigned i = 1; r == 0 && i <= NODES; i++) {
+    for (unsigned i = 1; r == 0 && i <= node->cluster->node_count; i++) {
         snprintf(address, sizeof(address), "10.83.0.%u:%d", i, PORT);
         if (i != node->number)
             r = bus_add_peer(node->bus, i, address);
@@ -283,7 +283,7 @@ void node_main(struct io *io, void *arg)
     check(cluster, log_file_sink_new(stderr, name, LOG_DEBUG, &sink) == 0);
     if (cluster->show_log)
         io_set_log_sink(io, sink);
-    check(cluster, buffer_pool_new("client", 8 * MIB, &node->client_buffers) == 0);
+    check(cluster, buffer_pool_new("client", 16 * MIB, &node->client_buffers) == 0);
     check(cluster, buffer_pool_new("owner", 8 * MIB, &node->owner_buffers) == 0);
     check(cluster, buffer_pool_new("store", 8 * MIB, &node->store_buffers) == 0);
     r = co_node_open_disk(node);

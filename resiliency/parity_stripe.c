@@ -1,0 +1,145 @@
+/* Rows of a slab, read where they can be read and decoded where not. Columns are asked in parallel;
+ * one that fails is left out, and others are asked in its place, until what is wanted is here or
+ * fewer than k columns are left. */
+#include "resiliency/parity_private.h"
+
+void co_stripe_get(struct stripe *stripe, struct mirror *mirror, uint32_t count)
+{
+    uint32_t width = mirror->config->width;
+
+    *stripe = (struct stripe){.mirror = mirror};
+    stripe->bytes = (size_t)width * count * BLOCK_SIZE;
+    stripe->memory = co_buffer_get(mirror->options.buffers, stripe->bytes);
+    for (uint32_t i = 0; i < width; i++)
+        stripe->blocks[i] = (char *)stripe->memory + (size_t)i * count * BLOCK_SIZE;
+}
+
+void stripe_put(struct stripe *stripe)
+{
+    buffer_put(stripe->mirror->options.buffers, stripe->memory, stripe->bytes);
+    stripe->memory = NULL;
+}
+
+void stripe_begin(struct stripe *stripe, struct write_extent rows)
+{
+    assert((size_t)rows.count * BLOCK_SIZE * stripe->mirror->config->width <= stripe->bytes);
+    stripe->rows = rows;
+    stripe->at = (struct log_position){0};
+    stripe->sources = in_sync_set(stripe->mirror, rows.slab);
+    stripe->have = 0;
+    stripe->rotten = 0;
+    stripe->away = 0;
+}
+
+/* ---- reading columns ---- */
+
+struct fetch {
+    struct stripe *stripe;
+    uint32_t column;
+    int result;
+};
+
+static void fetch_run(void *arg)
+{
+    struct fetch *fetch = arg;
+    struct stripe *stripe = fetch->stripe;
+
+    fetch->result = co_read_column_version(stripe->mirror, fetch->column, stripe->rows, stripe->at,
+                                           stripe->blocks[fetch->column]);
+}
+
+static void fetch_note(struct stripe *stripe, const struct fetch *fetch)
+{
+    if (fetch->result == 0)
+        stripe->have |= BIT(fetch->column);
+    else if (fetch->result == -EBADMSG || fetch->result == -EIO)
+        stripe->rotten |= BIT(fetch->column);
+    else
+        stripe->away |= BIT(fetch->column);
+}
+
+/* All at once; the last one, and what no coroutine can be had for, by ourselves. */
+static void co_fetch(struct stripe *stripe, uint32_t set)
+{
+    struct fetch fetches[VDISK_COLUMNS_MAX];
+    struct co_group group;
+    unsigned count = 0;
+
+    co_group_init(&group);
+    for (uint32_t i = 0; set != 0; i++, set &= ~BIT(i - 1)) {
+        struct fetch *fetch = &fetches[count];
+
+        if (!(set & BIT(i)))
+            continue;
+        *fetch = (struct fetch){.stripe = stripe, .column = i};
+        count++;
+        if (set == BIT(i) ||
+            co_group_spawn(&group, stripe->mirror->io, "fetch", fetch_run, fetch) < 0)
+            fetch_run(fetch);
+    }
+    co_group_wait(&group);
+    for (unsigned i = 0; i < count; i++)
+        fetch_note(stripe, &fetches[i]);
+}
+
+/* ---- which ones ---- */
+
+/* The best of the set to decode from: one that is wanted anyway, is up, is here. */
+static uint32_t best_source(const struct stripe *stripe, uint32_t set, uint32_t wanted)
+{
+    uint32_t best = 0;
+    int best_merit = -1;
+
+    for (uint32_t i = 0; i < stripe->mirror->config->width; i++) {
+        const struct feed *feed = mirror_feed(stripe->mirror, stripe->rows.slab, i);
+        int merit = 4 * ((wanted & BIT(i)) != 0) + 2 * feed->up + feed_is_local(feed);
+
+        if (!(set & BIT(i)) || merit <= best_merit)
+            continue;
+        best = BIT(i);
+        best_merit = merit;
+    }
+    return best;
+}
+
+/* What to read next for the columns in missing; 0: it cannot be had. */
+static uint32_t choose(const struct stripe *stripe, uint32_t missing)
+{
+    uint32_t left = stripe->sources & ~(stripe->have | stripe->rotten | stripe->away);
+    unsigned needed = stripe->mirror->config->data_columns;
+    uint32_t chosen = 0;
+
+    if ((missing & ~left) == 0)
+        return missing;
+    if (set_count(stripe->have | left) < needed)
+        return 0;
+    while (set_count(stripe->have | chosen) < needed)
+        chosen |= best_source(stripe, left & ~chosen, missing);
+    return chosen;
+}
+
+int co_stripe_fill(struct stripe *stripe, uint32_t want)
+{
+    struct mirror *mirror = stripe->mirror;
+
+    for (;;) {
+        uint32_t missing = want & ~stripe->have, chosen;
+        int r;
+
+        if (missing == 0)
+            return 0;
+        if (set_count(stripe->have) >= mirror->config->data_columns) {
+            r = erasure_decode(mirror->erasure, (size_t)stripe->rows.count * BLOCK_SIZE,
+                               stripe->have, missing, (void *const *)stripe->blocks);
+            if (r == 0)
+                stripe->have |= missing;
+            return r;
+        }
+        chosen = choose(stripe, missing);
+        if (chosen == 0)
+            return stripe->away != 0 ? -EHOSTUNREACH : -EIO;
+        co_fetch(stripe, chosen);
+        if (mirror->stopped)
+            return -ESTALE;
+    }
+}
