@@ -118,7 +118,7 @@ static int co_destage(struct checkpoint *work)
     r = co_checkpoint_images(work);
     if (r < 0)
         return r;
-    r = PLANTED(DATA_NOT_SYNCED) ? 0 : co_io_sync(file);
+    r = co_io_sync(file);
     if (r < 0)
         return r;
     r = co_checkpoint_place(work);

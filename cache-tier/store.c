@@ -115,8 +115,8 @@ int store_check_extent(const struct store *store, uint64_t vdisk, struct extent_
     row = extent_table_row(store->table, where.extent);
     if (row->flags & EXTENT_LOST || where.generation > row->generation)
         return 1;
-    if ((where.generation < row->generation && !PLANTED(GENERATION_NOT_CHECKED)) ||
-        !(row->flags & EXTENT_USED)) {
+    if ((where.generation < row->generation || !(row->flags & EXTENT_USED)) &&
+        !PLANTED(GENERATION_NOT_CHECKED)) {
         SOMETIMES("store: a request for an older generation is refused");
         return -ESTALE;
     }

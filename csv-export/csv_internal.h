@@ -15,6 +15,8 @@
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
 #include "s2d/base/metrics.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 #include "s2d/bus/bus.h"
 
 /* What one client may have under way on one volume, in both directions of a request: small requests

@@ -145,6 +145,7 @@ static int co_send(struct csv_volume *volume, const struct csv_request *request,
         return -ESTALE;
     if (call.reply.header_bytes == 0) { /* it was not run */
         counter_add(&volume->csv->counters.refused, 1);
+        SOMETIMES_IF(call.reply.result == -ENOTCONN, "csv: a request finds itself not attached");
         if (call.reply.result == -ENOTCONN)
             volume->attached_connection = 0;
         return -ESTALE;

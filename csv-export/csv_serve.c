@@ -90,8 +90,12 @@ static struct csv_volume *volume_in_session(struct csv *csv, uint64_t id, uint64
 {
     struct csv_volume *volume = csv_volume_by_id(csv, id);
 
-    if (!volume || csv->stopped || !csv_volume_is_local(volume) || volume->session != session)
+    if (!volume || csv->stopped || !csv_volume_is_local(volume))
         return NULL;
+    if (volume->session != session && !PLANTED(CSV_ANY_SESSION)) {
+        SOMETIMES("csv: a request for another session is refused");
+        return NULL;
+    }
     return volume;
 }
 
@@ -100,8 +104,10 @@ static struct csv_volume *volume_in_session(struct csv *csv, uint64_t id, uint64
 static void co_answer(struct csv *csv, const struct bus_message *message, int result,
                       const struct bus_send *send)
 {
-    while (bus_reply(csv->options.bus, message, result, send) < 0)
+    while (bus_reply(csv->options.bus, message, result, send) < 0) {
+        SOMETIMES("csv: an answer waits for the bus");
         co_sleep_ns(CSV_RETRY_NS);
+    }
 }
 
 struct refusal {
@@ -151,8 +157,11 @@ static int co_drain(struct attaching *attaching)
     struct csv_attachment *attachment = attaching->attachment;
 
     attachment->connection = 0;
-    while (attachment->in_flight > 0)
+    SOMETIMES_IF(attachment->in_flight > 0, "csv: a client's old requests are waited for");
+    while (attachment->in_flight > 0 && !PLANTED(CSV_NO_DRAIN))
         co_cond_wait_always(&attachment->idle);
+    SOMETIMES_IF(attachment->attaching != attaching->message.connection,
+                 "csv: a client attaches again before it is attached");
     if (attachment->attaching != attaching->message.connection)
         return -ENOTCONN; /* a still newer one asked meanwhile */
     if (attaching->client_counter > attachment->client_counter)

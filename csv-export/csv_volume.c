@@ -162,6 +162,7 @@ void csv_volume_leave(struct csv_volume *volume)
 static void co_detach_fs(struct csv_volume *volume)
 {
     volume->draining = true;
+    SOMETIMES_IF(volume->in_flight > 0, "csv: an owner goes with requests in flight");
     while (volume->in_flight > 0)
         co_cond_wait_always(&volume->idle);
     if (fs_error(volume->fs) == 0 && co_csv_has_nameless(volume)) {
@@ -331,6 +332,9 @@ static int co_run_named(struct csv_volume *volume, struct csv_request *request,
         r = co_wait_for_owner(volume);
         if (r < 0)
             return r;
+        SOMETIMES_IF(csv_op_is_named(request->op), "csv: a metadata request is sent again");
+        if (PLANTED(CSV_NEW_NAME) && csv_op_is_named(request->op))
+            request->name_of.sequence = ++volume->sequences[request->name_of.slot];
         counter_add(&volume->csv->counters.resent, 1);
         reply->bulk_bytes = room;
     }

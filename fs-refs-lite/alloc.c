@@ -621,6 +621,9 @@ void alloc_free(struct fs *fs, uint64_t address, uint64_t blocks)
     }
     run_list_add(&fs->alloc.freed, address, blocks);
     group_touch(&fs->alloc, group_of(&fs->alloc, address));
+    if (PLANTED(FS_FREED_REUSED) && group_find(&fs->alloc, group_of(&fs->alloc, address)))
+        (void)group_mark(&fs->alloc, group_find(&fs->alloc, group_of(&fs->alloc, address)), address,
+                         blocks, false);
 }
 
 int co_alloc_retake(struct fs *fs, uint64_t address, uint64_t blocks)
@@ -636,6 +639,7 @@ int co_alloc_retake(struct fs *fs, uint64_t address, uint64_t blocks)
     if (r < 0)
         return r;
     changed = group_mark(alloc, group, address, blocks, true);
+    SOMETIMES_IF(changed < blocks, "fs: a mount that was cut off had taken these blocks before");
     alloc->free_blocks -= MIN(changed, alloc->free_blocks);
     group_dirty(alloc, group);
     return 0; /* set already: a mount that replayed this record was cut off behind a checkpoint of
@@ -707,6 +711,7 @@ uint64_t alloc_take_metadata(struct fs *fs)
         group_dirty(alloc, group);
         if (!node_peek(fs, run.address))
             return run.address;
+        SOMETIMES("fs: a map says that a node in use is free");
         fs_note_damage(fs); /* a map said that a node in use was free: leave it */
     }
 }

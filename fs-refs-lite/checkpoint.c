@@ -215,7 +215,9 @@ static int co_checkpoint_write(struct fs *fs)
     struct checkpoint *checkpoint = &fs->checkpoint;
     int r;
 
-    r = co_nodes_write(fs);
+    r = PLANTED(FS_ROOT_BEFORE_NODES) ? co_root_write(fs, &checkpoint->root) : 0;
+    if (r == 0)
+        r = co_nodes_write(fs);
     if (r == 0)
         r = co_bitmaps_write(fs);
     if (r == 0)
@@ -238,9 +240,13 @@ static int co_checkpoint_write(struct fs *fs)
 static int co_checkpoint_trim(struct fs *fs)
 {
     const struct run_list *trims = &fs->alloc.trimming;
+    size_t count;
 
     run_list_sort(&fs->alloc.trimming);
-    for (size_t i = 0; i < trims->count; i++) {
+    count = trims->count;
+    if (PLANTED(FS_TRIM_NOT_AWAITED))
+        alloc_trimmed(fs);
+    for (size_t i = 0; i < count; i++) {
         int r;
 
         if (trims->runs[i].blocks < TRIM_BLOCKS_MIN)
@@ -266,7 +272,9 @@ static int co_checkpoint_finish(struct fs *fs)
 
     if (fs->error)
         return fs->error;
-    if (fs->checkpoint.frozen)
+    if (PLANTED(FS_TRIM_EARLY) && fs->checkpoint.trimming)
+        r = co_checkpoint_trim(fs);
+    if (r == 0 && fs->checkpoint.frozen)
         r = co_checkpoint_write(fs);
     if (r == 0 && fs->checkpoint.trimming)
         r = co_checkpoint_trim(fs);
@@ -279,6 +287,7 @@ static int co_checkpoint_locked(struct fs *fs, uint32_t flags, bool is_forced)
 
     if (fs->is_read_only)
         return fs->error;
+    SOMETIMES_IF(fs->checkpoint.frozen, "fs: a checkpoint that failed is finished by the next");
     r = co_checkpoint_finish(fs); /* of an earlier one */
     if (r < 0 || (!is_forced && !checkpoint_has_work(fs)))
         return r;

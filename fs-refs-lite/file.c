@@ -224,7 +224,7 @@ static int co_fill_bounced(struct fs_inode *inode, const struct extent *extent, 
     char *bounce = co_buffer_get(fs->bounce, to - from);
     int r;
 
-    memset(bounce, 0, offset - from);
+    memset(bounce, 0, PLANTED(FS_OLD_DATA_SHOWS) ? 0 : offset - from);
     memcpy(bounce + (offset - from), buffer, end - offset);
     memset(bounce + (end - from), 0, to - end);
     r = co_disk_write(fs, bounce, extent_address(extent, from), to - from, NO_CLIENT);
@@ -315,6 +315,7 @@ int co_file_hold(struct fs_inode *inode, uint64_t file_block, uint64_t blocks,
     }
     r = co_alloc_hold(fs, goal, blocks, hold, ret_blocks);
     if (r == -ENOSPC && (fs->alloc.freed.blocks || fs->alloc.trimming.blocks)) {
+        SOMETIMES("fs: a write waits for freed blocks to become usable");
         r = co_fs_checkpoint(fs); /* what was freed becomes usable */
         if (r == 0)
             r = co_alloc_hold(fs, goal, blocks, hold, ret_blocks);
@@ -382,6 +383,13 @@ static int co_write_hole(struct fs_inode *inode, const struct extent *hole, cons
     if (r < 0)
         return r;
     done = MIN(end, (first + held) * BLOCK_SIZE);
+    if (PLANTED(FS_MAP_BEFORE_DATA)) {
+        struct alloc_hold blocks_held = hold;
+
+        *ret_done = MAX(done, offset);
+        r = co_file_map(inode, first, &hold, done > offset ? done : 0);
+        return r < 0 ? r : co_fill_hold(inode, first, &blocks_held, buffer, offset, end);
+    }
     r = co_fill_hold(inode, first, &hold, buffer, offset, end);
     if (r < 0) {
         alloc_release(inode->fs, &hold);
@@ -483,6 +491,8 @@ static void co_write_lock(struct fs_inode *inode, struct range_lock_hold *hold, 
 
         co_range_lock(&inode->lock, hold, range.start, range.length, true);
         now = write_range(inode, offset, end, unit); /* the size may have moved while we waited */
+        SOMETIMES_IF(now.extends != range.extends,
+                     "fs: the size moved while a write waited for its lock");
         if (now.start >= range.start && now.length <= range.length) {
             *ret_range = now;
             return;

@@ -13,6 +13,8 @@
 #include "s2d/base/buffer.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 
 /* A checkpoint between its snapshot and its end. It survives an error of the vdisk: the next call
  * goes on. */

@@ -88,6 +88,7 @@ static int co_ring_write(struct fs *fs, const char *buffer, uint64_t at, uint64_
 
     r = co_disk_write(fs, buffer, (journal->first_block + at) * BLOCK_SIZE, first * BLOCK_SIZE,
                       NO_CLIENT);
+    SOMETIMES_IF(first < blocks, "fs: a journal batch goes over the ring's end");
     if (r == 0 && first < blocks)
         r = co_disk_write(fs, buffer + first * BLOCK_SIZE, journal->first_block * BLOCK_SIZE,
                           (blocks - first) * BLOCK_SIZE, NO_CLIENT);
@@ -230,7 +231,8 @@ static int co_batch_read(struct fs *fs, uint64_t at, uint64_t sequence)
         if (r < 0)
             return r;
     }
-    return batch->crc == batch_crc(batch) ? 0 : -EBADMSG;
+    SOMETIMES_IF(batch->crc != batch_crc(batch), "fs: a journal batch is torn");
+    return batch->crc == batch_crc(batch) || PLANTED(FS_BATCH_NOT_CHECKED) ? 0 : -EBADMSG;
 }
 
 static int co_batch_apply(struct fs *fs,
@@ -264,6 +266,7 @@ static int co_look_behind(struct fs *fs, uint64_t at, uint64_t sequence)
     for (uint64_t i = 1; i <= journal->batch_max / BLOCK_SIZE; i++) {
         int r = co_batch_read(fs, (at + i) % journal->blocks, sequence + 1);
 
+        SOMETIMES_IF(r == 0, "fs: a hole in the journal");
         if (r == 0)
             return -EBADMSG;
         if (r != -EBADMSG)
@@ -285,6 +288,7 @@ int co_journal_scan(struct fs *fs, bool is_replay,
         r = co_batch_read(fs, at, sequence);
         if (r < 0)
             break;
+        SOMETIMES_IF(is_replay && fs->journal.head != at, "fs: replay goes over the ring's end");
         blocks = DIV_ROUND_UP(((struct fs_journal_batch *)journal->writing)->length, BLOCK_SIZE);
         seen += blocks;
         if (seen >= journal->blocks)

@@ -223,7 +223,7 @@ static int fs_start(struct fs *fs)
 
 static int co_replay(struct fs *fs)
 {
-    int r = co_journal_scan(fs, false, co_txn_replay_blocks);
+    int r = PLANTED(FS_REPLAY_OVER_DATA) ? 0 : co_journal_scan(fs, false, co_txn_replay_blocks);
 
     if (r == 0 || (r == -EBADMSG && fs->options.salvage))
         r = co_journal_scan(fs, true, co_txn_replay);

@@ -379,6 +379,7 @@ struct node *node_writable(struct fs *fs, struct node *node)
         copy = node_take(&fs->nodes);
         memcpy(copy->disk, node->disk, BLOCK_SIZE);
         copy->used_bytes = node->used_bytes;
+        SOMETIMES("fs: a node changes while a checkpoint writes it");
         node->state = NODE_OBSOLETE;
         node = copy;
     } else {

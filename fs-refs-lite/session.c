@@ -53,7 +53,7 @@ int session_look_up(struct fs *fs, struct fs_request request, struct txn_result 
     slot = &session->slots[request.slot];
     if (request.sequence < slot->sequence)
         return -EPROTO;
-    if (request.sequence == slot->sequence) {
+    if (request.sequence == slot->sequence && !PLANTED(FS_REPEAT_RUNS)) {
         result->is_repeat = true;
         result->lsn = slot->lsn;
         result->ino = slot->ino;

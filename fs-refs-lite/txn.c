@@ -178,6 +178,7 @@ static int co_txn_space(struct fs *fs, enum txn_need need)
         return r < 0 ? r : -EAGAIN;
     }
     if (txn_lacks_space(fs, need)) {
+        SOMETIMES("fs: the volume is full");
         if (!space_is_coming(fs))
             return -ENOSPC;
         int r = co_fs_checkpoint(fs);
@@ -196,13 +197,15 @@ int co_txn_room(struct fs *fs, enum txn_need need)
             return fs->error;
         if (fs->is_read_only)
             return -EROFS;
+        SOMETIMES_IF(fs->gate_closed, "fs: an operation waits for a snapshot");
         if (fs->gate_closed)
             r = co_cond_wait(&fs->gate);
         else if (!journal_can_gather(&fs->journal))
             r = co_journal_wait(fs, fs->journal.appended_lsn);
-        else if (txn_must_checkpoint(fs))
+        else if (txn_must_checkpoint(fs)) {
+            SOMETIMES("fs: an operation waits for a checkpoint");
             r = co_fs_checkpoint(fs);
-        else {
+        } else {
             r = co_txn_space(fs, need);
             if (r == 0)
                 return alloc_reserve_frees(&fs->alloc, FREES_MAX);
@@ -264,6 +267,7 @@ static int co_txn_do(struct fs *fs, enum txn_need need, struct fs_request reques
         r = session_look_up(fs, request, &result);
         if (r < 0)
             return r;
+        SOMETIMES_IF(result.is_repeat, "fs: a metadata repeat is answered from the journal");
         if (result.is_repeat)
             break;
         r = txn_plan_once(fs, request, plan, arg);
@@ -294,7 +298,7 @@ int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request, txn
         return r;
     if (ret_result)
         *ret_result = result;
-    return co_journal_wait(fs, result.lsn);
+    return PLANTED(FS_NOT_AWAITED) ? 0 : co_journal_wait(fs, result.lsn);
 }
 
 int co_txn_step(struct fs *fs, enum txn_need need, txn_plan *plan, void *arg,
@@ -352,6 +356,7 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
         return r;
     record_apply(fs, record);
     fs->next_lsn = MAX(fs->next_lsn, record->lsn + 1);
+    SOMETIMES("fs: a journal record is replayed at a mount");
     fs->counters.replayed_records++;
     return 0;
 }

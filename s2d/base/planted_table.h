@@ -26,13 +26,13 @@
     X(RESYNC_NO_BARRIER, "mirror", "a resync does not wait for the writes that began before it [MISSED]") \
     X(RESYNC_SINCE_LATER, "mirror", "a resync compares only what changed after the stale epoch")   \
     X(JOIN_UNCOUNTED, "mirror", "a column is proposed in-sync before it is waited for [JOINNOREQ]") \
-    X(JOIN_OLD_EPOCH, "cluster", "an in-sync proposal names no epoch: never void [NOCAS]")         \
+    X(JOIN_OLD_EPOCH, "mirror", "an in-sync proposal names no epoch: never void [NOCAS]")         \
     X(LAST_GOES_STALE, "mirror", "the last in-sync column is marked stale too")                    \
     X(RESEND_FORGOTTEN, "mirror", "after a reconnect nothing is sent again")                       \
     X(TAKEOVER_SKIPPED, "mirror", "a new session serves at once, without sealing anybody [RESUME]")   \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "mirror", "a store takes messages of a lower epoch [NOSEAL]")                  \
-    X(SEAL_RECORDS_ONLY, "store", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
+    X(SEAL_RECORDS_ONLY, "mirror", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
     X(SEAL_VOLATILE, "store", "a seal is not durable when it is answered [SEALVOL]")               \
     X(TAIL_FORGOTTEN, "store", "a restarted store drops its uncommitted records [SELFDROP]")       \
     X(DESTAGE_EARLY, "mirror", "records count as committed once they are durable [DESTAGE]")       \
@@ -40,30 +40,27 @@
     X(DROP_UNLISTED, "store", "dropped blocks are not put on the compare list [NOLISTTAIL]")       \
     X(LIST_NOT_CARRIED, "store", "a checkpoint does not carry the compare list on [LISTVOL]")      \
     X(LOG_NOT_SYNCED, "store", "a log batch is written without DSYNC")                             \
-    X(DATA_NOT_SYNCED, "store", "a checkpoint does not sync its data before the pages")            \
     X(PAGES_NOT_SYNCED, "store", "a checkpoint moves the tail before its pages are durable")       \
     X(IMAGE_MISSING, "store", "a checkpoint forgets the image of a checksum page")                 \
     X(MOVE_FORGOTTEN, "store", "a checkpoint does not move uncommitted records out of its way")    \
     X(OVERLAY_EARLY, "store", "overlay entries go before their blocks are in place")               \
     X(ZEROS_FORGOTTEN, "store", "a checkpoint forgets trims")                                      \
     X(REPLAY_TORN, "store", "a torn batch at the end of the log is replayed")                      \
-    X(REPLAY_PREDECESSOR, "store", "batches of an earlier incarnation are replayed")               \
+    X(REPLAY_PREDECESSOR, "log", "batches of an earlier incarnation are replayed")               \
     X(REPLAY_SHORT, "store", "replay ends before the last batch")                                  \
-    X(GENERATION_NOT_CHECKED, "store", "requests for an older generation are served")              \
+    X(GENERATION_NOT_CHECKED, "store", "requests for an extent's earlier life are served")              \
     X(GENERATION_NOT_CLEAN, "store", "an extent's new life begins with the old one's records")     \
     X(SUMS_NOT_VERIFIED, "mirror", "a read does not verify checksums")                             \
     /* leases and the database */                                                                  \
     X(LEASE_FROM_ANSWER, "cluster", "a lease counts from its answer, not from the sending")        \
     X(LEASE_OLD_DATABASE, "cluster", "a new lease is used before the database has caught up [OLDLEASE]") \
     X(LEASE_NOT_AWAITED, "cluster", "a silent node is declared down before its lease has run out") \
-    X(OWNER_RESUMES, "cluster", "an owner that restarted goes on in its old session [RESUME]")     \
     X(ANSWER_NO_LEASE, "cluster", "an export answers from memory without the lease")               \
-    X(HARD_STATE_NOT_WRITTEN, "cluster", "term and vote are not written")                          \
-    X(APPLIED_AHEAD, "cluster", "the applied index is written before what it stands for")          \
     X(RAFT_CUTS_KNOWN, "raft", "a late append cuts off entries that it has in common")             \
+    X(RAFT_VOTE_NOT_WRITTEN, "raft", "what is written of a vote is the term alone")                \
     X(RAFT_ACK_LAST_STORED, "raft", "a follower acknowledges its last index")                      \
     X(RAFT_COMMIT_LAST_STORED, "raft", "a follower commits up to its last index")                  \
-    X(RAFT_COUNT_OLD_TERMS, "raft", "a leader counts copies of earlier terms")                     \
+    X(RAFT_COUNT_OLD_TERMS, "raft-script", "a leader counts copies of earlier terms")                     \
     X(RAFT_COUNT_UNSYNCED, "raft", "a leader counts its own copy before it is durable")            \
     X(RAFT_FORGET_VOTE, "raft", "a vote leaves before it is durable")                              \
     X(RAFT_VOTE_BLINDLY, "raft", "a vote does not look at the candidate's log")                    \
@@ -72,7 +69,7 @@
     X(RAFT_WITNESS_VOLATILE, "raft", "a witness answers before it is durable")                     \
     X(RAFT_WITNESS_LOWER, "raft", "a late request lowers what a witness vouches for")              \
     X(RAFT_WITNESS_HEARTBEAT, "raft", "a witness counts by its heartbeat")                         \
-    X(RAFT_CHANGE_EARLY, "raft", "membership changes before an entry of the term is committed")    \
+    X(RAFT_CHANGE_EARLY, "raft-script", "membership changes before an entry of the term is committed")    \
     X(RAFT_CHANGE_OVERLAP, "raft", "two membership changes at a time")                             \
     X(RAFT_READ_AT_ONCE, "raft", "a leader answers reads without asking anybody")                  \
     /* the file system */                                                                          \
@@ -83,10 +80,8 @@
     X(FS_TRIM_NOT_AWAITED, "fs", "freed blocks are used again before their trim is acknowledged")  \
     X(FS_ROOT_BEFORE_NODES, "fs", "a root is written before the nodes it points to")               \
     X(FS_REPLAY_OVER_DATA, "fs", "a mount does not take the blocks of its journal first")          \
-    X(FS_SAME_EPOCH, "fs", "a mount does not begin a new epoch of the journal")                    \
     X(FS_BATCH_NOT_CHECKED, "fs", "a journal batch is replayed whatever its checksum")             \
     X(FS_OLD_DATA_SHOWS, "fs", "a partial write into fresh blocks leaves what was there around it") \
-    X(FS_JOURNAL_CUT_SHORT, "fs", "replay ends before the journal's last batch")                   \
     X(FS_REPEAT_RUNS, "csv", "a repeated metadata request runs again")                             \
     /* the exports */                                                                              \
     X(CSV_ANY_SESSION, "csv", "an owner takes requests that were sent to another session")         \

@@ -12,6 +12,7 @@
 
 #include "s2d/base/co.h"
 #include "s2d/base/log.h"
+#include "s2d/base/sometimes.h"
 #include "s2d/bus/message_types.h"
 #include "s2d/cluster/snapshot.h"
 
@@ -300,6 +301,7 @@ static void note_term(struct consensus *consensus, uint64_t term)
         struct proposal *proposal = list_entry(node, struct proposal, node);
 
         if (!proposal->applied && proposal->term != 0 && proposal->term < term) {
+            SOMETIMES("consensus: the leader changes with a proposal pending, it is lost");
             proposal->lost = true;
             co_cond_signal(&proposal->changed);
         }
@@ -331,6 +333,7 @@ static void install_snapshot(struct consensus *consensus, const struct raft_snap
     struct database *database = consensus->database;
     int r;
 
+    SOMETIMES("consensus: the database is replaced by a snapshot");
     database_clear(database);
     kv_batch_done(&consensus->state);
     kv_delete_range(&consensus->state, STATE_PREFIX, "db0");
@@ -342,6 +345,7 @@ static void install_snapshot(struct consensus *consensus, const struct raft_snap
     list_for_each (node, &consensus->proposals) {
         struct proposal *proposal = list_entry(node, struct proposal, node);
 
+        SOMETIMES_IF(proposal->term != 0, "consensus: a snapshot hides what became of a proposal");
         proposal->unknown = proposal->term != 0;
         co_cond_signal(&proposal->changed);
     }
@@ -669,6 +673,7 @@ static int co_submit(struct consensus *consensus, struct proposal *proposal, con
     send.to = status.role.leader;
     header.term = status.role.term;
     r = co_bus_call(consensus->options.bus, &send, PROPOSE_CALL_NS, &reply);
+    SOMETIMES_IF(r == -ENOTCONN, "consensus: the way to the leader breaks under a proposal");
     if (r == -ENOTCONN || r == -ETIMEDOUT)
         return 0; /* it may have arrived */
     return r < 0 ? r : reply.result;

@@ -2,6 +2,8 @@
 #ifndef S2D_CLUSTER_DATABASE_INTERNAL_H
 #define S2D_CLUSTER_DATABASE_INTERNAL_H
 
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 #include "s2d/cluster/database.h"
 
 struct table_rows { /* sorted by id */

@@ -395,6 +395,7 @@ static struct vdisk_record *vdisk_at_epoch(struct command *command)
     struct vdisk_record *vdisk = command_record(command, "vdisk", TABLE_VDISK);
     uint64_t epoch = command_u64(command, "epoch");
 
+    SOMETIMES_IF(vdisk && vdisk->epoch != epoch, "database: a command of another epoch is void");
     if (vdisk && !command_refused(command) && vdisk->epoch != epoch)
         command_refuse(command, -ESTALE, "void: decided in epoch %llu, it is %llu now",
                        (unsigned long long)epoch, (unsigned long long)vdisk->epoch);
@@ -561,7 +562,9 @@ static bool mark_in_sync(struct database *database, const struct vdisk_record *v
 /* {vdisk, epoch, disk}: what is stale on the disk has caught up. Proposed by the owner only. */
 static void vdisk_in_sync(struct command *command)
 {
-    struct vdisk_record *vdisk = vdisk_at_epoch(command);
+    struct vdisk_record *vdisk = PLANTED(JOIN_OLD_EPOCH)
+                                     ? command_record(command, "vdisk", TABLE_VDISK)
+                                     : vdisk_at_epoch(command);
     struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
     struct database *database = command->database;
 

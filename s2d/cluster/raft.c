@@ -211,6 +211,8 @@ void raft_follow(struct raft *raft, uint64_t term, uint64_t leader)
         raft_drop_held(raft); /* R1 */
     }
     if (raft_leads(raft)) {
+        SOMETIMES_IF(raft->commit < raft_last(raft),
+                     "raft: a leader goes with entries uncommitted");
         raft->heard_ns = raft->now_ns; /* itself: its leases count from here at the latest */
         raft->transfer_target = 0;
         raft_leader_fail_reads(raft);
@@ -392,8 +394,10 @@ static int receive(struct raft *raft, const struct raft_message *message)
     if (message->type == RAFT_PRE_VOTE)
         return raft_on_pre_vote(raft, message); /* whatever the terms: it changes nothing */
     if (message->type == RAFT_VOTE && message->term > raft->hard.term && !message->vote.forced &&
-        raft_protects_leader(raft))
+        raft_protects_leader(raft)) {
+        SOMETIMES("raft: a vote is not even considered, the leader is heard");
         return 0; /* a node that was removed, or cut off, disturbs nobody */
+    }
     if (!request && !raft_peer(raft, message->from))
         return 0; /* not one of ours any more */
 

@@ -79,6 +79,8 @@ int raft_on_vote(struct raft *raft, const struct raft_message *message)
     uint64_t batch;
 
     assert(message->term == raft->hard.term);
+    SOMETIMES_IF(free_to && !granted, "raft: a vote is refused, the candidate's log is behind");
+    SOMETIMES_IF(!free_to, "raft: a second candidate asks in one term");
     if (granted) {
         raft->hard.vote = message->from;
         raft_restart_election_timer(raft);
@@ -219,6 +221,7 @@ void raft_transfer_advance(struct raft *raft)
     if (raft->transfer_target == 0 || raft->transfer_sent)
         return;
     if (peer && peer->match == raft_last(raft)) {
+        SOMETIMES("raft: leadership is handed to a peer that is level");
         send_timeout_now(raft, peer->id);
         raft->transfer_sent = true;
     }

@@ -56,7 +56,7 @@ static uint32_t known_entries(const struct raft *raft, const struct raft_message
     while (known < message->append.entry_count) {
         uint64_t index = message->append.prev_index + 1 + known;
 
-        if (index > raft_last(raft))
+        if (index > raft_last(raft) || (PLANTED(RAFT_CUTS_KNOWN) && index > raft->commit))
             break;
         if (index >= raft->log.base.index &&
             raft_log_term(&raft->log, index) != message->append.entries[known].term)
@@ -101,6 +101,7 @@ static int take_entries(struct raft *raft, const struct raft_message *message)
     r = make_entries(message, known, entries);
     if (r < 0)
         return r;
+    SOMETIMES_IF(from <= raft_last(raft), "raft: a suffix that was never committed is cut off");
     if (from <= raft_last(raft))
         raft_truncate(raft, from);
     for (uint32_t i = known; i < message->append.entry_count; i++)
@@ -116,6 +117,7 @@ int raft_on_append(struct raft *raft, const struct raft_message *message)
     if (message->append.entry_count > RAFT_MESSAGE_ENTRIES_MAX)
         return -EPROTO;
     if (!holds_prev(raft, message)) {
+        SOMETIMES("raft: a follower refuses an append");
         refuse(raft, message);
         /* It contradicts what is committed: one of the two stores is broken. The refusal tells the
          * leader. */

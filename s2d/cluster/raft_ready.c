@@ -119,6 +119,8 @@ void raft_drop_held(struct raft *raft)
     uint32_t left = 0;
 
     for (uint32_t i = 0; i < raft->outbox_count; i++) {
+        SOMETIMES_IF(raft->outbox[i]->batch > durable_batch(raft),
+                     "raft: a promise of an earlier term is never sent");
         if (raft->outbox[i]->batch > durable_batch(raft))
             packet_free(raft->outbox[i]);
         else
@@ -205,6 +207,8 @@ static void show_persist(struct raft *raft, struct raft_ready *ready)
         .entry_count = writing->entry_count,
         .hard_state = writing->hard_state,
     };
+    if (PLANTED(RAFT_VOTE_NOT_WRITTEN))
+        ready->persist.hard_state.vote = 0;
     raft->install = false;
     raft->base_changed = false;
     raft->truncate_from = 0;

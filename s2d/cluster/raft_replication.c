@@ -139,10 +139,13 @@ void raft_leader_commit(struct raft *raft)
     if (index <= raft->commit)
         return;
     /* R3: a copy of an earlier term's entry proves nothing, a later leader may still undo it. */
+    SOMETIMES_IF(index < raft->term_start,
+                 "raft: copies of an earlier term's entry do not commit it");
     if (index < raft->term_start && !planted(raft, RAFT_COUNT_OLD_TERMS))
         return;
     raft_commit_to(raft, index);
     if (raft->commit >= raft->configuration_index && !raft_votes(raft)) {
+        SOMETIMES("raft: a leader has removed itself");
         raft_hand_over(raft); /* it has removed itself */
         raft_follow(raft, raft->hard.term, 0);
     }
@@ -256,6 +259,7 @@ void raft_leader_tick(struct raft *raft)
     uint64_t answered_ns = MAX(raft->elected_ns, raft->quorum_round_ns);
 
     if (raft->now_ns - answered_ns >= raft->options.election_timeout_max_ns) {
+        SOMETIMES("raft: a leader that no quorum answers steps down");
         raft_follow(raft, raft->hard.term, 0); /* it may be cut off: others may lead by now */
         return;
     }
@@ -322,6 +326,7 @@ static void peer_check_log(struct raft *raft, struct peer *peer, bool asked_afte
 {
     if (!asked_after || holds_match || peer->lost || peer->match == 0)
         return;
+    SOMETIMES("raft: a log got shorter than what it had confirmed");
     peer->lost = true;
     raft->lost[raft->lost_count++] = peer->id;
     raft_witness_presence(raft, peer);

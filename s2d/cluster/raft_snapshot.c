@@ -216,6 +216,7 @@ int raft_on_snapshot(struct raft *raft, const struct raft_message *message)
     }
     wanted = is_incoming(raft, message) ? raft->incoming.next_offset : 0;
     if (message->snapshot.offset != 0 && message->snapshot.offset != wanted) {
+        SOMETIMES("raft: a piece of a snapshot is not the one wanted");
         answer(raft, message->from, snapshot->index, wanted, false);
         return 0;
     }
@@ -226,6 +227,7 @@ int raft_on_snapshot(struct raft *raft, const struct raft_message *message)
  * durable. */
 static void install(struct raft *raft, const struct raft_snapshot *snapshot)
 {
+    SOMETIMES("raft: a snapshot is installed");
     raft_log_reset(&raft->log, snapshot);
     raft->commit = raft->applied = raft->handed = snapshot->index;
     raft->durable = 0;
@@ -250,6 +252,8 @@ void raft_chunk_stored(struct raft *raft, uint64_t now_ns, int result)
     free(raft->incoming.data);
     raft->incoming.data = NULL;
 
+    SOMETIMES_IF(done && term != raft->hard.term,
+                 "raft: a snapshot ends in a later term than it began");
     done = done && !raft_leads(raft); /* a leader lacks nothing: whoever sent this is wrong */
     if (done && !holds(raft, &snapshot))
         install(raft, &snapshot); /* sound whoever leads now: it is committed */

@@ -43,6 +43,8 @@ int raft_on_vouch(struct raft *raft, const struct raft_message *message)
     assert(message->term == raft->hard.term); /* W3: a lower one was answered as stale */
     if (message->vouch.index == 0 || message->vouch.index > RAFT_NUMBER_MAX)
         return -EPROTO;
+    SOMETIMES_IF(!vouch_rises(raft, message->term, message->vouch.index),
+                 "raft: a late request to vouch changes nothing");
     if (vouch_rises(raft, message->term, message->vouch.index)) {
         raft->hard.vouched_term = message->term;
         raft->hard.vouched_index = message->vouch.index;

@@ -1,5 +1,8 @@
 #include "s2d/cluster/watch.h"
 
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
+
 void watch_init(struct watch *watch)
 {
     memset(watch, 0, sizeof(*watch));
@@ -53,6 +56,7 @@ uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t
         return 0;
     if (start_counter > node->start_counter)
         node->down_reason = NULL; /* that was said of its predecessor */
+    SOMETIMES_IF(node->down_reason, "watch: a node that is being declared down asks for a lease");
     if (node->down_reason)
         return 0;
     node->start_counter = start_counter;
@@ -105,6 +109,8 @@ void watch_refused(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t s
     struct watch_node *node = need(watch, id);
     size_t i = 0;
 
+    SOMETIMES_IF(node && start_counter < node->start_counter,
+                 "watch: late news of a process that has a successor");
     if (!node || start_counter < node->start_counter)
         return; /* late news of a process that has a successor */
     while (i < node->report_count && node->reporters[i] != reporter)
@@ -154,6 +160,10 @@ bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t
         return false;
     if (watch_proven_dead(watch, now_ns, id, others) || (node && node->down_reason))
         return true;
+    if (PLANTED(LEASE_NOT_AWAITED) && node && now_ns - node->heard_ns > 3 * LEASE_HEARTBEAT_NS)
+        return true;
+    SOMETIMES_IF(now_ns < watch->predecessors_until_ns,
+                 "watch: a new leader waits for its predecessor's leases");
     return now_ns >= watch_down_at_ns(watch, id);
 }
 

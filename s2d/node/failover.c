@@ -126,6 +126,7 @@ bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const c
     bool host_answers = strcmp(reason, LIVENESS_DAEMON_DEAD) == 0;
     struct raft_status status;
 
+    SOMETIMES_IF(is_only_late(node, down), "failover: nobody is late yet after a cold start");
     if (node->stopping || is_only_late(node, down))
         return false;
     if (node_task_under_way(node, down))
@@ -137,6 +138,8 @@ bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const c
                                           (json_int_t)start_counter, "reason", reason)))
         return false;
     note_down(node, down, start_counter, host_answers);
+    SOMETIMES_IF(host_answers, "failover: a daemon is dead, its host answers");
+    SOMETIMES_IF(!host_answers, "failover: a node is silent");
     log_warn(node->io, "failover", "a node is declared down", "node=%llu reason=\"%s\"",
              (unsigned long long)down, reason);
     return true;

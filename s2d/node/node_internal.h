@@ -12,6 +12,8 @@
 #include "s2d/base/co.h"
 #include "s2d/base/log.h"
 #include "s2d/base/metrics.h"
+#include "s2d/base/planted.h"
+#include "s2d/base/sometimes.h"
 #include "s2d/bus/bus.h"
 #include "s2d/bus/message_types.h"
 #include "s2d/cluster/consensus.h"

@@ -378,6 +378,7 @@ static int co_own(struct node_volume *volume)
         return 0;
     }
     if (volume->fs && fs_error(volume->fs) != 0) {
+        SOMETIMES("volume: the file system gave up and is mounted anew");
         /* -ESTALE: the lease lapsed, or the mirror ended: nothing is wrong with it. */
         log_write(volume->owner_node->io, fs_error(volume->fs) == -ESTALE ? LOG_INFO : LOG_ERROR,
                   "volumes", "the file system gave up; mounting it anew", "vdisk=%llu error=%s",
@@ -399,15 +400,19 @@ static int co_own(struct node_volume *volume)
         return -EAGAIN;
     }
     if (!node_lease_held(volume->owner_node)) {
+        SOMETIMES("volume: an owner waits for a lease");
         volume->waiting = "this node has no lease: it cannot reach the cluster's leader";
         return -EAGAIN;
     }
+    SOMETIMES_IF(!volume->mirror && vdisk->session <= volume->spent_session,
+                 "volume: an owner asks for a new session of its own");
     if (!volume->mirror && vdisk->session <= volume->spent_session)
         return co_begin_session(volume);
     if (!volume->mirror)
         return make_mirror(volume);
     volume->waiting = "waits for a copy of its metadata: no in-sync column can be reached";
     r = co_mount(volume);
+    SOMETIMES_IF(r == -ESTALE, "volume: lost while it was being mounted");
     if (r < 0 && r != -ESTALE && r != -ECANCELED && r != volume->mount_error)
         log_warn(volume->owner_node->io, "volumes", "volume cannot be mounted; trying on",
                  "vdisk=%llu error=%s", (unsigned long long)volume->vdisk, strerror(-r));

@@ -1,5 +1,6 @@
 /* The database of the simulated cluster: one object that applies commands in order, voids those of
  * another epoch, gives leases and names owners. It never loses anything: it stands for Raft. */
+#include "s2d/base/planted.h"
 #include "tests/sim/mirror_sim.h"
 
 struct vdisk_config *config_now(struct cluster *cluster)
@@ -57,7 +58,8 @@ static void apply(struct cluster *cluster, const struct command *command)
 {
     struct vdisk_config *config;
 
-    if (command->epoch != config_now(cluster)->epoch)
+    if (command->epoch != config_now(cluster)->epoch &&
+        !(PLANTED(JOIN_OLD_EPOCH) && command->kind == COMMAND_IN_SYNC))
         return; /* void */
     switch (command->kind) {
     case COMMAND_STALE:
