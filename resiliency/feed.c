@@ -248,8 +248,6 @@ int co_feed_tell(struct feed *feed, bool durable)
     int r;
 
     assert(feed->opened);
-    if (PLANTED(MARK_AHEAD))
-        watermark.seq = mirror->seq;
     r = co_column_mark(feed->store, mirror->vdisk.id, mirror->epoch, watermark, durable);
     if (r == 0 && feed->opened)
         feed->told_seq = MAX(feed->told_seq, watermark.seq);

@@ -111,7 +111,9 @@ static inline struct log_position mirror_watermark(const struct mirror *mirror)
 {
     uint64_t seq = mirror->seq;
 
-    if (!list_empty(&mirror->in_flight))
+    if (!list_empty(&mirror->in_flight) && PLANTED(MARK_AHEAD))
+        seq--;
+    else if (!list_empty(&mirror->in_flight))
         seq = list_first(&mirror->in_flight, struct mirror_write, node)->seq - 1;
     return (struct log_position){.session = mirror->session, .seq = seq};
 }

@@ -108,7 +108,7 @@ bool write_part_wanted(const struct feed_part *part)
 
     if (mirror_columns(mirror, write->slab)[column].disk != write->disks[column])
         return false; /* the slab has another column in its place */
-    if (PLANTED(ACK_EARLY) && write->committed)
+    if ((PLANTED(ACK_EARLY) || PLANTED(CATCHING_COUNTS)) && write->committed)
         return false;
     return column_counts(mirror, write->slab, column) || part->feed->catching;
 }

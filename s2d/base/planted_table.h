@@ -32,7 +32,7 @@
     X(TAKEOVER_SKIPPED, "mirror", "a new session serves at once, without sealing anybody [RESUME]")   \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "mirror", "a store takes messages of a lower epoch [NOSEAL]")                  \
-    X(SEAL_RECORDS_ONLY, "mirror", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
+    X(SEAL_RECORDS_ONLY, "store", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
     X(SEAL_VOLATILE, "store", "a seal is not durable when it is answered [SEALVOL]")               \
     X(TAIL_FORGOTTEN, "store", "a restarted store drops its uncommitted records [SELFDROP]")       \
     X(DESTAGE_EARLY, "mirror", "records count as committed once they are durable [DESTAGE]")       \

@@ -9,9 +9,10 @@
  *
  * One disk of a run may rot, while all copies are whole; and a column may be replaced by a new one.
  *
- * Checked throughout: no acknowledged write is lost, and a block that shows the last write or an
- * unanswered one shows it from then on. Checked at the end: everything heals in bounded virtual
- * time, and all copies are the same. I1-I8 are asserted in the code that runs. */
+ * Checked throughout: no acknowledged write is lost, every column that counts holds it, and a block
+ * that shows the last write or an unanswered one shows it from then on. Checked at the end:
+ * everything heals in bounded virtual time, and all copies are the same. I1-I8 are asserted in the
+ * code that runs. */
 #include "tests/sim/mirror_sim.h"
 
 #include <getopt.h>
@@ -376,11 +377,13 @@ static void choose_shape(struct cluster *cluster, uint32_t data_columns)
     cluster->node_count = cluster->width + cluster->seed % 2;
     cluster->request_blocks = 2 * data_columns * PARITY_UNIT_BLOCKS + PARITY_UNIT_BLOCKS;
     cluster->pause_ns = 16 * MS;
+    cluster->stride = 1;
     if (data_columns == 1) {
         cluster->width = cluster->seed % 3 == 0 ? 2 : 3;
         cluster->node_count = 3;
         cluster->request_blocks = 16;
         cluster->pause_ns = 4 * MS;
+        cluster->stride = cluster->seed % 4 < 2 ? 1 : 32;
     }
 }
 

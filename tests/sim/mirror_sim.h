@@ -74,6 +74,7 @@ struct node {
     uint64_t serving_session; /* 0: none */
     uint64_t last_session;    /* that this process served: never again */
     uint64_t down_until_ns, paused_until_ns;
+    bool zombie;    /* does not mind its lease: the stores must hold it off (I4) */
     bool hand_over; /* the ownership is wanted elsewhere */
     bool disk_fails;
     struct disk_geometry geometry;
@@ -97,6 +98,7 @@ struct cluster {
     uint32_t slab_blocks, request_blocks; /* of the largest request */
     uint64_t block_count;
     uint64_t pause_ns; /* of a client between two requests, at most */
+    uint32_t stride;   /* clients use one block in so many */
     bool show_log;
     unsigned node_count;
     struct node nodes[NODES_MAX + 1]; /* from 1 */
@@ -152,7 +154,8 @@ void node_end_mirror(struct node *node);
 /* ---- clients ---- */
 
 void client_run(void *node);
-void peeker_run(void *node);  /* reads what others are just writing */
-void watcher_run(void *node); /* the last look; planned moves */
+void peeker_run(void *node);    /* reads what others are just writing */
+void watcher_run(void *node);   /* the last look; planned moves */
+void inspector_run(void *node); /* looks into its own store */
 
 #endif

@@ -64,7 +64,7 @@ static void wrote(struct cluster *cluster, uint64_t number, struct value value, 
 
 static bool take_blocks(struct cluster *cluster, uint64_t *ret_block, uint32_t *ret_count)
 {
-    uint64_t block = draw(cluster, cluster->block_count);
+    uint64_t block = draw(cluster, cluster->block_count / cluster->stride) * cluster->stride;
     uint32_t count =
         draw(cluster, 4) == 0 ? 1 + (uint32_t)draw(cluster, cluster->request_blocks) : 1;
 
@@ -197,6 +197,61 @@ void peeker_run(void *arg)
         if (co_vdisk_read(mirror_vdisk(node->mirror), buffer, number * BLOCK_SIZE, BLOCK_SIZE) == 0)
             peeked(cluster, number, buffer, &before);
         cluster->clients_at_work--;
+    }
+    buffer_put(node->client_buffers, buffer, BLOCK_SIZE);
+}
+
+/* ---- from below ---- */
+
+/* The extent of the node's column of the block, if that column counts now. */
+static bool counted_column(const struct node *node, uint64_t number, struct extent_ref *ret_where)
+{
+    const struct vdisk_config *config = config_now(node->cluster);
+    const struct column_config *columns = vdisk_config_slab(config, number / COLUMN_BLOCKS);
+
+    for (uint32_t i = 0; i < config->width; i++) {
+        if (columns[i].node != node->number || columns[i].state != COLUMN_IN_SYNC)
+            continue;
+        *ret_where = columns[i].where;
+        return true;
+    }
+    return false;
+}
+
+/* What a store holds of a block is what was acknowledged or seen, or is under way. */
+static bool inspected(struct cluster *cluster, uint64_t number, const char *buffer)
+{
+    const struct block *block = &cluster->blocks[number];
+    bool right = shows(buffer, number, block->known) || shows(buffer, number, block->writing);
+
+    for (unsigned i = 0; !right && i < block->maybe_count; i++)
+        right = shows(buffer, number, block->maybe[i]);
+    return right;
+}
+
+/* I1 of a mirror, asked of one store: every column that counts holds every acknowledged write, at
+ * any time. A look tells something if nothing moved meanwhile. */
+void inspector_run(void *arg)
+{
+    struct node *node = arg;
+    struct cluster *cluster = node->cluster;
+    char *buffer = co_buffer_get(node->client_buffers, BLOCK_SIZE);
+
+    while (!node->stopping && co_sleep_ns(draw(cluster, MS)) == 0) {
+        uint64_t number = draw(cluster, cluster->block_count),
+                 changes = cluster->blocks[number].changes;
+        uint64_t configs = cluster->config_count;
+        struct extent_ref where;
+        int r;
+
+        if (!counted_column(node, number, &where))
+            continue;
+        r = co_store_read(node->store, VDISK, where, (uint32_t)(number % cluster->slab_blocks), 1,
+                          number, buffer, NULL, NULL);
+        if (changes != cluster->blocks[number].changes || configs != cluster->config_count)
+            continue;
+        check(cluster, r != -EBADMSG || cluster->blocks[number].rotten);
+        check(cluster, r != 0 || inspected(cluster, number, buffer));
     }
     buffer_put(node->client_buffers, buffer, BLOCK_SIZE);
 }

@@ -93,6 +93,8 @@ void propose(struct node *node, struct command command)
     if (node->raft_cut || draw(cluster, 20) == 0 || cluster->command_count == COMMANDS_MAX)
         return;
     command.due_ns = sim_now_ns(cluster->sim) + draw(cluster, 20 * MS);
+    if (draw(cluster, 4) == 0) /* so late that the world has moved on */
+        command.due_ns += draw(cluster, SEC);
     cluster->commands[cluster->command_count++] = command;
 }
 

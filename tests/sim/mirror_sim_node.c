@@ -132,10 +132,10 @@ static void ticker_run(void *arg)
         uint64_t now_ns = sim_now_ns(cluster->sim), newest = node->seen;
 
         if (!node->raft_cut) {
-            if (!node_lease_held(node))
+            if (!node_lease_held(node) && !node->zombie)
                 node_end_mirror(node); /* it had run out: what was owned is owned no more */
             node->lease_until_ns = now_ns + LEASE_NS;
-        } else if (!node_lease_held(node)) {
+        } else if (!node_lease_held(node) && !node->zombie) {
             node_end_mirror(node);
         }
         while (!node->raft_cut && newest < cluster->config_count &&
@@ -276,6 +276,7 @@ void node_main(struct io *io, void *arg)
     node->stopping = false;
     node->seen = 0;
     node->lease_until_ns = 0;
+    node->zombie = cluster->data_columns == 1 && draw(cluster, 3) == 0;
     node->last_session = 0;
     co_group_init(&node->coroutines);
     sim_on_crash(cluster->sim, node->number, on_crash, node);
@@ -298,6 +299,8 @@ void node_main(struct io *io, void *arg)
             node_spawn(node, client_run, "client");
         node_spawn(node, peeker_run, "peeker");
         node_spawn(node, peeker_run, "peeker");
+        if (cluster->data_columns == 1)
+            node_spawn(node, inspector_run, "inspector");
     }
     while (!node->stopping && co_sleep_ns(SEC) == 0)
         ;

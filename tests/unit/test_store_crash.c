@@ -221,6 +221,20 @@ static bool co_recycle(struct run *run)
     return true;
 }
 
+/* What the last session's owner may still send: a mark of all that it wrote, a tail drop (I4). */
+static bool co_predecessor_is_refused(struct run *run)
+{
+    struct log_position all = {run->owner.session, run->owner.seq};
+    struct extent_ref where = {0, run->model->generations[0]};
+    uint64_t epoch = run->owner.epoch - 1;
+    int marked = co_store_mark(run->rig.store, RIG_VDISK, epoch, all, false);
+    int dropped = co_store_drop_tail(run->rig.store, RIG_VDISK, epoch, &where, 1);
+
+    assert_true(marked == -ESTALE || marked == -ECANCELED);
+    assert_true(dropped == -ESTALE || dropped == -ECANCELED);
+    return marked == -ESTALE && dropped == -ESTALE;
+}
+
 static bool co_new_session(struct run *run)
 {
     uint64_t epoch = run->model->epoch + 1 + pick(run, 2);
@@ -231,7 +245,7 @@ static bool co_new_session(struct run *run)
     if (r == 0)
         run->model->epoch = epoch;
     run->owner.watermark = watermark;
-    return r == 0;
+    return r == 0 && co_predecessor_is_refused(run);
 }
 
 /* ---- the slow vdisk ---- */
