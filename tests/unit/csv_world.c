@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
+#include "s2d/base/metrics.h"
+
 #define SIZE_BYTES (GIB)
 
 /* ---- the disk ---- */
@@ -197,6 +199,9 @@ static void co_setup(struct csv_world *world)
             .arg = world,
         };
 
+        r = metrics_new(&world->metrics[node]);
+        assert(r == 0);
+        options.metrics = world->metrics[node];
         r = csv_new(world->world->nodes[node].io, &options, &world->csv[node]);
         assert(r == 0);
         co_tell(world, node);
@@ -204,6 +209,19 @@ static void co_setup(struct csv_world *world)
         assert(world->volume[node]);
     }
     co_csv_world_give(world, 1);
+}
+
+uint64_t csv_world_served(const struct csv_world *world, unsigned node)
+{
+    static const char name[] = "\ns2d_csv_served_total ";
+    cleanup(freep) char *text = NULL;
+    const char *at;
+
+    if (metrics_render(world->metrics[node], &text) < 0)
+        abort();
+    at = strstr(text, name);
+    assert(at);
+    return strtoull(at + strlen(name), NULL, 10);
 }
 
 static void report(void *arg, const char *line)
@@ -226,8 +244,10 @@ static void co_teardown(struct csv_world *world)
     for (unsigned node = 1; node <= CSV_NODES; node++)
         csv_volume_put(world->volume[node]);
     co_csv_world_revoke(world, false);
-    for (unsigned node = 1; node <= CSV_NODES; node++)
+    for (unsigned node = 1; node <= CSV_NODES; node++) {
         co_csv_close(world->csv[node]);
+        metrics_free(world->metrics[node]);
+    }
 }
 
 static void co_world_main(void *arg)

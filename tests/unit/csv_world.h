@@ -24,6 +24,7 @@ struct csv_world {
     struct world *world;
     struct csv *csv[CSV_NODES + 1];
     struct csv_volume *volume[CSV_NODES + 1]; /* by node, from 1 */
+    struct metrics *metrics[CSV_NODES + 1];
     uint8_t *bytes;
     uint64_t size_bytes;
     struct csv_vdisk *vdisk; /* the present owner's */
@@ -49,5 +50,8 @@ void co_csv_world_move(struct csv_world *world, unsigned node, bool abruptly);
 void co_csv_world_break(struct csv_world *world, unsigned a, unsigned b);
 
 void csv_vdisk_release(struct csv_vdisk *vdisk);
+
+/* How many requests of others a node has begun to serve. */
+uint64_t csv_world_served(const struct csv_world *world, unsigned node);
 
 #endif

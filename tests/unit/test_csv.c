@@ -408,7 +408,7 @@ static void drain(struct csv_world *world)
     struct csv_file *file = co_make_and_open(world->volume[2], "file");
     uint8_t *data = aligned(4096);
     struct co_group group;
-    uint64_t length;
+    uint64_t length, served;
 
     memset(data, 0, 4096);
     assert_int_equal(co_csv_write(file, data, 0, 4096), 0);
@@ -420,12 +420,14 @@ static void drain(struct csv_world *world)
     while (world->vdisk->held == 0)
         co_cond_wait_always(&world->vdisk->held_one);
     assert_int_equal(world->vdisk->held, 1);
+    served = csv_world_served(world, 1);
 
     co_csv_world_break(world, 1, 2);
     while (!nodes_are_connected(&world->world->nodes[1], &world->world->nodes[2]))
         co_sleep_ns(MS);
     co_sleep_ns(30 * MS); /* time enough to do it wrong */
     assert_int_equal(world->vdisk->held, 1);
+    assert_int_equal(csv_world_served(world, 1), served); /* the repeat has not even begun */
     assert_false(first.done);
     csv_vdisk_release(world->vdisk);
     co_group_wait(&group);

@@ -602,11 +602,26 @@ static void power_cut_after_every_nth_write(void **state)
     assert_true(checkpoints > lives);
 }
 
-int main(void)
+/* test_store_crash FIRST [COUNT]: these lives, as many as one likes. */
+static int campaign(uint64_t first, uint64_t count)
+{
+    uint64_t checkpoints = 0, cuts = 0;
+
+    for (uint64_t seed = first; seed < first + count; seed++)
+        one_life(seed, 3 + (seed - 1) % 120, 400, &checkpoints, &cuts);
+    printf("lives %llu to %llu passed, %llu cuts, %llu checkpoints\n", (unsigned long long)first,
+           (unsigned long long)(first + count - 1), (unsigned long long)cuts,
+           (unsigned long long)checkpoints);
+    return 0;
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(power_cut_after_every_nth_write),
     };
 
+    if (argc > 1)
+        return campaign(strtoull(argv[1], NULL, 10), argc > 2 ? strtoull(argv[2], NULL, 10) : 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
