@@ -6,9 +6,10 @@
 #define CLAIM_NS (600 * SEC) /* its log region is written with zeros */
 #define EXTENT_BYTES (256 * MIB)
 
-static json_t *disk_json(const struct database *database, const struct disk_record *disk,
+static json_t *disk_json(const struct database *database, const void *record,
                          const struct api_reports *reports)
 {
+    const struct disk_record *disk = record;
     uint64_t extent_bytes = database_cluster(database)->extent_bytes;
     uint64_t used = database_used_extents(database, disk->base.id);
     const json_t *status = api_report(reports, disk->node, "disks", disk->base.id);
@@ -27,38 +28,23 @@ static json_t *disk_json(const struct database *database, const struct disk_reco
     return object;
 }
 
-static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+static uint64_t disk_reporter(const struct database *database, const void *record)
 {
-    struct api_context *context = arg;
-    const struct database *database = api_database(context, response);
-    const struct disk_record *disk;
-    struct api_reports reports;
-    json_t *list;
-
-    (void)request;
-    if (!database)
-        return;
-    co_api_gather(context, &reports);
-    database = node_database(context->node);
-    list = json_array();
-    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++)
-        json_array_append_new(list, disk_json(database, disk, &reports));
-    api_reports_done(&reports);
-    api_answer_json(response, list);
+    (void)database;
+    return ((const struct disk_record *)record)->node;
 }
 
-static void co_answer_disk(struct api_context *context, uint64_t id, struct api_response *response)
-{
-    const struct disk_record *disk = database_find(node_database(context->node), TABLE_DISK, id);
-    struct api_reports reports = {NULL};
+static const struct api_kind disk_kind = {
+    .table = TABLE_DISK,
+    .noun = "disk",
+    .to_json = disk_json,
+    .reporter = disk_reporter,
+};
 
-    co_api_gather_from(context, disk ? disk->node : 0, &reports);
-    disk = database_find(node_database(context->node), TABLE_DISK, id);
-    if (disk)
-        api_answer_json(response, disk_json(node_database(context->node), disk, &reports));
-    else
-        api_answer_error(response, -ENOENT, "the disk is gone");
-    api_reports_done(&reports);
+static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+{
+    (void)request;
+    co_api_list(arg, &disk_kind, response);
 }
 
 static void co_show(void *arg, const struct api_request *request, struct api_response *response)
@@ -66,7 +52,7 @@ static void co_show(void *arg, const struct api_request *request, struct api_res
     const struct disk_record *disk = api_disk(arg, request, response);
 
     if (disk)
-        co_answer_disk(arg, disk->base.id, response);
+        co_api_answer(arg, &disk_kind, disk->base.id, response);
 }
 
 /* {path, role, node}: node: this one. */
@@ -89,7 +75,7 @@ static void co_claim(void *arg, const struct api_request *request, struct api_re
                        json_pack("{s:s,s:s}", "path", path, "role", role), CLAIM_NS, response) < 0)
         return;
     id = (uint64_t)json_integer_value(json_object_get(response->json, "id"));
-    co_answer_disk(context, id, response);
+    co_api_answer(context, &disk_kind, id, response);
 }
 
 static void co_retire(void *arg, const struct api_request *request, struct api_response *response)
@@ -100,7 +86,7 @@ static void co_retire(void *arg, const struct api_request *request, struct api_r
     if (disk &&
         co_api_propose(arg, json_pack("{s:s,s:I}", "verb", "disk.retire", "disk", (json_int_t)id),
                        response, NULL) == 0)
-        co_answer_disk(arg, id, response);
+        co_api_answer(arg, &disk_kind, id, response);
 }
 
 /* For development clusters: {disk}: the name of a disk of this node, which fails from now on. */

@@ -70,6 +70,22 @@ void api_reports_done(struct api_reports *reports);
 /* Of the thing with that id, in the report of that node. NULL: not in it. */
 const json_t *api_report(const struct api_reports *reports, uint64_t node, const char *kind,
                          uint64_t id);
+
+/* How the records of a table are shown (api_show.c). */
+struct api_kind {
+    enum table table;
+    const char *noun;
+    json_t *(*to_json)(const struct database *database, const void *record,
+                       const struct api_reports *reports);
+    uint64_t (*reporter)(const struct database *database, const void *record); /* a node, or 0 */
+    bool (*is_hidden)(const void *record); /* from lists; NULL: none is */
+};
+/* Answer all of them, or one. Suspend; records are found again after that. */
+void co_api_list(struct api_context *context, const struct api_kind *kind,
+                 struct api_response *response);
+void co_api_answer(struct api_context *context, const struct api_kind *kind, uint64_t id,
+                   struct api_response *response);
+
 /* Verdicts with what the reports say. */
 void api_disk_health(const struct database *database, const struct disk_record *disk,
                      const struct api_reports *reports, struct health_verdict *ret_verdict);

@@ -24,9 +24,10 @@ static bool vm_runs(const struct vm_record *vm)
 
 /* ---- showing ---- */
 
-static json_t *vm_json(const struct database *database, const struct vm_record *vm,
+static json_t *vm_json(const struct database *database, const void *record,
                        const struct api_reports *reports)
 {
+    const struct vm_record *vm = record;
     const json_t *status = api_report(reports, vm->node, "vms", vm->base.id);
     json_t *object = api_record_json(TABLE_VM, vm);
     struct health_verdict verdict;
@@ -67,38 +68,23 @@ json_t *api_vm_status(struct api_context *context, uint64_t vm)
                      status.qmp_status);
 }
 
-static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+static uint64_t vm_reporter(const struct database *database, const void *record)
 {
-    struct api_context *context = arg;
-    const struct database *database = api_database(context, response);
-    const struct vm_record *vm;
-    struct api_reports reports;
-    json_t *list;
-
-    (void)request;
-    if (!database)
-        return;
-    co_api_gather(context, &reports);
-    database = node_database(context->node);
-    list = json_array();
-    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++)
-        json_array_append_new(list, vm_json(database, vm, &reports));
-    api_reports_done(&reports);
-    api_answer_json(response, list);
+    (void)database;
+    return ((const struct vm_record *)record)->node;
 }
 
-static void co_answer_vm(struct api_context *context, uint64_t id, struct api_response *response)
-{
-    const struct vm_record *vm = database_find(node_database(context->node), TABLE_VM, id);
-    struct api_reports reports = {NULL};
+static const struct api_kind vm_kind = {
+    .table = TABLE_VM,
+    .noun = "VM",
+    .to_json = vm_json,
+    .reporter = vm_reporter,
+};
 
-    co_api_gather_from(context, vm ? vm->node : 0, &reports);
-    vm = database_find(node_database(context->node), TABLE_VM, id);
-    if (vm)
-        api_answer_json(response, vm_json(node_database(context->node), vm, &reports));
-    else
-        api_answer_error(response, -ENOENT, "the VM is gone");
-    api_reports_done(&reports);
+static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+{
+    (void)request;
+    co_api_list(arg, &vm_kind, response);
 }
 
 static void co_show(void *arg, const struct api_request *request, struct api_response *response)
@@ -106,7 +92,7 @@ static void co_show(void *arg, const struct api_request *request, struct api_res
     const struct vm_record *vm = api_record(arg, request, response, TABLE_VM, "vm");
 
     if (vm)
-        co_answer_vm(arg, vm->base.id, response);
+        co_api_answer(arg, &vm_kind, vm->base.id, response);
 }
 
 /* ---- definitions ---- */
@@ -187,7 +173,8 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
                                  (json_int_t)vcpus, "generation", (json_int_t)generation, "disks",
                                  disks, "switch_name", switch_name),
                        response, &reply) == 0)
-        co_answer_vm(context, (uint64_t)json_integer_value(json_object_get(reply, "vm")), response);
+        co_api_answer(context, &vm_kind, (uint64_t)json_integer_value(json_object_get(reply, "vm")),
+                      response);
     json_decref(reply);
 }
 
@@ -257,7 +244,7 @@ static void co_wait_running(struct api_context *context, uint64_t id, uint64_t i
         running = vm && says_running(api_report(&reports, vm->node, "vms", id), vm->incarnation);
         api_reports_done(&reports);
         if (running) {
-            co_answer_vm(context, id, response);
+            co_api_answer(context, &vm_kind, id, response);
             return;
         }
         if (io_now_ns(node_io(context->node)) >= deadline_ns || co_sleep_ns(POLL_NS) < 0) {
@@ -396,7 +383,7 @@ static void co_end(struct api_context *context, const struct api_request *reques
     r = down ? co_end_on_dead_node(context, id, incarnation, response)
              : co_end_on_node(context, node, id, verb, timeout_ms, response);
     if (r == 0 && co_wait_ended(context, id, incarnation) == 0)
-        co_answer_vm(context, id, response);
+        co_api_answer(context, &vm_kind, id, response);
     else if (r == 0)
         api_answer_error(response, -ETIMEDOUT,
                          "the VM has ended, but the cluster was not told yet: 's2d vm list'");

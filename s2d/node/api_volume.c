@@ -25,9 +25,10 @@ static struct slabs count_slabs(const struct database *database, uint64_t vdisk)
     return slabs;
 }
 
-static json_t *volume_json(const struct database *database, const struct volume_record *volume,
+static json_t *volume_json(const struct database *database, const void *record,
                            const struct api_reports *reports)
 {
+    const struct volume_record *volume = record;
     const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, volume->vdisk);
     struct slabs slabs = count_slabs(database, volume->vdisk);
     json_t *object = api_record_json(TABLE_VOLUME, volume);
@@ -52,52 +53,31 @@ static json_t *volume_json(const struct database *database, const struct volume_
     return object;
 }
 
-static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+static uint64_t volume_owner(const struct database *database, const void *record)
 {
-    struct api_context *context = arg;
-    const struct database *database = api_database(context, response);
-    const struct volume_record *volume;
-    struct api_reports reports;
-    json_t *list;
-
-    (void)request;
-    if (!database)
-        return;
-    co_api_gather(context, &reports);
-    database = node_database(context->node);
-    list = json_array();
-    for (size_t i = 0; (volume = database_at(database, TABLE_VOLUME, i)); i++) {
-        if (volume->state != VOLUME_DELETING)
-            json_array_append_new(list, volume_json(database, volume, &reports));
-    }
-    api_reports_done(&reports);
-    api_answer_json(response, list);
-}
-
-static uint64_t owner_of(const struct database *database, const struct volume_record *volume)
-{
-    const struct vdisk_record *vdisk =
-        volume ? database_find(database, TABLE_VDISK, volume->vdisk) : NULL;
+    const struct volume_record *volume = record;
+    const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, volume->vdisk);
 
     return vdisk ? vdisk->owner : 0;
 }
 
-static void co_answer_volume(struct api_context *context, uint64_t id,
-                             struct api_response *response)
+static bool is_deleted(const void *record)
 {
-    const struct database *database = node_database(context->node);
-    struct api_reports reports = {NULL};
-    const struct volume_record *volume;
+    return ((const struct volume_record *)record)->state == VOLUME_DELETING;
+}
 
-    co_api_gather_from(context, owner_of(database, database_find(database, TABLE_VOLUME, id)),
-                       &reports);
-    database = node_database(context->node);
-    volume = database_find(database, TABLE_VOLUME, id);
-    if (volume)
-        api_answer_json(response, volume_json(database, volume, &reports));
-    else
-        api_answer_error(response, -ENOENT, "the volume is gone");
-    api_reports_done(&reports);
+static const struct api_kind volume_kind = {
+    .table = TABLE_VOLUME,
+    .noun = "volume",
+    .to_json = volume_json,
+    .reporter = volume_owner,
+    .is_hidden = is_deleted,
+};
+
+static void co_list(void *arg, const struct api_request *request, struct api_response *response)
+{
+    (void)request;
+    co_api_list(arg, &volume_kind, response);
 }
 
 static void co_show(void *arg, const struct api_request *request, struct api_response *response)
@@ -105,7 +85,7 @@ static void co_show(void *arg, const struct api_request *request, struct api_res
     const struct volume_record *volume = api_record(arg, request, response, TABLE_VOLUME, "volume");
 
     if (volume)
-        co_answer_volume(arg, volume->base.id, response);
+        co_api_answer(arg, &volume_kind, volume->base.id, response);
 }
 
 /* ---- changing ---- */
@@ -159,7 +139,7 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
         return;
     }
     volume = database_find_name(node_database(context->node), TABLE_VOLUME, name);
-    co_answer_volume(context, volume ? volume->base.id : 0, response);
+    co_api_answer(context, &volume_kind, volume ? volume->base.id : 0, response);
 }
 
 static void co_resize(void *arg, const struct api_request *request, struct api_response *response)
@@ -177,7 +157,7 @@ static void co_resize(void *arg, const struct api_request *request, struct api_r
                        json_pack("{s:s,s:I,s:I}", "verb", "volume.resize", "volume", (json_int_t)id,
                                  "size_bytes", (json_int_t)size_bytes),
                        response, NULL) == 0)
-        co_answer_volume(arg, id, response);
+        co_api_answer(arg, &volume_kind, id, response);
 }
 
 /* Asks the owner to do it. body: stolen. Returns as co_api_forward(). */
@@ -185,7 +165,7 @@ static int co_at_owner(struct api_context *context, const struct volume_record *
                        const char *verb, json_t *body, uint64_t timeout_ns,
                        struct api_response *response)
 {
-    uint64_t owner = owner_of(node_database(context->node), volume);
+    uint64_t owner = volume_owner(node_database(context->node), volume);
     char target[64];
 
     if (owner == 0) {
@@ -222,7 +202,7 @@ static bool co_is_served_by(struct api_context *context, const struct volume_rec
 static int co_try_move(struct api_context *context, const struct volume_record *volume, uint64_t to,
                        struct api_response *response)
 {
-    uint64_t owner = owner_of(node_database(context->node), volume);
+    uint64_t owner = volume_owner(node_database(context->node), volume);
     int r;
 
     if (owner == to)
@@ -276,7 +256,7 @@ static void co_move(void *arg, const struct api_request *request, struct api_res
     }
     id = volume->base.id;
     if (co_api_move_volume(arg, id, to->base.id, response) == 0)
-        co_answer_volume(arg, id, response);
+        co_api_answer(arg, &volume_kind, id, response);
 }
 
 #define CHECK_NS (3600 * SEC)
