@@ -111,6 +111,18 @@ void mirror_pause_resync(struct mirror *mirror, bool paused);
 /* limits.unsettled_bytes from now on: the vdisks of a node share the logs of its disks. */
 void mirror_set_unsettled_bytes(struct mirror *mirror, uint64_t bytes);
 
+struct mirror_scrub {
+    uint64_t copies;    /* of blocks, that were read and compared */
+    uint64_t rotten;    /* of these: did not match their checksums, and were repaired if possible */
+    uint64_t different; /* pairs of copies that match their checksums and differ: never */
+    uint64_t unread;    /* copies that are stale or away */
+};
+/* Reads and compares every copy of all that was ever written, while it is in use. report(): one
+ * line for each finding; must not suspend. Returns 0 when it could look, -ESTALE (stopped),
+ * -ENOMEM, -ECANCELED. */
+must_check int co_mirror_scrub(struct mirror *mirror, void (*report)(void *arg, const char *line),
+                               void *arg, struct mirror_scrub *ret_result);
+
 struct mirror_status {
     uint32_t slabs_waiting;    /* not yet taken over */
     uint32_t stale_disks;      /* disks with a stale column */

@@ -244,6 +244,14 @@ must_check int co_read_column_version(struct mirror *mirror, uint32_t column,
 /* A rotten run of a column is right again. */
 void mirror_report_heal(struct mirror *mirror, uint32_t column, struct write_extent extent);
 
+/* The same for a run of at most RECORD_BLOCKS_MAX; *bad says which blocks do not match. */
+must_check int co_read_column_surely(struct mirror *mirror, uint32_t column,
+                                     struct write_extent extent, char *buffer, uint64_t *sums,
+                                     struct block_set *bad);
+/* Writes a rotten run of at most PIECE_BLOCKS of one copy again, from another one. Without a lock.
+ */
+void co_repair_column(struct mirror *mirror, uint32_t column, struct write_extent extent);
+
 /* ---- takeover (takeover.c), resync (resync.c), eviction (evict.c) ---- */
 
 void co_takeover_run(void *mirror);

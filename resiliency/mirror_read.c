@@ -85,8 +85,8 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
 }
 
 /* The same; a mismatch is looked at twice. */
-static int co_read_column_surely(struct mirror *mirror, uint32_t column, struct write_extent extent,
-                                 char *buffer, uint64_t *sums, struct block_set *bad)
+int co_read_column_surely(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                          char *buffer, uint64_t *sums, struct block_set *bad)
 {
     const struct log_position newest = {0};
     int r = co_read_column(mirror, column, extent, newest, buffer, sums, bad);
@@ -264,6 +264,14 @@ static void co_repair(struct mirror *mirror, const struct rotten_run *run)
                  "vdisk=%llu slab=%u block=%u disk=%llu error=%d",
                  (unsigned long long)mirror->vdisk.id, run->extent.slab, run->extent.block,
                  (unsigned long long)run->feed->disk, r);
+}
+
+void co_repair_column(struct mirror *mirror, uint32_t column, struct write_extent extent)
+{
+    struct rotten_run run = {mirror_feed(mirror, extent.slab, column), column, extent};
+
+    assert(extent.count <= PIECE_BLOCKS);
+    co_repair(mirror, &run);
 }
 
 /* ---- a client's read ---- */

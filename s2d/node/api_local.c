@@ -5,6 +5,7 @@
 
 #include "fs-refs-lite/fs.h"
 #include "hv/hv.h"
+#include "resiliency/mirror.h"
 #include "s2d/base/co.h"
 #include "s2d/base/metrics.h"
 #include "s2d/node/api_private.h"
@@ -89,8 +90,10 @@ static void co_check(void *arg, const struct api_request *request, struct api_re
 {
     struct api_context *context = arg;
     struct fs_check_result result;
+    struct mirror_scrub scrub;
     json_t *lines = json_array();
-    int r = co_node_check_volume(context->node, id_of(request), note_problem, lines, &result);
+    int r =
+        co_node_check_volume(context->node, id_of(request), note_problem, lines, &result, &scrub);
 
     if (r < 0) {
         json_decref(lines);
@@ -99,12 +102,17 @@ static void co_check(void *arg, const struct api_request *request, struct api_re
         return;
     }
     api_answer_json(response,
-                    json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "problems",
-                              (json_int_t)result.problems, "inodes", (json_int_t)result.inodes,
-                              "directories", (json_int_t)result.directories, "names",
-                              (json_int_t)result.names, "extents", (json_int_t)result.extents,
-                              "nodes", (json_int_t)result.nodes, "used_bytes",
-                              (json_int_t)(result.used_blocks * BLOCK_SIZE), "lines", lines));
+                    json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "problems",
+                              (json_int_t)(result.problems + scrub.different), "inodes",
+                              (json_int_t)result.inodes, "directories",
+                              (json_int_t)result.directories, "names", (json_int_t)result.names,
+                              "extents", (json_int_t)result.extents, "nodes",
+                              (json_int_t)result.nodes, "used_bytes",
+                              (json_int_t)(result.used_blocks * BLOCK_SIZE), "compared_bytes",
+                              (json_int_t)(scrub.copies * BLOCK_SIZE), "rotten_bytes",
+                              (json_int_t)(scrub.rotten * BLOCK_SIZE), "different_bytes",
+                              (json_int_t)(scrub.different * BLOCK_SIZE), "unread_bytes",
+                              (json_int_t)(scrub.unread * BLOCK_SIZE), "lines", lines));
 }
 
 /* ---- VMs ---- */

@@ -20,6 +20,7 @@ struct fs_check_result;
 struct kv;
 struct liveness;
 struct metrics;
+struct mirror_scrub;
 struct node;
 
 struct node_options {
@@ -111,12 +112,13 @@ int co_node_volume_status(struct node *node, uint64_t volume,
  * For checkers. */
 bool node_serves(struct node *node, uint64_t vdisk);
 
-/* s2d volume check: looks through the file system of a volume that this node serves, while it is in
- * use. report(): one line a problem. Returns 0 when it could look, -ENOENT, -EREMOTE (not served
- * here), -EBUSY (it is being done already), -ESTALE (it moved meanwhile), -ECANCELED. */
+/* s2d volume check: looks through the file system of a volume that this node serves, and then at
+ * every copy of every block, while it is in use. report(): one line a problem. Returns 0 when it
+ * could look, -ENOENT, -EREMOTE (not served here), -EBUSY (it is being done already), -ESTALE (it
+ * moved meanwhile), -ECANCELED. */
 int co_node_check_volume(struct node *node, uint64_t volume,
                          void (*report)(void *arg, const char *line), void *arg,
-                         struct fs_check_result *ret_result);
+                         struct fs_check_result *ret_result, struct mirror_scrub *ret_scrub);
 
 /* For development clusters: every I/O of this node's disk fails with `error` from now on (0: no
  * more). Returns 0, -ENOENT (no such disk, or it is not open). */

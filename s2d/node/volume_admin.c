@@ -141,11 +141,12 @@ int co_node_volume_status(struct node *node, uint64_t id, struct node_volume_sta
 
 int co_node_check_volume(struct node *node, uint64_t id,
                          void (*report)(void *arg, const char *line), void *arg,
-                         struct fs_check_result *ret_result)
+                         struct fs_check_result *ret_result, struct mirror_scrub *ret_scrub)
 {
     const struct volume_record *record =
         database_find(consensus_database(node->consensus), TABLE_VOLUME, id);
     struct node_volume *volume = record ? node_find_volume(node, record->vdisk) : NULL;
+    uint64_t vdisk = volume ? volume->vdisk : 0;
     struct volume_check *check;
     int r = 0;
 
@@ -171,5 +172,8 @@ int co_node_check_volume(struct node *node, uint64_t id,
     r = check->code;
     *ret_result = check->result;
     free(check);
-    return r;
+    volume = node_find_volume(node, vdisk);
+    if (r == 0 && (!volume || !volume->mirror))
+        r = -ESTALE;
+    return r == 0 ? co_mirror_scrub(volume->mirror, report, arg, ret_scrub) : r;
 }

@@ -1,4 +1,5 @@
 """What must be true at the end, of the whole cluster."""
+import json
 import re
 import shutil
 import time
@@ -20,11 +21,13 @@ def look_at_logs(lab):
 
 def check_volume(lab, volume):
     """Every copy of every block, read and compared, and the file system's structures."""
-    done = lab.s2d("volume", "check", volume, timeout=600, check=False)
-    text = (done.stdout + done.stderr).strip()
+    done = lab.s2d("--json", "volume", "check", volume, timeout=600, check=False)
     if done.returncode != 0:
-        raise Failed(f"volume check {volume}: {text[-1500:]}")
-    return text.splitlines()[-1]
+        raise Failed(f"volume check {volume}: {(done.stdout + done.stderr).strip()[-1500:]}")
+    seen = json.loads(done.stdout)
+    if seen["rotten_bytes"] or seen["different_bytes"] or seen["unread_bytes"] or seen["problems"]:
+        raise Failed(f"volume check {volume}: {json.dumps(seen)[:1500]}")
+    return f"{seen['compared_bytes'] >> 20} MiB of copies are equal and match their checksums; {seen['inodes']} files and directories"
 
 
 def stop_all(lab, nodes):

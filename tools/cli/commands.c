@@ -69,7 +69,8 @@ const struct cli_command cli_commands[] = {
     {"volume", "delete", "NAME", NULL, CLI_DESTRUCTIVE, "Delete volume %s and all its files?",
      "Deletes a volume and all its files.", run_volume_delete},
     {"volume", "check", "NAME", NULL, 0, NULL,
-     "Looks through the structures of a volume's file system, while it is in use.",
+     "Looks through a volume's file system and compares all copies of all blocks, while it is in "
+     "use.",
      run_volume_check},
     /* ---- file ---- */
     {"file", "ls", "VOL[/PATH]", NULL, 0, NULL, "Lists a directory, or shows a file.", run_file_ls},

@@ -294,6 +294,10 @@ static const struct column check_fields[] = {
     {"Extents", "extents", COLUMN_NUMBER},
     {"Tree nodes", "nodes", COLUMN_NUMBER},
     {"Used", "used_bytes", COLUMN_SIZE},
+    {"Copies compared", "compared_bytes", COLUMN_SIZE},
+    {"Rotten, repaired", "rotten_bytes", COLUMN_SIZE},
+    {"Different", "different_bytes", COLUMN_SIZE},
+    {"Stale or away", "unread_bytes", COLUMN_SIZE},
     {NULL, NULL, 0},
 };
 
