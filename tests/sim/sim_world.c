@@ -59,8 +59,8 @@ static void choose_shape(struct world *world)
     shape->block_clients = 1 + (unsigned)world_draw(world, 3);
     shape->file_clients = (unsigned)world_draw(world, 3);
     shape->blocks = 8 << world_draw(world, 6);
-    shape->request_blocks_max = 1 << world_draw(world, 6);
-    shape->think_ns_max = (2 * MS << world_draw(world, 6)) * (shape->nodes > 4 ? 4 : 1);
+    shape->request_blocks_max = 1 << world_draw(world, 5);
+    shape->think_ns_max = (4 * MS << world_draw(world, 5)) * (shape->nodes > 4 ? 4 : 1);
     shape->write_percent = 20 + (unsigned)world_draw(world, 60);
     shape->trim_percent = world_draw(world, 2) ? (unsigned)world_draw(world, 10) : 0;
 }
