@@ -1,11 +1,19 @@
 /* Moves what is committed from the log to its place, and then the log's tail:
  *
- *   1  uncommitted records in the way are copied to the log's head
- *   2  streams' states into the log: what is destaged stays committed whatever happens (I2)
- *   3  the newest committed version of each block, read back in large pieces, sorted, merged, in
- * place 4  images of every checksum page and table block that this changes, into the log, synced 5
- * the disk synced: data is there before any checksum says so 6  pages and table blocks in place;
- * the disk synced 7  overlay entries go, the log's anchors get the new tail
+ *   1: uncommitted records in the way are copied to the log's head
+ *
+ *   2: streams' states into the log: what is destaged stays committed whatever happens (I2)
+ *
+ *   3: the newest committed version of each block, read back in large pieces, sorted, merged, to
+ *      its place
+ *
+ *   4: images of every checksum page and table block that this changes, into the log, synced
+ *
+ *   5: the disk synced: data is there before any checksum says so
+ *
+ *   6: pages and table blocks in place; the disk synced
+ *
+ *   7: overlay entries go, the log's anchors get the new tail
  *
  * Until 7 the log holds everything, so each step may be repeated after a crash: replay puts the
  * images of an unfinished checkpoint in place and applies the records again. Reads are right
@@ -66,6 +74,72 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
         pending > (work->cut - work->from) / 2) {
         SOMETIMES("checkpoint: waits for a watermark");
         return -EAGAIN;
+    }
+    return 0;
+}
+
+/* ---- sharing the device ---- */
+
+/* Clients come first. What a checkpoint reads and writes goes to the device in waves: small, so
+ * that a log write never stands behind much of it, and each one submission and one wake-up. Between
+ * them it rests, three times as long as the wave took (a quarter of the device is its own whatever
+ * clients do) or less, the fuller the log, down to nothing. So under a steady load the log settles
+ * where it is drained as fast as it fills, and what is written again meanwhile is destaged once.
+ * Rejected: a fixed depth. One that keeps up with a full log makes log writes three times slower
+ * for as long as a checkpoint runs; a small one costs a wake-up a block. */
+#define WAVE_TRANSFERS 16
+#define WAVE_BLOCKS 128
+#define RESTS_MAX 3
+#define REST_NS_MAX (50 * MS)
+
+/* In sixteenths of the log: where a checkpoint begins, and where it no longer rests. Clients may
+ * fill fourteen. */
+#define FILL_BEGIN 10
+#define FILL_HURRY 13
+#define FILL_ALL 16
+
+static uint64_t rest_after(const struct store *store, uint64_t took_ns)
+{
+    uint64_t sixteenth = log_ring_blocks(store->log) / FILL_ALL;
+    uint64_t used = log_used_blocks(store->log), hurry = FILL_HURRY * sixteenth;
+    uint64_t span = (FILL_HURRY - FILL_BEGIN) * sixteenth;
+
+    if (store->checkpoint.stop || used >= hurry || log_is_full(store->log))
+        return 0;
+    return MIN(took_ns * RESTS_MAX * MIN(hurry - used, span) / span, REST_NS_MAX);
+}
+
+static size_t wave_length(const struct transfer *transfers, size_t count)
+{
+    size_t bytes = 0, n = 0;
+
+    while (n < MIN(count, WAVE_TRANSFERS) && bytes < WAVE_BLOCKS * BLOCK_SIZE) {
+        for (int i = 0; i < transfers[n].iov_count; i++)
+            bytes += transfers[n].iov[i].iov_len;
+        n++;
+    }
+    return n;
+}
+
+int co_checkpoint_transfer(struct checkpoint *work, enum transfer_kind kind,
+                           struct transfer *transfers, size_t count)
+{
+    struct store *store = work->store;
+
+    while (count > 0) {
+        uint64_t start_ns = io_now_ns(store->io), rest_ns;
+        size_t wave = wave_length(transfers, count);
+        int r;
+
+        r = co_transfer(disk_file(store->disk), kind, transfers, wave, WAVE_TRANSFERS);
+        if (r < 0)
+            return r;
+        transfers += wave;
+        count -= wave;
+        rest_ns = rest_after(store, io_now_ns(store->io) - start_ns);
+        r = count > 0 && rest_ns > 0 ? co_sleep_ns(rest_ns) : 0;
+        if (r < 0)
+            return r;
     }
     return 0;
 }
@@ -194,10 +268,13 @@ int co_store_checkpoint(struct store *store)
 
 /* ---- in the background ---- */
 
+/* A small log can be full without being filled: a batch does not wrap around its end. */
 static bool wants_checkpoint(const struct store *store)
 {
+    uint64_t begin = log_ring_blocks(store->log) / FILL_ALL * FILL_BEGIN;
+
     return log_error(store->log) == 0 &&
-           log_used_blocks(store->log) > log_ring_blocks(store->log) / 2;
+           (log_used_blocks(store->log) > begin || log_is_full(store->log));
 }
 
 static void checkpoint_main(void *arg)

@@ -3,8 +3,6 @@
  * window at a time. */
 #include "cache-tier/checkpoint_internal.h"
 
-#define READ_PIECE_BLOCKS 256
-
 /* ---- 3: data ---- */
 
 static int add_item(struct checkpoint *work, uint32_t at)
@@ -108,7 +106,7 @@ static int co_read_window(struct checkpoint *work, const struct destage *items, 
 
         /* items side by side in the log are side by side in the window */
         while (i + 1 < count && items[i + 1].ring_block == items[i].ring_block + 1 &&
-               i + 1 - first < READ_PIECE_BLOCKS)
+               i + 1 - first < MERGE_IOVS)
             i++;
         i++;
         work->iov[reads] =
@@ -117,8 +115,7 @@ static int co_read_window(struct checkpoint *work, const struct destage *items, 
             (struct transfer){.iov = &work->iov[reads], .iov_count = 1, .offset = offset};
         reads++;
     }
-    return co_transfer(disk_file(store->disk), TRANSFER_READ, work->transfers, reads,
-                       DESTAGE_DEPTH);
+    return co_checkpoint_transfer(work, TRANSFER_READ, work->transfers, reads);
 }
 
 struct placed { /* a window block, to be sorted by where it goes */
@@ -155,8 +152,7 @@ static int co_write_window(struct checkpoint *work, struct placed *placed, size_
             work->transfers[writes++] = (struct transfer){
                 .iov = &work->iov[i], .iov_count = 1, .offset = key_offset(store, placed[i].key)};
     }
-    return co_transfer(disk_file(store->disk), TRANSFER_WRITE, work->transfers, writes,
-                       DESTAGE_DEPTH);
+    return co_checkpoint_transfer(work, TRANSFER_WRITE, work->transfers, writes);
 }
 
 int co_checkpoint_data(struct checkpoint *work)

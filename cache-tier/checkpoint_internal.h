@@ -11,8 +11,7 @@
 #include "cache-tier/transfer.h"
 
 #define CHECKPOINT_WINDOW_BLOCKS 4096 /* destaged from one buffer: 16 MiB */
-#define DESTAGE_DEPTH 24              /* reads or writes in flight */
-#define MERGE_IOVS 64                 /* blocks of one write */
+#define MERGE_IOVS 64                 /* blocks of one read or write */
 
 struct destage { /* a block on its way */
     uint64_t key;
@@ -48,6 +47,11 @@ static inline bool extent_forgotten(const struct store *store, uint32_t extent)
 {
     return store->extents[extent].forgotten_in == store->checkpoint.serial;
 }
+
+/* Reads or writes all of them, leaving most of the device to clients while the log has room:
+ * checkpoint.c says how. Returns 0, -ECANCELED, or the first error. */
+must_check int co_checkpoint_transfer(struct checkpoint *work, enum transfer_kind kind,
+                                      struct transfer *transfers, size_t count);
 
 /* Each returns 0 or an error of the medium, the log or memory. */
 must_check int co_checkpoint_move(struct checkpoint *work);

@@ -384,6 +384,5 @@ int co_checkpoint_place(struct checkpoint *work)
             transfers[writes++] =
                 (struct transfer){.iov = &iov[i], .iov_count = 1, .offset = image->target};
     }
-    return co_transfer(disk_file(work->store->disk), TRANSFER_WRITE, transfers, writes,
-                       DESTAGE_DEPTH);
+    return co_checkpoint_transfer(work, TRANSFER_WRITE, transfers, writes);
 }

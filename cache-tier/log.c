@@ -82,11 +82,6 @@ uint64_t log_used_blocks(const struct log *log)
     return log->next_position - log->tail_position;
 }
 
-bool log_has_waiting(const struct log *log)
-{
-    return !list_empty(&log->waiting[LOG_NORMAL]);
-}
-
 uint64_t log_last_sequence(const struct log *log)
 {
     return log->flight ? log->next_sequence - 2 : log->next_sequence - 1;
@@ -224,6 +219,19 @@ static bool has_room(const struct log *log, uint32_t blocks, enum log_class clas
     uint64_t limit = log->ring_blocks - (class == LOG_NORMAL ? log->reserve_blocks : 0);
 
     return log_used_blocks(log) + room_needed(log, blocks) <= limit;
+}
+
+bool log_is_full(const struct log *log)
+{
+    const struct list *waiting = &log->waiting[LOG_NORMAL];
+    const struct log_item *first;
+
+    if (list_empty(waiting))
+        return false;
+    first = list_first(waiting, struct log_item, node);
+    return first->result == 0 &&
+           !has_room(log, batch_blocks(log->gather, first->header_bytes, first->data_blocks),
+                     LOG_NORMAL);
 }
 
 static bool batch_accepts(const struct log *log, const struct log_item *item)

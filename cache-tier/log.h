@@ -94,10 +94,10 @@ must_check int co_log_close_batch(struct log *log);
 /* ---- room ---- */
 
 uint64_t log_ring_blocks(const struct log *log);
-uint64_t log_tail(const struct log *log);          /* position */
-uint64_t log_head(const struct log *log);          /* position behind the last durable batch */
-uint64_t log_used_blocks(const struct log *log);   /* tail to head, what is in flight included */
-bool log_has_waiting(const struct log *log);       /* LOG_NORMAL items that wait for room */
+uint64_t log_tail(const struct log *log);        /* position */
+uint64_t log_head(const struct log *log);        /* position behind the last durable batch */
+uint64_t log_used_blocks(const struct log *log); /* tail to head, what is in flight included */
+bool log_is_full(const struct log *log);         /* a LOG_NORMAL item waits for the tail to move */
 uint64_t log_last_sequence(const struct log *log); /* of the newest durable batch */
 static inline uint32_t log_block_of(const struct log *log, uint64_t position)
 {
