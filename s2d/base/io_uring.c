@@ -31,6 +31,7 @@
 #define QUEUE_DEPTH 512
 #define WORKERS 2
 #define WORKERS_MAX 16
+#define TURN_COMPLETIONS 8
 #define LISTEN_BACKLOG 128
 #define RANDOM_WORDS 64
 
@@ -178,6 +179,8 @@ static void waiting_cancel(void *arg)
 
 /* ---- turns ---- */
 
+/* A few at a time: what they lead to (reads, sends) leaves at the end of the turn, and the device
+ * and the peers would wait for it while we go through a long list, as we then wait for them. */
 static void collect_completions(struct uring *uring)
 {
     struct io_uring_cqe *cqe;
@@ -189,7 +192,8 @@ static void collect_completions(struct uring *uring)
 
         if (op)
             op->done(op, cqe->res);
-        seen++;
+        if (++seen == TURN_COMPLETIONS)
+            break;
     }
     io_uring_cq_advance(&uring->ring, seen);
 }
@@ -202,7 +206,9 @@ static void submit_and_wait(struct uring *uring)
     uint64_t now_ns;
     int r;
 
-    if (deadline_ns == UINT64_MAX) {
+    if (io_uring_cq_ready(&uring->ring) > 0) {
+        r = io_uring_submit(&uring->ring); /* more is here already */
+    } else if (deadline_ns == UINT64_MAX) {
         r = io_uring_submit_and_wait(&uring->ring, 1);
     } else {
         now_ns = uring_clock_ns(&uring->io);
