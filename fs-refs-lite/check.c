@@ -409,7 +409,8 @@ static void check_seen(struct check *check, const struct seen *seen)
     if (seen->is_orphan != (seen->nlink == 0))
         problem(check, "orphan list disagrees ino=%llu nlink=%u", ino, seen->nlink);
     if (seen->is_dir) {
-        uint32_t names = seen->ino == FS_ROOT_INO || seen->is_orphan ? 0 : 1;
+        bool is_ours = seen->ino == FS_ROOT_INO || seen->ino == FS_SNAPSHOTS_INO;
+        uint32_t names = is_ours || seen->is_orphan ? 0 : 1;
 
         if (seen->names != names)
             problem(check, "directory with %u names ino=%llu", seen->names, ino);

@@ -156,8 +156,8 @@ static void clone_unlock(const struct clone_range *range, struct clone_locks *lo
     range_unlock(&range->to->lock, &locks->to);
 }
 
-int co_fs_clone_range(struct fs_inode *from, uint64_t from_offset, struct fs_inode *to,
-                      uint64_t to_offset, uint64_t length, struct fs_request request)
+static int co_clone_range(struct fs_inode *from, uint64_t from_offset, struct fs_inode *to,
+                          uint64_t to_offset, uint64_t length, struct fs_request request)
 {
     struct clone_range range = {.from = from,
                                 .to = to,
@@ -186,6 +186,19 @@ int co_fs_clone_range(struct fs_inode *from, uint64_t from_offset, struct fs_ino
     if (r == 0)
         r = co_clone_locked(&range, request);
     clone_unlock(&range, &locks);
+    return r;
+}
+
+int co_fs_clone_range(struct fs_inode *from, uint64_t from_offset, struct fs_inode *to,
+                      uint64_t to_offset, uint64_t length, struct fs_request request)
+{
+    struct fs *fs = to->fs;
+    int r = co_change_begin(fs);
+
+    if (r < 0)
+        return r;
+    r = co_clone_range(from, from_offset, to, to_offset, length, request);
+    change_end(fs);
     return r;
 }
 
@@ -252,8 +265,8 @@ static int co_clone_contents(struct fs_inode *from, struct fs_inode *to)
     return r;
 }
 
-int co_fs_clone_file(struct fs_inode *from, struct fs_inode *dir, const char *name,
-                     struct fs_request request, struct fs_inode **ret_inode)
+static int co_clone_file(struct fs_inode *from, struct fs_inode *dir, const char *name,
+                         struct fs_request request, struct fs_inode **ret_inode)
 {
     struct fs *fs = from->fs;
     struct clone_file clone = {.from = from, .dir = dir, .name = name};
@@ -282,4 +295,17 @@ int co_fs_clone_file(struct fs_inode *from, struct fs_inode *dir, const char *na
         return r;
     r = co_fs_inode_get(fs, result.ino, 0, ret_inode);
     return r == -ESTALE && !fs->error ? -ENOENT : r;
+}
+
+int co_fs_clone_file(struct fs_inode *from, struct fs_inode *dir, const char *name,
+                     struct fs_request request, struct fs_inode **ret_inode)
+{
+    struct fs *fs = from->fs;
+    int r = co_change_begin(fs);
+
+    if (r < 0)
+        return r;
+    r = co_clone_file(from, dir, name, request, ret_inode);
+    change_end(fs);
+    return r;
 }

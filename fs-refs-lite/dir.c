@@ -18,6 +18,13 @@ static int dir_item_get(struct fs *fs, uint64_t dir, struct fs_inode_item *ret_i
     return ret_item->nlink == 0 ? -ENOENT : 0;
 }
 
+static int dir_item_get_to_change(struct fs *fs, uint64_t dir, struct fs_inode_item *ret_item)
+{
+    int r = dir_item_get(fs, dir, ret_item);
+
+    return r < 0 ? r : fs_may_change(fs, ret_item);
+}
+
 static int lookup_once(struct fs *fs, struct fs_inode *dir, const char *name, struct name *ret_name)
 {
     struct fs_inode_item item;
@@ -129,6 +136,10 @@ int co_fs_readdir(struct fs_inode *dir, uint64_t cookie,
             return r == -ENOENT ? 0 : r;
         if (!journal_is_durable(&fs->journal, dir->lsn))
             continue; /* changed while we read nodes */
+        if (cookie >= ARRAY_SIZE(dots) && name_is_private(fs, dir->ino, shown)) {
+            cookie = name.cookie;
+            continue;
+        }
         if (!emit(arg,
                   &(struct fs_dirent){
                       .ino = name.ino, .cookie = name.cookie, .type = name.type, .name = shown}))
@@ -171,7 +182,7 @@ int dir_enter(struct fs *fs, struct txn *txn, uint64_t dir, const char *text, ui
 {
     struct fs_inode_item item;
     struct name name;
-    int r = dir_item_get(fs, dir, &item);
+    int r = dir_item_get_to_change(fs, dir, &item);
 
     if (r == 0)
         r = name_find_free(fs, dir, text, &name);
@@ -189,7 +200,7 @@ static int dir_look_free(struct fs *fs, uint64_t dir, const char *text)
 {
     struct fs_inode_item item;
     struct name name;
-    int r = dir_item_get(fs, dir, &item);
+    int r = dir_item_get_to_change(fs, dir, &item);
 
     return r < 0 ? r : name_find_free(fs, dir, text, &name);
 }
@@ -215,7 +226,7 @@ static int make_plan(struct fs *fs, struct txn *txn, void *arg)
                                       .gid = make->new->gid,
                                       .rdev = make->new->rdev};
     struct name name;
-    int r = dir_item_get(fs, make->dir->ino, &dir);
+    int r = dir_item_get_to_change(fs, make->dir->ino, &dir);
 
     if (r == 0)
         r = name_find_free(fs, make->dir->ino, make->name, &name);
@@ -313,7 +324,9 @@ static int link_plan(struct fs *fs, struct txn *txn, void *arg)
     int r = inode_item_get(fs, link->inode->ino, &item);
 
     if (r == 0)
-        r = dir_item_get(fs, link->dir->ino, &dir);
+        r = dir_item_get_to_change(fs, link->dir->ino, &dir);
+    if (r == 0)
+        r = fs_may_change(fs, &item);
     if (r == 0 && S_ISDIR(item.mode))
         r = -EPERM;
     if (r == 0 && item.nlink == 0)
@@ -418,13 +431,15 @@ static int unname_plan(struct fs *fs, struct txn *txn, void *arg)
     struct unname *unname = arg;
     struct fs_inode_item dir, item;
     struct name name;
-    int r = dir_item_get(fs, unname->dir->ino, &dir);
+    int r = dir_item_get_to_change(fs, unname->dir->ino, &dir);
 
     if (r == 0)
         r = name_find(fs, unname->dir->ino, unname->name, &name);
     if (r < 0)
         return r;
     r = inode_item_get(fs, name.ino, &item);
+    if (r == 0)
+        r = fs_may_change(fs, &item);
     if (r == 0)
         r = unname_check(&item, unname->is_rmdir);
     if (r == 0)

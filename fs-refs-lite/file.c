@@ -28,7 +28,7 @@ int file_check_change(const struct fs_inode *inode)
 {
     int r = file_check(inode);
 
-    return r == 0 && inode->item.flags & FS_INODE_READ_ONLY ? -EROFS : r;
+    return r < 0 ? r : fs_may_change(inode->fs, &inode->item);
 }
 
 int file_check_range(uint64_t offset, uint64_t length)
@@ -550,8 +550,8 @@ static int co_write_chunk(struct fs_inode *inode, const char *buffer, uint64_t o
     return r;
 }
 
-int co_fs_write(struct fs_inode *inode, const void *buffer, uint64_t offset, uint64_t length,
-                struct client_request request)
+static int co_write(struct fs_inode *inode, const void *buffer, uint64_t offset, uint64_t length,
+                    struct client_request request)
 {
     const char *at = buffer;
     uint64_t end = offset + length;
@@ -568,5 +568,18 @@ int co_fs_write(struct fs_inode *inode, const void *buffer, uint64_t offset, uin
         at += step;
         offset += step;
     }
+    return r;
+}
+
+int co_fs_write(struct fs_inode *inode, const void *buffer, uint64_t offset, uint64_t length,
+                struct client_request request)
+{
+    struct fs *fs = inode->fs;
+    int r = co_change_begin(fs);
+
+    if (r < 0)
+        return r;
+    r = co_write(inode, buffer, offset, length, request);
+    change_end(fs);
     return r;
 }

@@ -59,7 +59,7 @@ int co_file_zero_behind_end(struct fs_inode *inode, uint64_t to)
     return co_file_zero_range(inode, inode->item.size, ALIGN_UP(to, (uint64_t)BLOCK_SIZE));
 }
 
-int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
+static int co_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
 {
     struct range_lock_hold hold;
     uint64_t end;
@@ -78,6 +78,18 @@ int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
     if (r == 0)
         inode_touch(inode);
     range_unlock(&inode->lock, &hold);
+    return r;
+}
+
+int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
+{
+    struct fs *fs = inode->fs;
+    int r = co_change_begin(fs);
+
+    if (r < 0)
+        return r;
+    r = co_zero(inode, offset, length);
+    change_end(fs);
     return r;
 }
 
@@ -140,8 +152,10 @@ static struct cut cut_behind(struct fs_inode *inode, uint64_t size)
 int co_file_finish_truncate(struct fs_inode *inode)
 {
     struct range_lock_hold hold;
-    int r = 0;
+    int r = co_change_begin(inode->fs);
 
+    if (r < 0)
+        return r;
     co_range_lock(&inode->lock, &hold, 0, FILE_LOCK_END, true);
     if (inode->item.flags & FS_INODE_TRUNCATING) {
         struct cut cut = cut_behind(inode, inode->item.size);
@@ -149,6 +163,7 @@ int co_file_finish_truncate(struct fs_inode *inode)
         r = co_cut(inode, &cut, FS_NO_REQUEST);
     }
     range_unlock(&inode->lock, &hold);
+    change_end(inode->fs);
     return r;
 }
 
@@ -173,7 +188,7 @@ static int co_truncate_locked(struct fs_inode *inode, uint64_t size, struct fs_r
     return co_cut(inode, &cut, request);
 }
 
-int co_fs_truncate(struct fs_inode *inode, uint64_t size, struct fs_request request)
+static int co_truncate(struct fs_inode *inode, uint64_t size, struct fs_request request)
 {
     struct range_lock_hold hold;
     int r = file_check_change(inode);
@@ -194,6 +209,18 @@ int co_fs_truncate(struct fs_inode *inode, uint64_t size, struct fs_request requ
     if (r == 0)
         r = co_truncate_locked(inode, size, request);
     range_unlock(&inode->lock, &hold);
+    return r;
+}
+
+int co_fs_truncate(struct fs_inode *inode, uint64_t size, struct fs_request request)
+{
+    struct fs *fs = inode->fs;
+    int r = co_change_begin(fs);
+
+    if (r < 0)
+        return r;
+    r = co_truncate(inode, size, request);
+    change_end(fs);
     return r;
 }
 
@@ -220,7 +247,7 @@ static int co_punch_locked(struct fs_inode *inode, uint64_t from, uint64_t to)
     return r;
 }
 
-int co_fs_punch(struct fs_inode *inode, uint64_t offset, uint64_t length)
+static int co_punch(struct fs_inode *inode, uint64_t offset, uint64_t length)
 {
     struct range_lock_hold hold;
     int r = file_check_change(inode);
@@ -237,6 +264,18 @@ int co_fs_punch(struct fs_inode *inode, uint64_t offset, uint64_t length)
     if (r == 0)
         inode_touch(inode);
     range_unlock(&inode->lock, &hold);
+    return r;
+}
+
+int co_fs_punch(struct fs_inode *inode, uint64_t offset, uint64_t length)
+{
+    struct fs *fs = inode->fs;
+    int r = co_change_begin(fs);
+
+    if (r < 0)
+        return r;
+    r = co_punch(inode, offset, length);
+    change_end(fs);
     return r;
 }
 
@@ -290,7 +329,7 @@ static int co_allocate_locked(struct fs_inode *inode, uint64_t offset, uint64_t 
     return r;
 }
 
-int co_fs_allocate(struct fs_inode *inode, uint64_t offset, uint64_t length, unsigned flags)
+static int co_allocate(struct fs_inode *inode, uint64_t offset, uint64_t length, unsigned flags)
 {
     struct range_lock_hold hold;
     uint64_t start = ALIGN_DOWN(offset, BLOCK_SIZE), end = offset + length;
@@ -311,6 +350,18 @@ int co_fs_allocate(struct fs_inode *inode, uint64_t offset, uint64_t length, uns
     if (r == 0)
         r = co_allocate_locked(inode, offset, end, flags & FS_ALLOCATE_KEEP_SIZE ? 0 : end);
     range_unlock(&inode->lock, &hold);
+    return r;
+}
+
+int co_fs_allocate(struct fs_inode *inode, uint64_t offset, uint64_t length, unsigned flags)
+{
+    struct fs *fs = inode->fs;
+    int r = co_change_begin(fs);
+
+    if (r < 0)
+        return r;
+    r = co_allocate(inode, offset, length, flags);
+    change_end(fs);
     return r;
 }
 

@@ -72,8 +72,18 @@ static int co_format_erase(struct format *format)
     return r;
 }
 
-/* A leaf with the root directory, at the first block behind the slots of group 0, and the map that
- * shows it. */
+static void format_inode(struct fs_node *node, uint64_t ino, const struct fs_inode_item *inode)
+{
+    node->values_at -= sizeof(*inode);
+    node->items[node->count++] = (struct fs_item){.object = ino,
+                                                  .kind = FS_KIND_INODE,
+                                                  .value_at = node->values_at,
+                                                  .value_size = sizeof(*inode)};
+    memcpy((char *)node + node->values_at, inode, sizeof(*inode));
+}
+
+/* A leaf with the root directory and that of snapshots, at the first block behind the slots of
+ * group 0, and the map that shows it. */
 static int co_format_tree(struct format *format, const struct fs_format_options *options)
 {
     const uint8_t *volume = format->super.header.volume;
@@ -89,16 +99,15 @@ static int co_format_tree(struct format *format, const struct fs_format_options 
                                   .nlink = 2,
                                   .uid = options->uid,
                                   .gid = options->gid};
+    struct fs_inode_item snapshots = inode;
     struct fs_node *node = (struct fs_node *)format->block;
 
     memset(node, 0, BLOCK_SIZE);
-    *node = (struct fs_node){
-        .tree = FS_TREE_FILES, .count = 1, .values_at = BLOCK_SIZE - sizeof(inode)};
-    node->items[0] = (struct fs_item){.object = FS_ROOT_INO,
-                                      .kind = FS_KIND_INODE,
-                                      .value_at = node->values_at,
-                                      .value_size = sizeof(inode)};
-    memcpy(format->block + node->values_at, &inode, sizeof(inode));
+    *node = (struct fs_node){.tree = FS_TREE_FILES, .values_at = BLOCK_SIZE};
+    snapshots.mode = S_IFDIR | 0755;
+    snapshots.flags = FS_INODE_READ_ONLY;
+    format_inode(node, FS_ROOT_INO, &inode);
+    format_inode(node, FS_SNAPSHOTS_INO, &snapshots);
     block_seal(node, FS_NODE_MAGIC, volume, address, 1);
     format->root.trees[FS_TREE_FILES] =
         (struct fs_tree_root){.address = address, .generation = 1, .nodes = 1};
@@ -141,8 +150,8 @@ static void format_root(struct format *format)
     struct alloc geometry = {0};
 
     format->root = (struct fs_root){.total_blocks = format->vdisk->size_bytes / BLOCK_SIZE,
-                                    .inodes = 1,
-                                    .next_ino = FS_ROOT_INO + 1,
+                                    .inodes = 2,
+                                    .next_ino = FS_SNAPSHOTS_INO + 1,
                                     .journal_sequence = 1,
                                     .next_lsn = 2,
                                     .flags = FS_ROOT_CLEAN};

@@ -32,6 +32,8 @@ struct fs_inode; /* a reference to a file, directory, … in RAM */
 #define FS_NAME_MAX 255     /* bytes, without the 0; any but '/' and 0 */
 #define FS_SYMLINK_MAX 4095 /* bytes of a target */
 #define FS_ROOT_INO 1
+#define FS_SNAPSHOTS_INO 2 /* found as FS_SNAPSHOTS_NAME in the root directory, but not listed */
+#define FS_SNAPSHOTS_NAME ".snapshots"
 #define FS_FILE_SIZE_MAX ((uint64_t)1 << 60) /* beyond: -EFBIG */
 #define FS_LINK_MAX 1000000                  /* names of one file: -EMLINK */
 #define FS_SLOTS_PER_SESSION 64              /* a request's slot is below; beyond: -EINVAL */
@@ -270,7 +272,7 @@ int co_fs_punch(struct fs_inode *inode, uint64_t offset, uint64_t length);
 int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length);
 
 /* Clones: `to` shows at to_offset what `from` shows at from_offset, and both share the blocks until
- * one of them is written. Metadata only: about 10 us for each extent. Offsets are multiples of
+ * one of them is written. Metadata only: microseconds for each extent. Offsets are multiples of
  * BLOCK_SIZE, and so is length, unless the range ends where `from` ends and at or behind where `to`
  * ends. Extends `to`. It is one moment's contents of `from`; after a crash any first part of it may
  * have been done. Files of one fs; the same file, where the ranges do not overlap.
@@ -291,6 +293,21 @@ int co_fs_block_status(struct fs_inode *inode, uint64_t offset, uint64_t length,
 /* fsync: data and names are durable already; this makes the times of overwrites so. data_only
  * (fdatasync, guest flush): free. */
 int co_fs_sync(struct fs_inode *inode, bool data_only);
+
+/* ---- snapshots: /.snapshots/NAME is what a file or a directory with all below it was at one
+ * moment, sharing its blocks. Nobody can change it (-EROFS). While one is taken or restored,
+ * changes of this fs wait: some microseconds for each extent and some tens for each inode. One such
+ * call runs at a time. Names: as of files, not beginning with a dot (-EINVAL). ---- */
+
+/* -EEXIST, -EROFS (of a snapshot), -ENOSPC. */
+int co_fs_snapshot_create(struct fs_inode *from, const char *name, struct fs_request request);
+/* -ENOENT. Its space returns in the background. */
+int co_fs_snapshot_delete(struct fs *fs, const char *name, struct fs_request request);
+/* Makes what it was taken of like the snapshot again: what is there under the same names keeps its
+ * inodes, what is not in the snapshot goes. After a crash some of it may have been done: the
+ * snapshot is unharmed, call it again. -ENOENT; -ENOTDIR: what it was taken of is gone, or is
+ * something else. */
+int co_fs_snapshot_restore(struct fs *fs, const char *name, struct fs_request request);
 
 /* ---- client sessions ---- */
 

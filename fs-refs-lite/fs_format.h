@@ -18,7 +18,8 @@
  * generation, tree and level must be what its parent says.
  *
  * Trees: items sorted by (object, kind, offset):
- *   files     object = inode number. Orphans: object 0.
+ *   files     object = inode number. Orphans: object 0. Inode 1 is the root directory, inode 2 the
+ *             directory of snapshots, which no name leads to but ".snapshots" in the root
  *   groups    object = group number, kind FS_KIND_GROUP
  *   slots     object = client session, kind FS_KIND_SLOT, offset = slot
  *   refs      object = first block of a run that more than one extent maps, kind FS_KIND_REF
@@ -32,7 +33,7 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures are used as they lie on disk");
 
-#define FS_FORMAT_VERSION 2
+#define FS_FORMAT_VERSION 3
 
 #define FS_SUPER_MAGIC 0x50557366u   /* "fsUP" */
 #define FS_ROOT_MAGIC 0x54527366u    /* "fsRT" */
@@ -227,8 +228,9 @@ struct fs_inode_item {
     uint32_t uid, gid;
     uint32_t rdev;
     uint32_t flags;
-    uint64_t quota; /* to come: the directory quota it is counted in; 0: none */
-    uint8_t reserved[16];
+    uint64_t quota;  /* to come: the directory quota it is counted in; 0: none */
+    uint64_t origin; /* in a snapshot: the inode that the whole snapshot was taken of */
+    uint8_t reserved[8];
 };
 static_assert(sizeof(struct fs_inode_item) == 128, "fs_inode_item");
 

@@ -9,6 +9,7 @@
 #include "fs-refs-lite/journal.h"
 #include "fs-refs-lite/node.h"
 #include "fs-refs-lite/session.h"
+#include "fs-refs-lite/snapshot.h"
 #include "fs-refs-lite/txn.h"
 #include "s2d/base/buffer.h"
 #include "s2d/base/co.h"
@@ -55,12 +56,23 @@ struct fs {
     struct inode_table inodes;
     struct session_table sessions;
     struct checkpoint checkpoint;
-    unsigned gate_closed; /* > 0: no mutation starts */
+    unsigned gate_closed;       /* > 0: no mutation starts */
+    enum quiet quiet;           /* while a snapshot is taken */
+    unsigned changes_under_way; /* of files' data */
+    struct co *caretaker;       /* who makes or removes snapshots; holds snapshot_mutex */
+    struct co_mutex snapshot_mutex;
+    bool is_unmounting; /* background work that can be left over is */
     struct co_cond gate;
     struct co_group background;
     struct buffer_pool *bounce;
     struct fs_counters counters;
 };
+
+/* -EROFS: part of a snapshot, and the running coroutine is not its caretaker. */
+must_check static inline int fs_may_change(const struct fs *fs, const struct fs_inode_item *item)
+{
+    return item->flags & FS_INODE_READ_ONLY && fs->caretaker != co_self() ? -EROFS : 0;
+}
 
 /* Records what makes the fs unusable, once, and wakes whoever waits. Returns error. */
 int fs_fail_with(struct fs *fs, int error);

@@ -363,7 +363,7 @@ int co_fs_reap_orphans(struct fs *fs)
         int r = fs->error ? fs->error : CO_RETRY(fs, orphan_next(fs, &ino));
 
         if (r < 0)
-            return r == -ENOENT ? 0 : r;
+            return r == -ENOENT ? co_snapshots_sweep(fs) : r;
         if (inode_find(fs, ino))
             continue; /* referenced, or being reaped */
         r = co_reap(fs, ino);
@@ -413,6 +413,8 @@ static int set_plan(struct fs *fs, struct txn *txn, void *arg)
     struct fs_inode_item item;
     int r = inode_item_get(fs, set->ino, &item);
 
+    if (r == 0)
+        r = fs_may_change(fs, &item);
     if (r < 0)
         return r;
     if (set->set & FS_SET_MODE)

@@ -31,6 +31,7 @@ static int fs_new(struct io *io, struct vdisk *vdisk, const struct fs_mount_opti
         fs->options.bounce_bytes = BOUNCE_BYTES_DEFAULT;
     fs->options.bounce_bytes = MAX(fs->options.bounce_bytes, BOUNCE_BYTES_MIN);
     co_cond_init(&fs->gate);
+    co_mutex_init(&fs->snapshot_mutex);
     co_group_init(&fs->background);
     checkpoint_init(&fs->checkpoint);
     *ret_fs = fs;
@@ -289,6 +290,7 @@ int co_fs_unmount(struct fs *fs)
 {
     int r;
 
+    fs->is_unmounting = true;
     co_group_wait(&fs->background);
     do { /* times may be left over when there are very many */
         r = co_fs_checkpoint(fs);
@@ -352,7 +354,7 @@ int co_fs_statfs(struct fs *fs, struct fs_statfs *ret_statfs)
         .available_bytes =
             (free_blocks > alloc->reserve_blocks ? free_blocks - alloc->reserve_blocks : 0) *
             BLOCK_SIZE,
-        .inodes = fs->inode_count,
+        .inodes = fs->inode_count - MIN(fs->inode_count, 1u), /* .snapshots is ours */
         .orphans = fs->orphan_count,
     };
     memcpy(ret_statfs->uuid, fs->super.header.volume, sizeof(ret_statfs->uuid));

@@ -66,11 +66,24 @@ static void name_decode(const struct tree_item *item, struct name *ret_name)
         (struct name){.cookie = item->key.offset, .ino = value->ino, .type = value->type & S_IFMT};
 }
 
+bool name_is_private(const struct fs *fs, uint64_t dir, const char *name)
+{
+    return dir == FS_SNAPSHOTS_INO && name[0] == '.' && fs->caretaker != co_self();
+}
+
 int name_find(struct fs *fs, uint64_t dir, const char *name, struct name *ret_name)
 {
     size_t length = strlen(name);
     uint64_t first = name_cookie(fs, name, length), free_cookie = 0;
 
+    if (dir == FS_ROOT_INO && strcmp(name, FS_SNAPSHOTS_NAME) == 0) {
+        *ret_name = (struct name){.ino = FS_SNAPSHOTS_INO, .type = S_IFDIR};
+        return 0;
+    }
+    if (name_is_private(fs, dir, name)) {
+        *ret_name = (struct name){0};
+        return -ENOENT;
+    }
     for (uint64_t cookie = first; cookie < first + FS_COOKIE_VARIANTS; cookie++) {
         struct tree_item item;
         const struct fs_name_item *value;

@@ -18,6 +18,8 @@ struct name {
 /* 0, -EINVAL, -ENAMETOOLONG: may such a name be made? */
 must_check int name_check(const char *name);
 
+/* A snapshot that is being made or removed: nobody but its caretaker sees it. */
+bool name_is_private(const struct fs *fs, uint64_t dir, const char *name);
 /* Returns 0, -ENOENT (ret_name->cookie: where it would go; 0: nowhere, too many hash alike),
  * -EAGAIN, -EBADMSG. */
 must_check int name_find(struct fs *fs, uint64_t dir, const char *name, struct name *ret_name);

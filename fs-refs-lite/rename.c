@@ -50,7 +50,7 @@ static int rename_dir_get(struct fs *fs, uint64_t dir, struct fs_inode_item *ret
         return r;
     if (!S_ISDIR(ret_item->mode))
         return -ENOTDIR;
-    return ret_item->nlink == 0 ? -ENOENT : 0;
+    return ret_item->nlink == 0 ? -ENOENT : fs_may_change(fs, ret_item);
 }
 
 static int rename_look(struct fs *fs, struct renaming *at)
@@ -89,10 +89,14 @@ static int rename_check_replace(const struct renaming *at)
 static int rename_check(struct fs *fs, const struct renaming *at)
 {
     unsigned flags = at->rename->flags;
-    int r = 0;
+    int r = fs_may_change(fs, &at->moved);
 
     if (at->is_taken && (flags & FS_RENAME_NOREPLACE))
         return -EEXIST;
+    if (r == 0 && at->is_taken)
+        r = fs_may_change(fs, &at->other);
+    if (r < 0)
+        return r;
     if (!at->is_taken && (flags & FS_RENAME_EXCHANGE))
         return -ENOENT;
     if (S_ISDIR(at->moved.mode))

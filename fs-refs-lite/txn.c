@@ -198,7 +198,7 @@ int co_txn_room(struct fs *fs, enum txn_need need)
         if (fs->is_read_only)
             return -EROFS;
         SOMETIMES_IF(fs->gate_closed, "fs: an operation waits for a snapshot");
-        if (fs->gate_closed)
+        if (fs->gate_closed || fs_must_wait(fs, QUIET_ALL))
             r = co_cond_wait(&fs->gate);
         else if (!journal_can_gather(&fs->journal))
             r = co_journal_wait(fs, fs->journal.appended_lsn);
@@ -298,7 +298,9 @@ int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request, txn
         return r;
     if (ret_result)
         *ret_result = result;
-    return PLANTED(FS_NOT_AWAITED) ? 0 : co_journal_wait(fs, result.lsn);
+    if (PLANTED(FS_NOT_AWAITED) || fs->caretaker == co_self())
+        return 0;
+    return co_journal_wait(fs, result.lsn);
 }
 
 int co_txn_step(struct fs *fs, enum txn_need need, txn_plan *plan, void *arg,

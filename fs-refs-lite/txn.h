@@ -35,7 +35,8 @@ struct txn_result {
     bool is_repeat; /* answered from the journal, not run */
 };
 
-/* Runs plan and applies it; then waits until it is durable. ret_result may be NULL.
+/* Runs plan and applies it; then waits until it is durable, unless the caller is the caretaker of
+ * snapshots, who does that once for all. ret_result may be NULL.
  * Returns 0, plan's error, -ENOSPC, -EPROTO or -EINVAL (request), -EBADMSG, fs->error. */
 must_check int co_txn_run(struct fs *fs, enum txn_need need, struct fs_request request,
                           txn_plan *plan, void *arg, struct txn_result *ret_result);
