@@ -273,6 +273,15 @@ int co_csv_clone_file(struct csv_volume *volume, uint64_t ino, uint64_t dir, con
     return r < 0 ? r : co_run_attr(volume, &request, ret_attr);
 }
 
+int co_csv_snapshot(struct csv_volume *volume, enum csv_snapshot_verb verb, uint64_t ino,
+                    const char *name)
+{
+    struct csv_request request = {.op = CSV_SNAPSHOT, .ino = ino, .name = name, .flags = verb};
+    int r = check_name(name);
+
+    return r < 0 ? r : co_run_plain(volume, &request);
+}
+
 int co_csv_unlink(struct csv_volume *volume, uint64_t dir, const char *name)
 {
     struct csv_request request = {.op = CSV_UNLINK, .ino = dir, .name = name};

@@ -130,6 +130,11 @@ int co_csv_clone_range(struct csv_volume *volume, uint64_t from_ino, uint64_t fr
                        uint64_t to_ino, uint64_t to_offset, uint64_t length);
 int co_csv_clone_file(struct csv_volume *volume, uint64_t ino, uint64_t dir, const char *name,
                       struct fs_attr *ret_attr);
+enum csv_snapshot_verb { CSV_SNAPSHOT_CREATE, CSV_SNAPSHOT_DELETE, CSV_SNAPSHOT_RESTORE };
+/* As co_fs_snapshot_create(), …. ino: of what it is taken; else FS_SNAPSHOTS_INO. -EBUSY: a restore
+ * while a VM runs from a disk in this volume. */
+int co_csv_snapshot(struct csv_volume *volume, enum csv_snapshot_verb verb, uint64_t ino,
+                    const char *name);
 /* Gives entries after cookie to emit() until it returns false, the end, or some 32 KiB of them;
  * *ret_end: it was the end. */
 int co_csv_readdir(struct csv_volume *volume, uint64_t dir, uint64_t cookie,

@@ -435,6 +435,34 @@ static int co_clone(struct csv_volume *volume, struct fs_inode *from,
     return r < 0 ? r : co_fs_getattr(made, &reply->attr);
 }
 
+static bool has_vm_disk(struct csv_volume *volume)
+{
+    for (size_t i = 0; i < CSV_OPEN_BUCKETS; i++) {
+        list_for_each (node, &volume->opens[i]) {
+            if (is_vm_disk(list_entry(node, struct csv_opened, node)))
+                return true;
+        }
+    }
+    return false;
+}
+
+static int co_snapshot(struct csv_volume *volume, struct fs_inode *inode,
+                       const struct csv_request *request)
+{
+    switch (request->flags) {
+    case CSV_SNAPSHOT_CREATE:
+        return co_fs_snapshot_create(inode, request->name, request->name_of);
+    case CSV_SNAPSHOT_DELETE:
+        return co_fs_snapshot_delete(volume->fs, request->name, request->name_of);
+    case CSV_SNAPSHOT_RESTORE:
+        if (has_vm_disk(volume))
+            return -EBUSY;
+        return co_fs_snapshot_restore(volume->fs, request->name, request->name_of);
+    default:
+        return -EOPNOTSUPP;
+    }
+}
+
 static int co_change(struct csv_volume *volume, struct fs_inode *inode,
                      const struct csv_request *request, struct csv_reply *reply)
 {
@@ -473,6 +501,8 @@ static int co_on_inode(struct csv_volume *volume, const struct csv_request *requ
     case CSV_CLONE_RANGE:
     case CSV_CLONE_FILE:
         return co_clone(volume, inode, request, reply);
+    case CSV_SNAPSHOT:
+        return co_snapshot(volume, inode, request);
     case CSV_UNLINK:
         return co_fs_unlink(inode, request->name, request->name_of);
     case CSV_RMDIR:

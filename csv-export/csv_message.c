@@ -215,6 +215,7 @@ static const struct op_rule op_rules[CSV_OP_END] = {
     [CSV_SYNC] = {0},
     [CSV_CLONE_RANGE] = {.is_named = true, .ranged = true},
     [CSV_CLONE_FILE] = {.is_named = true},
+    [CSV_SNAPSHOT] = {.is_named = true},
 };
 
 bool csv_op_is_named(enum csv_op op)

@@ -12,7 +12,7 @@
 #ifndef S2D_CSV_CSV_MESSAGE_H
 #define S2D_CSV_CSV_MESSAGE_H
 
-#include "fs-refs-lite/fs.h"
+#include "csv-export/csv.h"
 #include "s2d/bus/message_types.h"
 
 #define CSV_MSG_ATTACH (BUS_TYPE_FILES + 0)
@@ -48,6 +48,7 @@ enum csv_op {
     CSV_SYNC,       /* ino, flags (1: data only) */
     CSV_CLONE_RANGE, /* ino, offset → ino2, offset2; length */
     CSV_CLONE_FILE,  /* ino, ino2 (directory), name → attr */
+    CSV_SNAPSHOT,    /* ino (what of), name, flags (enum csv_snapshot_verb) */
     CSV_OP_END,
 };
 

@@ -48,8 +48,8 @@ extern const struct fuse_lowlevel_ops s2d_fuse_ops; /* userdata: struct fuse_mou
  * gone then. */
 uint8_t *fuse_answer_memory(struct fuse_mount *mount);
 
-/* The part of co_fuse_mount_open() behind mounting: serves what comes on fd, which is taken, as from
- * /dev/fuse: a read gives one request, a writev takes one answer. For co_fuse_mount_close().
+/* The part of co_fuse_mount_open() behind mounting: serves what comes on fd, which is taken, as
+ * from /dev/fuse: a read gives one request, a writev takes one answer. For co_fuse_mount_close().
  * Returns 0, -ENOMEM. */
 must_check int fuse_mount_serve(struct io *io, struct csv_volume *volume,
                                 const struct fuse_mount_options *options, int fd,

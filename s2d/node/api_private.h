@@ -8,7 +8,8 @@
 
 /* The tables of routes, by file. */
 extern const struct api_route api_cluster_routes[], api_node_routes[], api_disk_routes[],
-    api_volume_routes[], api_file_routes[], api_vm_routes[], api_misc_routes[];
+    api_volume_routes[], api_file_routes[], api_vm_routes[], api_misc_routes[],
+    api_snapshot_routes[];
 /* What nodes ask of each other: no path but these is taken from the bus, and none of them asks on.
  */
 extern const struct api_route api_local_routes[];

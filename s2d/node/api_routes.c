@@ -6,8 +6,9 @@
 #include "s2d/node/api_private.h"
 
 static const struct api_route *const tables[] = {
-    api_cluster_routes, api_node_routes, api_disk_routes, api_volume_routes,
-    api_file_routes,    api_vm_routes,   api_misc_routes, NULL,
+    api_cluster_routes, api_node_routes,     api_disk_routes,
+    api_volume_routes,  api_file_routes,     api_vm_routes,
+    api_misc_routes,    api_snapshot_routes, NULL,
 };
 static const struct api_route *const local_tables[] = {api_local_routes, NULL};
 

@@ -141,41 +141,188 @@ static bool co_check_disk(struct api_context *context, const char *disk,
     return false;
 }
 
-static void co_create(void *arg, const struct api_request *request, struct api_response *response)
+/* ---- making ---- */
+
+struct vm_wanted {
+    const char *name, *switch_name;
+    uint64_t memory_bytes, vcpus, generation;
+    json_t *disks;
+};
+
+static void co_propose_vm(struct api_context *context, const struct vm_wanted *wanted,
+                          struct api_response *response)
 {
-    static const char *const names[] = {"name",  "memory_bytes", "vcpus", "generation",
-                                        "disks", "switch_name",  NULL};
-    struct api_context *context = arg;
-    struct api_arguments arguments = api_arguments(request, response, names);
-    const char *name = api_text(&arguments, "name");
-    uint64_t memory_bytes = api_u64(&arguments, "memory_bytes");
-    uint64_t vcpus = api_u64_or(&arguments, "vcpus", 1);
-    uint64_t generation = api_u64_or(&arguments, "generation", 2);
-    const json_t *disks = api_list(&arguments, "disks");
-    const char *switch_name = api_text_or(&arguments, "switch_name", "");
-    size_t disks_max = generation == 1 ? GENERATION_1_DISKS : HV_DISKS_MAX;
     json_t *reply = NULL;
 
-    if (arguments.refused || !api_database(context, response))
+    if (co_api_propose(context,
+                       json_pack("{s:s,s:s,s:I,s:I,s:I,s:O,s:s}", "verb", "vm.create", "name",
+                                 wanted->name, "memory_bytes", (json_int_t)wanted->memory_bytes,
+                                 "vcpus", (json_int_t)wanted->vcpus, "generation",
+                                 (json_int_t)wanted->generation, "disks", wanted->disks,
+                                 "switch_name", wanted->switch_name),
+                       response, &reply) == 0)
+        co_api_answer(context, &vm_kind, (uint64_t)json_integer_value(json_object_get(reply, "vm")),
+                      response);
+    json_decref(reply);
+}
+
+/* "vms/a/web.raw" of the VM web2's original becomes "vms/a/web2-web.raw". Returns 0 (*ret_disk: for
+ * free()), or the error. */
+static int co_clone_disk(struct api_context *context, const char *disk, const char *name,
+                         char **ret_disk)
+{
+    cleanup(csv_volume_putp) struct csv_volume *volume = NULL;
+    const char *path = strchr(disk, '/'), *base = strrchr(disk, '/');
+    char volume_name[NAME_MAX_BYTES] = "", directory[CSV_PATH_MAX] = "", text[FS_NAME_MAX + 1];
+    struct fs_attr from, dir, made;
+    int r;
+
+    if (!path || (size_t)(path - disk) >= sizeof(volume_name) ||
+        (size_t)(base - path) >= sizeof(directory))
+        return -EINVAL;
+    memcpy(volume_name, disk, path - disk);
+    memcpy(directory, path, base - path);
+    if ((size_t)snprintf(text, sizeof(text), "%s-%s", name, base + 1) >= sizeof(text))
+        return -ENAMETOOLONG;
+    volume = csv_volume_find(node_csv(context->node), volume_name);
+    if (!volume)
+        return -ENOENT;
+    r = co_csv_walk(volume, path + 1, &from);
+    if (r == 0)
+        r = co_csv_walk(volume, directory, &dir);
+    if (r == 0)
+        r = co_csv_clone_file(volume, from.ino, dir.ino, text, &made);
+    if (r == 0 && asprintf(ret_disk, "%s%s/%s", volume_name, directory, text) < 0)
+        r = -ENOMEM;
+    return r;
+}
+
+static void co_remove_disk(struct api_context *context, const char *disk)
+{
+    cleanup(csv_volume_putp) struct csv_volume *volume = NULL;
+    const char *path = strchr(disk, '/'), *base = strrchr(disk, '/');
+    char volume_name[NAME_MAX_BYTES] = "", directory[CSV_PATH_MAX] = "";
+    struct fs_attr dir;
+
+    memcpy(volume_name, disk, path - disk); /* we put it together ourselves */
+    memcpy(directory, path, base - path);
+    volume = csv_volume_find(node_csv(context->node), volume_name);
+    if (volume && co_csv_walk(volume, directory, &dir) == 0)
+        (void)!co_csv_unlink(volume, dir.ino, base + 1);
+}
+
+/* disks: of the original; each is cloned as it is now. */
+static void co_create_clone(struct api_context *context, struct vm_wanted *wanted,
+                            const json_t *disks, struct api_response *response)
+{
+    wanted->disks = json_array();
+    for (size_t i = 0; i < json_array_size(disks); i++) {
+        const char *disk = json_string_value(json_array_get(disks, i));
+        char *made = NULL;
+        int r = co_clone_disk(context, disk, wanted->name, &made);
+
+        if (r < 0) {
+            api_answer_error(response, r, "%.300s cannot be cloned for VM %.64s: %s", disk,
+                             wanted->name,
+                             r == -EEXIST ? "a file of the clone's name is there" : strerror(-r));
+            break;
+        }
+        json_array_append_new(wanted->disks, json_string(made));
+        free(made);
+    }
+    if (response->error == 0)
+        co_propose_vm(context, wanted, response);
+    for (size_t i = 0; response->error && i < json_array_size(wanted->disks); i++)
+        co_remove_disk(context, json_string_value(json_array_get(wanted->disks, i)));
+    json_decref(wanted->disks);
+}
+
+static json_t *disks_of(const struct vm_record *vm)
+{
+    json_t *disks = json_array();
+
+    for (uint64_t i = 0; i < vm->disk_count; i++)
+        json_array_append_new(disks, json_string(vm->disks[i]));
+    return disks;
+}
+
+/* {name, clone_of}: what is not given is as in the original. */
+static void co_create_like(struct api_context *context, struct api_arguments *arguments,
+                           struct api_response *response)
+{
+    const char *of = api_text(arguments, "clone_of"), *name = api_text(arguments, "name");
+    const struct database *database = api_database(context, response);
+    const struct vm_record *vm = NULL;
+    struct vm_wanted wanted;
+    char switch_name[NAME_MAX_BYTES];
+    json_t *disks;
+
+    if (!database || arguments->refused)
+        return;
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        if (strcmp(vm->name, name) == 0) {
+            api_answer_error(response, -EEXIST, "there is a VM %.64s already", name);
+            return;
+        }
+    }
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        if (strcmp(vm->name, of) == 0)
+            break;
+    }
+    if (!vm) {
+        api_answer_error(response, -ENOENT, "there is no VM %.64s: 's2d vm list'", of);
+        return;
+    }
+    snprintf(switch_name, sizeof(switch_name), "%s",
+             api_text_or(arguments, "switch_name", vm->switch_name));
+    wanted =
+        (struct vm_wanted){.name = name,
+                           .switch_name = switch_name,
+                           .memory_bytes = api_u64_or(arguments, "memory_bytes", vm->memory_bytes),
+                           .vcpus = api_u64_or(arguments, "vcpus", vm->vcpus),
+                           .generation = vm->generation};
+    disks = disks_of(vm);
+    if (!arguments->refused)
+        co_create_clone(context, &wanted, disks, response);
+    json_decref(disks);
+}
+
+static void co_create_new(struct api_context *context, struct api_arguments *arguments,
+                          struct api_response *response)
+{
+    struct vm_wanted wanted = {.name = api_text(arguments, "name"),
+                               .switch_name = api_text_or(arguments, "switch_name", ""),
+                               .memory_bytes = api_u64(arguments, "memory_bytes"),
+                               .vcpus = api_u64_or(arguments, "vcpus", 1),
+                               .generation = api_u64_or(arguments, "generation", 2)};
+    const json_t *disks = api_list(arguments, "disks");
+    size_t disks_max = wanted.generation == 1 ? GENERATION_1_DISKS : HV_DISKS_MAX;
+
+    if (arguments->refused || !api_database(context, response))
         return;
     if (json_array_size(disks) > disks_max) {
         api_answer_error(response, -EINVAL, "a VM of generation %llu has at most %zu disks",
-                         (unsigned long long)generation, disks_max);
+                         (unsigned long long)wanted.generation, disks_max);
         return;
     }
     for (size_t i = 0; i < json_array_size(disks); i++) {
         if (!co_check_disk(context, json_string_value(json_array_get(disks, i)), response))
             return;
     }
-    if (co_api_propose(context,
-                       json_pack("{s:s,s:s,s:I,s:I,s:I,s:O,s:s}", "verb", "vm.create", "name", name,
-                                 "memory_bytes", (json_int_t)memory_bytes, "vcpus",
-                                 (json_int_t)vcpus, "generation", (json_int_t)generation, "disks",
-                                 disks, "switch_name", switch_name),
-                       response, &reply) == 0)
-        co_api_answer(context, &vm_kind, (uint64_t)json_integer_value(json_object_get(reply, "vm")),
-                      response);
-    json_decref(reply);
+    wanted.disks = (json_t *)disks;
+    co_propose_vm(context, &wanted, response);
+}
+
+static void co_create(void *arg, const struct api_request *request, struct api_response *response)
+{
+    static const char *const names[] = {"name",  "memory_bytes", "vcpus",    "generation",
+                                        "disks", "switch_name",  "clone_of", NULL};
+    struct api_arguments arguments = api_arguments(request, response, names);
+
+    if (request->body && json_object_get(request->body, "clone_of"))
+        co_create_like(arg, &arguments, response);
+    else
+        co_create_new(arg, &arguments, response);
 }
 
 static void co_delete(void *arg, const struct api_request *request, struct api_response *response)

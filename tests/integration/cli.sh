@@ -78,7 +78,7 @@ step "usage"
 refused 2 "--help" 1
 refused 2 "NAME is missing" 1 volume create
 refused 2 "no size" 1 volume create v --size much
-refused 1 "this version does not" 1 volume snapshot list v
+refused 1 "this version does not" 1 pool optimize
 refused 3 "no daemon answers" 1 node list
 "$bin/s2d" volume create --help | grep -q -- "--size SIZE" || fail "no help"
 
@@ -137,6 +137,33 @@ refused 1 "shrink" 1 volume resize v 128M
 s2d 1 volume resize v 320M >/dev/null
 [[ $(field "['problems']" 3 volume check v) == 0 ]] || fail "volume check"
 
+step "clones and snapshots"
+dd if=/dev/urandom of="$dir/small" bs=1M count=2 status=none
+s2d 1 file import "$dir/small" v/c/from >/dev/null
+s2d 3 file clone v/c/from v/d/to >/dev/null
+refused 1 "two volumes" 1 file clone v/c/from w/to
+refused 1 "no such file" 1 file clone v/c/none v/to
+refused 1 "already" 1 file clone v/c/from v/d/to
+s2d 1 volume snapshot create v monday >/dev/null
+s2d 2 volume snapshot create v file --path c/from >/dev/null
+refused 1 "of that name" 1 volume snapshot create v monday
+[[ $(field ".__len__()" 3 volume snapshot list v) == 2 ]] || fail "snapshot list"
+s2d 1 file rm v/c/from --yes >/dev/null
+s2d 1 file import "$dir/image" v/d/new >/dev/null
+s2d 2 file export v/d/to "$dir/copy2" >/dev/null
+cmp "$dir/small" "$dir/copy2" || fail "a clone is not its original"
+refused 1 "is gone" 1 volume snapshot restore v file --yes
+refused 1 "say --yes" 1 volume snapshot restore v monday
+s2d 3 volume snapshot restore v monday --yes >/dev/null
+s2d 3 file export v/c/from "$dir/copy3" >/dev/null
+cmp "$dir/small" "$dir/copy3" || fail "what was restored is not what was kept"
+[[ $(s2d 2 file ls v/d) != *new* ]] || fail "restore leaves what is newer"
+s2d 1 volume snapshot delete v monday --yes >/dev/null
+s2d 1 volume snapshot delete v file --yes >/dev/null
+[[ $(field ".__len__()" 3 volume snapshot list v) == 0 ]] || fail "snapshot delete"
+refused 1 "no such snapshot" 1 volume snapshot delete v monday --yes
+[[ $(field "['problems']" 3 volume check v) == 0 ]] || fail "volume check after clones"
+
 step "moving, draining"
 s2d 1 volume move v --to node3 >/dev/null
 [[ $(field "['owner']" 1 volume show v) == node3 ]] || fail "move"
@@ -150,6 +177,11 @@ refused 1 "no such file" 1 vm create web --memory 64M --disk v/nothing
 s2d 1 vm create web --memory 64M --disk v/disk --generation 1 >/dev/null
 refused 1 "disk of VM web" 1 vm create other --memory 64M --disk v/disk
 refused 1 "does not run" 1 vm shutdown web
+s2d 1 vm create web2 --clone-of web --vcpus 2 >/dev/null
+[[ $(field "['disks'][0]" 2 vm show web2) == v/web2-disk ]] || fail "the clone's disk"
+refused 1 "VM web2 already" 1 vm create web2 --clone-of web
+refused 1 "no VM" 1 vm create web3 --clone-of nobody
+s2d 1 vm delete web2 --yes >/dev/null
 refused 1 "VM web" 1 volume delete v --yes
 s2d 1 vm delete web --yes >/dev/null
 

@@ -14,7 +14,8 @@ struct parser {
     int argc;
     const char *const *argv;
     int next;
-    bool options_ended; /* behind "--" */
+    bool options_ended;     /* behind "--" */
+    const char *first_word; /* of a verb of two */
     struct cli_arguments *arguments;
     char *message;
     int exit; /* CLI_DONE: nothing is wrong so far */
@@ -236,21 +237,42 @@ static void take_noun(struct parser *parser, const char *word)
         parser->arguments->command = first; /* until a verb follows */
 }
 
-/* Returns whether word was the verb. */
+/* Verbs of two words: "snapshot create". */
+static bool is_first_word(const struct cli_command *commands, const char *noun, const char *word)
+{
+    size_t length = strlen(word);
+
+    for (; commands->noun; commands++) {
+        if (strcmp(commands->noun, noun) == 0 && strncmp(commands->verb, word, length) == 0 &&
+            commands->verb[length] == ' ')
+            return true;
+    }
+    return false;
+}
+
+/* Returns whether word was the verb, or its first word. */
 static bool take_verb(struct parser *parser, const char *word)
 {
     struct cli_arguments *arguments = parser->arguments;
-    const struct cli_command *command = find_command(parser->commands, arguments->noun, word);
+    const struct cli_command *command;
+    char verb[64];
 
+    snprintf(verb, sizeof(verb), "%s%s%s", parser->first_word ? parser->first_word : "",
+             parser->first_word ? " " : "", word);
+    command = find_command(parser->commands, arguments->noun, verb);
     if (command) {
         arguments->command = command;
         return true;
     }
     if (arguments->command)
         return false;
+    if (is_first_word(parser->commands, arguments->noun, verb)) {
+        parser->first_word = word;
+        return true;
+    }
     if (!refuse_later(parser, arguments->noun, word, NULL))
         complain(parser, CLI_USAGE, "'s2d %s' has no '%.60s'; see s2d %s --help", arguments->noun,
-                 word, arguments->noun);
+                 verb, arguments->noun);
     return true;
 }
 

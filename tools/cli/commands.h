@@ -27,7 +27,8 @@ cli_run run_disk_list, run_disk_show, run_disk_claim, run_disk_retire, run_disk_
     run_development_fail_disk;
 cli_run run_pool_create, run_pool_status;
 cli_run run_volume_create, run_volume_list, run_volume_show, run_volume_resize, run_volume_move,
-    run_volume_delete, run_volume_check;
+    run_volume_delete, run_volume_check, run_snapshot_create, run_snapshot_list,
+    run_snapshot_delete, run_snapshot_restore;
 /* verbs_file.c */
 cli_run run_file_ls, run_file_create, run_file_clone, run_file_rm, run_file_import, run_file_export;
 /* verbs_vm.c */

@@ -322,3 +322,60 @@ int run_volume_check(struct cli *cli, const struct cli_arguments *arguments)
                                     "used; restore it from a backup",
                                     name, (unsigned long long)problems);
 }
+
+/* ---- snapshots ---- */
+
+int run_snapshot_create(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *volume = cli_positional(arguments, 0), *name = cli_positional(arguments, 1);
+    json_t *body = json_pack("{s:s}", "name", name), *json;
+    int status;
+
+    if (cli_given(arguments, "path"))
+        json_object_set_new(body, "path", json_string(cli_text(arguments, "path")));
+    status = cli_call_within(cli, 3600 * 1000, "POST",
+                             cli_target("/v1/volumes/{}/snapshots", volume), body, &json);
+    return status != CLI_DONE ? status
+                              : cli_show_done(cli, json, "%s is kept: .snapshots/%s in volume %s",
+                                              name, name, volume);
+}
+
+static const struct column snapshot_columns[] = {
+    {"NAME", "name", COLUMN_TEXT},
+    {"TYPE", "type", COLUMN_TEXT},
+    {"CREATED", "created", COLUMN_TIME},
+    {NULL, NULL, 0},
+};
+
+int run_snapshot_list(struct cli *cli, const struct cli_arguments *arguments)
+{
+    json_t *list;
+    int status =
+        cli_call(cli, "GET", cli_target("/v1/volumes/{}/snapshots", cli_positional(arguments, 0)),
+                 NULL, &list);
+
+    return status != CLI_DONE ? status : cli_show_table(cli, list, snapshot_columns);
+}
+
+int run_snapshot_delete(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *volume = cli_positional(arguments, 0), *name = cli_positional(arguments, 1);
+    json_t *json;
+    int status = cli_call(cli, "DELETE", cli_target("/v1/volumes/{}/snapshots/{}", volume, name),
+                          NULL, &json);
+
+    return status != CLI_DONE ? status : cli_show_done(cli, json, "snapshot %s is deleted", name);
+}
+
+int run_snapshot_restore(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *volume = cli_positional(arguments, 0), *name = cli_positional(arguments, 1);
+    json_t *json;
+    int status = cli_call_within(cli, 3600 * 1000, "POST",
+                                 cli_target("/v1/volumes/{}/snapshots/{}/restore", volume, name),
+                                 NULL, &json);
+
+    return status != CLI_DONE
+               ? status
+               : cli_show_done(cli, json, "volume %s is as in snapshot %s again", volume, name);
+}

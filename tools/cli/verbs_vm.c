@@ -9,19 +9,38 @@
 #include "tools/cli/client.h"
 #include "tools/cli/commands.h"
 
+static void set_number(json_t *body, const struct cli_arguments *arguments, const char *flag,
+                       const char *field)
+{
+    if (cli_given(arguments, flag))
+        json_object_set_new(body, field,
+                            json_integer((json_int_t)cli_number_or(arguments, flag, 0)));
+}
+
 int run_vm_create(struct cli *cli, const struct cli_arguments *arguments)
 {
     const char *name = cli_positional(arguments, 0);
     const struct cli_value *disks = cli_value(arguments, "disk");
-    json_t *body, *list = json_array(), *json;
+    bool is_clone = cli_given(arguments, "clone-of");
+    json_t *body, *list, *json;
     int status;
 
-    for (size_t i = 0; i < disks->text_count; i++)
-        json_array_append_new(list, json_string(disks->texts[i]));
-    body = json_pack("{s:s,s:I,s:I,s:I,s:o}", "name", name, "memory_bytes",
-                     (json_int_t)cli_number_or(arguments, "memory", 0), "vcpus",
-                     (json_int_t)cli_number_or(arguments, "vcpus", 1), "generation",
-                     (json_int_t)cli_number_or(arguments, "generation", 2), "disks", list);
+    if (!is_clone && (!cli_given(arguments, "memory") || disks->text_count == 0))
+        return cli_fail("a VM needs --memory and --disk, or --clone-of");
+    if (is_clone && (disks->text_count > 0 || cli_given(arguments, "generation")))
+        return cli_fail("a clone has the disks and the generation of its original");
+    body = json_pack("{s:s}", "name", name);
+    set_number(body, arguments, "memory", "memory_bytes");
+    set_number(body, arguments, "vcpus", "vcpus");
+    set_number(body, arguments, "generation", "generation");
+    if (is_clone) {
+        json_object_set_new(body, "clone_of", json_string(cli_text(arguments, "clone-of")));
+    } else {
+        list = json_array();
+        for (size_t i = 0; i < disks->text_count; i++)
+            json_array_append_new(list, json_string(disks->texts[i]));
+        json_object_set_new(body, "disks", list);
+    }
     if (cli_given(arguments, "switch"))
         json_object_set_new(body, "switch_name", json_string(cli_text(arguments, "switch")));
     status = cli_call(cli, "POST", cli_target("/v1/vms"), body, &json);
