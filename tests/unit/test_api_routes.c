@@ -10,7 +10,7 @@
 
 static const struct api_route *const tables[] = {
     api_cluster_routes, api_node_routes, api_disk_routes, api_volume_routes,
-    api_file_routes,    api_vm_routes,   api_misc_routes,
+    api_file_routes,    api_vm_routes,   api_misc_routes, api_snapshot_routes,
 };
 
 static char page[256 * 1024];
