@@ -218,19 +218,31 @@ void start_if_down(struct machine *machine)
         machine_start(machine);
 }
 
-bool all_in_sync(struct world *world)
+static bool shows_all_in_sync(struct machine *machine)
 {
-    struct machine *machine = world_any_member(world, 0);
-    const struct database *database = machine ? node_database(machine->node) : NULL;
+    const struct database *database = node_database(machine->node);
     const struct slab_record *slab;
 
-    for (size_t i = 0; database && (slab = database_at(database, TABLE_SLAB, i)); i++) {
+    for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
         for (uint64_t j = 0; j < slab->column_count; j++) {
             if (slab->columns[j].state != COLUMN_RECORD_IN_SYNC)
                 return false;
         }
     }
-    return database != NULL;
+    return true;
+}
+
+/* All are asked: a node that is cut off knows of no change. */
+bool all_in_sync(struct world *world)
+{
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        struct machine *machine = &world->machines[i];
+
+        if (!machine_is_up(machine) || !machine->node || machine->stopping ||
+            !node_is_member(machine->node) || !shows_all_in_sync(machine))
+            return false;
+    }
+    return true;
 }
 
 /* Whatever a fault may have left behind, whether its end had its turn or not. */

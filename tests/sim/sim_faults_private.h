@@ -26,7 +26,7 @@ struct fault_kind {
 extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[]; /* end: name NULL */
 
 void start_if_down(struct machine *machine);
-/* All columns of all slabs are in-sync, as any member says. */
+/* All nodes are up, and all columns of all slabs are in-sync, as every node says. */
 bool all_in_sync(struct world *world);
 
 /* sim_admin_faults.c: what remains to be done by an administrator. Returns true when nothing is. */
