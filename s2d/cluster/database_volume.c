@@ -52,13 +52,41 @@ static size_t count_places(const struct database *database)
     return one_node ? disks : count;
 }
 
+/* The shape of parity2 where none is asked for: as wide as leaves a place to rebuild on, from 7. */
+static uint64_t default_data_columns(size_t places)
+{
+    return places >= 8 ? 6 : places >= 7 ? 4 : 2;
+}
+
+/* Returns the data columns: 0 for a mirror. asked: 0 is the default. */
+static uint64_t check_parity(struct command *command, unsigned resiliency, uint64_t asked)
+{
+    size_t places = count_places(command->database);
+    uint64_t data_columns = asked ? asked : default_data_columns(places);
+
+    if (resiliency != RESILIENCY_PARITY2) {
+        if (asked)
+            command_refuse(command, -EINVAL, "only parity2 has columns of data and parity");
+        return 0;
+    }
+    if (data_columns < 2 || data_columns > PARITY2_DATA_COLUMNS_MAX)
+        command_refuse(command, -EINVAL, "parity2 has from 2+2 to %d+2 columns",
+                       PARITY2_DATA_COLUMNS_MAX);
+    else if (places < data_columns + PARITY2_COLUMNS)
+        command_refuse(
+            command, -ENOSPC,
+            "parity2 with %llu+2 columns needs disks on %llu nodes, there are %zu: claim "
+            "more, or choose another resiliency",
+            (unsigned long long)data_columns, (unsigned long long)data_columns + PARITY2_COLUMNS,
+            places);
+    return data_columns;
+}
+
 static void check_places(struct command *command, unsigned resiliency)
 {
     size_t places = count_places(command->database);
 
-    if (resiliency == RESILIENCY_PARITY2)
-        command_refuse(command, -EOPNOTSUPP, "this version has no dual parity yet: use mirror3");
-    else if (places < resiliency_copies(resiliency))
+    if (places < resiliency_copies(resiliency))
         command_refuse(command, -ENOSPC,
                        "%s needs disks on %u nodes (or %u disks in a cluster of one node), there "
                        "are %zu: claim more, or choose another resiliency",
@@ -77,14 +105,15 @@ static size_t count_volumes(const struct database *database)
     return count;
 }
 
-/* {name, size_bytes, resiliency, thin, owner, time_ns}: its slabs and its file system come next;
- * then volume.online. */
+/* {name, size_bytes, resiliency, data_columns, thin, owner, time_ns}: its slabs and its file system
+ * come next; then volume.online. */
 static void volume_create(struct command *command)
 {
     struct database *database = command->database;
     const char *name = command_new_name(command, "name", TABLE_VOLUME);
     uint64_t size_bytes = command_u64(command, "size_bytes");
     unsigned resiliency = command_word(command, "resiliency", resiliency_words);
+    uint64_t data_columns = command_u64_or(command, "data_columns", 0);
     bool thin = command_bool_or(command, "thin", true);
     struct node_record *owner = command_record(command, "owner", TABLE_NODE);
     const struct cluster_record *cluster = database_cluster(database);
@@ -95,6 +124,7 @@ static void volume_create(struct command *command)
         command_refuse(command, -ENOENT, "there is no pool yet: 's2d pool create'");
     check_size(command, size_bytes);
     check_places(command, resiliency);
+    data_columns = check_parity(command, resiliency, data_columns);
     if (owner && owner->state == NODE_DOWN)
         command_refuse(command, -EAGAIN, "node %s is down: choose another owner", owner->name);
     if (count_volumes(database) >= VOLUMES_MAX)
@@ -115,9 +145,10 @@ static void volume_create(struct command *command)
     volume->state = VOLUME_CREATING;
     volume->created_ns = command_time_ns(command);
     vdisk->volume = volume->base.id;
-    vdisk->size_bytes = ALIGN_UP(size_bytes, cluster->extent_bytes);
-    vdisk->slab_bytes = cluster->extent_bytes;
     vdisk->resiliency = resiliency;
+    vdisk->data_columns = data_columns;
+    vdisk->slab_bytes = cluster->extent_bytes * vdisk_data_columns(vdisk);
+    vdisk->size_bytes = ALIGN_UP(size_bytes, vdisk->slab_bytes);
     vdisk->epoch = 1;
     vdisk->session = 1;
     vdisk->owner = owner->base.id;
@@ -265,13 +296,13 @@ static struct slab_record *parse_slab(struct command *command, const struct vdis
 {
     uint64_t number = (uint64_t)json_integer_value(json_object_get(json, "number"));
     struct slab_record *slab = record_new(TABLE_SLAB, slab_id(vdisk->base.id, number));
-    bool in_sync = false;
+    unsigned in_sync = 0;
 
     if (!slab)
         abort();
     if (record_from_json(TABLE_SLAB, json, slab, NULL) < 0 ||
         number >= vdisk->size_bytes / vdisk->slab_bytes ||
-        slab->column_count != resiliency_copies(vdisk->resiliency)) {
+        slab->column_count != vdisk_columns(vdisk)) {
         command_refuse(command, -EINVAL, "slab %llu is not one of this vdisk",
                        (unsigned long long)number);
         record_free(slab);
@@ -287,10 +318,10 @@ static struct slab_record *parse_slab(struct command *command, const struct vdis
                                      : COLUMN_RECORD_IN_SYNC;
         slab->columns[i].in_sync_epoch = 0;
         slab->columns[i].stale_epoch = 0; /* a stale one is new: all of it is to be copied */
-        in_sync |= slab->columns[i].state == COLUMN_RECORD_IN_SYNC;
+        in_sync += slab->columns[i].state == COLUMN_RECORD_IN_SYNC;
     }
-    if (!in_sync)
-        command_refuse(command, -EAGAIN, "every node of the placement is down");
+    if (in_sync < vdisk_data_columns(vdisk))
+        command_refuse(command, -EAGAIN, "too many nodes of the placement are down");
     return slab;
 }
 
@@ -433,21 +464,24 @@ static bool contains(const uint64_t *list, size_t count, uint64_t value)
     return false;
 }
 
-static bool has_other_in_sync(const struct slab_record *slab, const uint64_t *disks, size_t count)
+/* In-sync columns elsewhere are enough for the slab's data (I3). */
+static bool has_other_in_sync(const struct vdisk_record *vdisk, const struct slab_record *slab,
+                              const uint64_t *disks, size_t count)
 {
-    for (uint64_t i = 0; i < slab->column_count; i++) {
-        if (slab->columns[i].state == COLUMN_RECORD_IN_SYNC &&
-            !contains(disks, count, slab->columns[i].disk))
-            return true;
-    }
-    return false;
+    unsigned others = 0;
+
+    for (uint64_t i = 0; i < slab->column_count; i++)
+        others += slab->columns[i].state == COLUMN_RECORD_IN_SYNC &&
+                  !contains(disks, count, slab->columns[i].disk);
+    return others >= vdisk_data_columns(vdisk);
 }
 
-/* Whether marking the slab's columns on these disks stale changes anything. With no in-sync column
- * left elsewhere the slab keeps all it has: it waits, offline, for one of them. */
-static bool slab_would_change(const struct slab_record *slab, const uint64_t *disks, size_t count)
+/* Whether marking the slab's columns on these disks stale changes anything. With too few in-sync
+ * columns left elsewhere the slab keeps all it has: it waits, offline, for one of them. */
+static bool slab_would_change(const struct vdisk_record *vdisk, const struct slab_record *slab,
+                              const uint64_t *disks, size_t count)
 {
-    if (!has_other_in_sync(slab, disks, count))
+    if (!has_other_in_sync(vdisk, slab, disks, count))
         return false;
     for (uint64_t i = 0; i < slab->column_count; i++) {
         if (slab->columns[i].state == COLUMN_RECORD_IN_SYNC &&
@@ -482,7 +516,7 @@ static bool mark_stale(struct database *database, struct vdisk_record *vdisk, co
     for (size_t i = first; i < first + count; i++) {
         struct slab_record *slab = (struct slab_record *)database_at(database, TABLE_SLAB, i);
 
-        if (!slab_would_change(slab, disks, disk_count))
+        if (!slab_would_change(vdisk, slab, disks, disk_count))
             continue;
         mark_slab_stale(database, slab, disks, disk_count, vdisk->epoch + 1);
         changed = true;
@@ -585,6 +619,7 @@ static void vdisk_in_sync(struct command *command)
 /* A column on `disk` of the slab that may leave it: a stale one; one that is in-sync only where
  * another one is too (I3), and its disk is being emptied. NULL: refused. */
 static const struct column_record *column_to_replace(struct command *command,
+                                                     const struct vdisk_record *vdisk,
                                                      const struct slab_record *slab, uint64_t disk)
 {
     const struct disk_record *from = database_find(command->database, TABLE_DISK, disk);
@@ -595,7 +630,7 @@ static const struct column_record *column_to_replace(struct command *command,
         if (column->disk != disk)
             continue;
         if (column->state == COLUMN_RECORD_STALE ||
-            (from && from->state == DISK_RETIRING && has_other_in_sync(slab, &disk, 1)))
+            (from && from->state == DISK_RETIRING && has_other_in_sync(vdisk, slab, &disk, 1)))
             return column;
     }
     command_refuse(command, -ESTALE, "the column is not there, or is in-sync and needed");
@@ -625,7 +660,7 @@ static void parse_replacement(struct command *command, const struct vdisk_record
         command_refuse(command, -ENOENT, "there is no such slab");
         return;
     }
-    column = column_to_replace(command, slab, disk);
+    column = column_to_replace(command, vdisk, slab, disk);
     if (!column)
         return;
     *ret_replacement = (struct replacement){
@@ -685,29 +720,34 @@ static void vdisk_replace(struct command *command)
 static bool slab_is_sound(const struct database *database, const struct slab_record *slab)
 {
     const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, slab->vdisk);
-    bool in_sync = false;
+    unsigned in_sync = 0;
 
     if (!vdisk || slab->number >= vdisk->size_bytes / vdisk->slab_bytes ||
         slab->base.id != slab_id(slab->vdisk, slab->number) ||
-        slab->column_count != resiliency_copies(vdisk->resiliency))
+        slab->column_count != vdisk_columns(vdisk))
         return false;
     for (uint64_t i = 0; i < slab->column_count; i++) {
         const struct column_record *column = &slab->columns[i];
 
-        in_sync |= column->state == COLUMN_RECORD_IN_SYNC;
+        in_sync += column->state == COLUMN_RECORD_IN_SYNC;
         if (column->stale_epoch > vdisk->epoch || column->in_sync_epoch > vdisk->epoch ||
             database_extent_is_free(database, column->disk, column->extent))
             return false;
     }
-    return in_sync; /* I3: the last one is never marked stale */
+    return in_sync >= vdisk_data_columns(vdisk); /* I3: the last ones are never marked stale */
 }
 
 static bool vdisk_is_sound(const struct database *database, const struct vdisk_record *vdisk)
 {
     const struct volume_record *volume = database_find(database, TABLE_VOLUME, vdisk->volume);
 
+    if (vdisk->resiliency == RESILIENCY_PARITY2
+            ? vdisk->data_columns < 2 || vdisk->data_columns > PARITY2_DATA_COLUMNS_MAX
+            : vdisk->data_columns != 0)
+        return false;
     return volume && volume->vdisk == vdisk->base.id && vdisk->session <= vdisk->epoch &&
-           vdisk->slab_bytes == database_cluster(database)->extent_bytes &&
+           vdisk->slab_bytes ==
+               database_cluster(database)->extent_bytes * vdisk_data_columns(vdisk) &&
            vdisk->size_bytes % vdisk->slab_bytes == 0 && vdisk->base.id < VDISK_ID_MAX &&
            vdisk->size_bytes / vdisk->slab_bytes <= VDISK_SLABS_MAX &&
            (vdisk->owner == 0 || database_find(database, TABLE_NODE, vdisk->owner));

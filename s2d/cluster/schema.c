@@ -116,15 +116,11 @@ static const struct field slab_fields[] = {
 };
 
 static const struct field vdisk_fields[] = {
-    U64(vdisk_record, volume),
-    U64(vdisk_record, size_bytes),
-    U64(vdisk_record, slab_bytes),
-    ENUM(vdisk_record, resiliency, resiliency_words),
-    U64(vdisk_record, epoch),
-    U64(vdisk_record, session),
-    U64(vdisk_record, owner),
-    U64(vdisk_record, preferred_owner),
-    END,
+    U64(vdisk_record, volume),          U64(vdisk_record, size_bytes),
+    U64(vdisk_record, slab_bytes),      ENUM(vdisk_record, resiliency, resiliency_words),
+    U64(vdisk_record, data_columns),    U64(vdisk_record, epoch),
+    U64(vdisk_record, session),         U64(vdisk_record, owner),
+    U64(vdisk_record, preferred_owner), END,
 };
 
 static const struct field volume_fields[] = {
@@ -226,6 +222,17 @@ unsigned resiliency_copies(enum resiliency resiliency)
         return 0;
     }
     return 0;
+}
+
+unsigned vdisk_data_columns(const struct vdisk_record *vdisk)
+{
+    return vdisk->resiliency == RESILIENCY_PARITY2 ? (unsigned)vdisk->data_columns : 1;
+}
+
+unsigned vdisk_columns(const struct vdisk_record *vdisk)
+{
+    return vdisk->resiliency == RESILIENCY_PARITY2 ? (unsigned)vdisk->data_columns + PARITY2_COLUMNS
+                                                   : resiliency_copies(vdisk->resiliency);
 }
 
 bool name_is_valid(const char *name)

@@ -107,6 +107,7 @@ struct vdisk_record {
     uint64_t size_bytes;
     uint64_t slab_bytes;
     unsigned resiliency;
+    uint64_t data_columns; /* parity2: K of its K+2 columns; else 0 */
     uint64_t epoch;
     uint64_t session; /* the epoch in which the present owner took over */
     uint64_t owner;   /* node; 0: none yet */
@@ -206,6 +207,13 @@ int schema_value(const char *const *words, const char *word); /* or -ENOENT */
 
 /* Copies of the data a resiliency keeps: 1, 2, 3; parity2 has none (0). */
 unsigned resiliency_copies(enum resiliency resiliency);
+
+/* Columns of a slab that its data fills, and all of them: 1 and the copies of a mirror, K and K+2
+ * of parity2. The data needs as many in-sync columns as the first. */
+#define PARITY2_COLUMNS 2
+#define PARITY2_DATA_COLUMNS_MAX (COLUMNS_MAX - PARITY2_COLUMNS)
+unsigned vdisk_data_columns(const struct vdisk_record *vdisk);
+unsigned vdisk_columns(const struct vdisk_record *vdisk);
 
 /* Copies a text, cut to size at a character's end: what is stored stays valid UTF-8, and so can be
  * written as JSON. */

@@ -34,6 +34,7 @@ static json_t *volume_json(const struct database *database, const void *record,
     json_t *object = api_record_json(TABLE_VOLUME, volume);
     struct health_verdict verdict;
     const json_t *status;
+    char shape[16];
 
     if (!object || !vdisk)
         return object;
@@ -45,8 +46,13 @@ static json_t *volume_json(const struct database *database, const void *record,
     json_object_set_new(object, "session", json_integer((json_int_t)vdisk->session));
     json_object_set_new(object, "slabs", json_integer((json_int_t)slabs.count));
     json_object_set_new(object, "stale_columns", json_integer((json_int_t)slabs.stale));
-    json_object_set_new(object, "footprint_bytes",
-                        json_integer((json_int_t)(slabs.columns * vdisk->slab_bytes)));
+    json_object_set_new(
+        object, "footprint_bytes",
+        json_integer((json_int_t)(slabs.columns * vdisk->slab_bytes / vdisk_data_columns(vdisk))));
+    if (vdisk->resiliency == RESILIENCY_PARITY2) {
+        snprintf(shape, sizeof(shape), "%u+%d", vdisk_data_columns(vdisk), PARITY2_COLUMNS);
+        json_object_set_new(object, "columns", json_string(shape));
+    }
     status = api_report(reports, vdisk->owner, "volumes", volume->base.id);
     if (status)
         json_object_set(object, "status", (json_t *)status);
@@ -110,14 +116,29 @@ static const char *default_resiliency(const struct database *database)
                                          : RESILIENCY_SIMPLE];
 }
 
+/* "4+2". Returns the data columns; 0: that is no shape of parity2. */
+static uint64_t parse_columns(const char *text)
+{
+    unsigned data = 0, parity = 0;
+    int end = 0;
+
+    if (sscanf(text, "%2u+%1u%n", &data, &parity, &end) != 2 || text[end] != '\0' ||
+        parity != PARITY2_COLUMNS || data < 2 || data > PARITY2_DATA_COLUMNS_MAX)
+        return 0;
+    return data;
+}
+
 static void co_create(void *arg, const struct api_request *request, struct api_response *response)
 {
-    static const char *const names[] = {"name", "size_bytes", "resiliency", "thin", "owner", NULL};
+    static const char *const names[] = {"name", "size_bytes", "resiliency", "columns",
+                                        "thin", "owner",      NULL};
     struct api_context *context = arg;
     struct api_arguments arguments = api_arguments(request, response, names);
     const char *name = api_text(&arguments, "name");
     uint64_t size_bytes = api_u64(&arguments, "size_bytes");
     const char *resiliency = api_text_or(&arguments, "resiliency", NULL);
+    const char *columns = api_text_or(&arguments, "columns", NULL);
+    uint64_t data_columns = columns ? parse_columns(columns) : 0;
     bool thin = api_bool_or(&arguments, "thin", true);
     const char *owner_name = api_text_or(&arguments, "owner", NULL);
     const struct database *database;
@@ -131,9 +152,13 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
         owner = api_node_named(context, owner_name, response);
     if (!database || (owner_name && !owner))
         return;
+    if (columns && data_columns == 0) {
+        api_answer_failure(response, -EINVAL, "columns are K+2, like 2+2 or 4+2, K from 2 to 14");
+        return;
+    }
     r = co_node_create_volume(context->node, name, size_bytes,
-                              resiliency ? resiliency : default_resiliency(database), thin,
-                              owner ? owner->base.id : 0, &message);
+                              resiliency ? resiliency : default_resiliency(database), data_columns,
+                              thin, owner ? owner->base.id : 0, &message);
     if (r < 0) {
         api_answer_failure(response, r, message.text);
         return;

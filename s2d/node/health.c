@@ -242,6 +242,14 @@ void health_of_disk(const struct database *database, const struct disk_record *d
 
 /* ---- the pool ---- */
 
+/* What the volume takes on disks when it is full. */
+static uint64_t promised_bytes(const struct database *database, const struct volume_record *volume)
+{
+    const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, volume->vdisk);
+
+    return vdisk ? volume->size_bytes / vdisk_data_columns(vdisk) * vdisk_columns(vdisk) : 0;
+}
+
 struct health_space health_space_of(const struct database *database)
 {
     const struct cluster_record *cluster = database_cluster(database);
@@ -262,7 +270,7 @@ struct health_space health_space_of(const struct database *database)
         space.size_bytes += disk->extents * cluster->extent_bytes;
     }
     for (size_t i = 0; (volume = database_at(database, TABLE_VOLUME, i)); i++)
-        space.promised_bytes += volume->size_bytes * resiliency_copies(volume->resiliency);
+        space.promised_bytes += promised_bytes(database, volume);
     return space;
 }
 
@@ -296,8 +304,8 @@ void health_of_pool(const struct database *database, struct health_verdict *ret_
 /* What the slabs of a vdisk look like. */
 struct columns {
     uint64_t slabs;
-    uint64_t detached;     /* slabs without a current copy that can be reached */
-    uint64_t single;       /* with one, of several */
+    uint64_t detached;     /* slabs with too few current copies that can be reached */
+    uint64_t single;       /* with none to spare, of several */
     uint64_t stale;        /* columns that missed writes */
     uint64_t missing;      /* current columns that cannot be reached */
     uint64_t missing_disk; /* one of those disks; 0: none */
@@ -311,8 +319,9 @@ static bool is_reachable(const struct database *database, uint64_t id)
     return disk && disk->state != DISK_FAILED && !node_is_down(database, disk->node);
 }
 
+/* needed: columns that its data needs. */
 static void count_slab(const struct database *database, const struct slab_record *slab,
-                       struct columns *columns)
+                       unsigned needed, struct columns *columns)
 {
     unsigned current = 0;
 
@@ -332,17 +341,19 @@ static void count_slab(const struct database *database, const struct slab_record
         }
     }
     columns->slabs++;
-    columns->detached += current == 0;
-    columns->single += current == 1 && slab->column_count > 1;
+    columns->detached += current < needed;
+    columns->single += current == needed && slab->column_count > needed;
 }
 
-static struct columns count_columns(const struct database *database, uint64_t vdisk)
+static struct columns count_columns(const struct database *database, uint64_t id)
 {
-    size_t count, first = database_slabs(database, vdisk, &count);
+    const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, id);
+    unsigned needed = vdisk ? vdisk_data_columns(vdisk) : 1;
+    size_t count, first = database_slabs(database, id, &count);
     struct columns columns = {0};
 
     for (size_t i = first; i < first + count; i++)
-        count_slab(database, database_at(database, TABLE_SLAB, i), &columns);
+        count_slab(database, database_at(database, TABLE_SLAB, i), needed, &columns);
     return columns;
 }
 
@@ -372,7 +383,10 @@ static bool is_detached(const struct database *database, const struct vdisk_reco
 
     if (columns->detached > 0)
         give(verdict, "volume", "Detached",
-             "%llu of %llu slabs have no current copy that can be reached; one is on %s",
+             vdisk_data_columns(vdisk) > 1
+                 ? "%llu of %llu slabs have too few current columns that can be reached; one is on "
+                   "%s"
+                 : "%llu of %llu slabs have no current copy that can be reached; one is on %s",
              (unsigned long long)columns->detached, (unsigned long long)columns->slabs,
              columns->missing_disk ? describe_disk(database, columns->missing_disk, text)
                                    : "a disk that is gone");
@@ -405,11 +419,14 @@ void health_of_volume(const struct database *database, const struct volume_recor
         give(ret_verdict, "volume", "Data lost", "%llu requests met blocks that no copy could give",
              (unsigned long long)report->lost_blocks);
     else if (columns.single > 0)
-        give(ret_verdict, "volume", "No redundancy",
-             "%llu of %llu slabs have one current copy; another one is on %s",
-             (unsigned long long)columns.single, (unsigned long long)columns.slabs,
-             describe_disk(database, columns.stale_disk ? columns.stale_disk : columns.missing_disk,
-                           text));
+        give(
+            ret_verdict, "volume", "No redundancy",
+            vdisk_data_columns(vdisk) > 1
+                ? "%llu of %llu slabs have just the current columns they need; another one is on %s"
+                : "%llu of %llu slabs have one current copy; another one is on %s",
+            (unsigned long long)columns.single, (unsigned long long)columns.slabs,
+            describe_disk(database, columns.stale_disk ? columns.stale_disk : columns.missing_disk,
+                          text));
     else if (columns.stale > 0)
         give(ret_verdict, "volume", "Degraded", "%llu copies of slabs are stale, some on %s",
              (unsigned long long)columns.stale, describe_disk(database, columns.stale_disk, text));

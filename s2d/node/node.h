@@ -87,7 +87,7 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
                        struct node_message *ret_message);
 /* s2d volume create: returns when it is online. owner 0: this node. */
 int co_node_create_volume(struct node *node, const char *name, uint64_t size_bytes,
-                          const char *resiliency, bool thin, uint64_t owner,
+                          const char *resiliency, uint64_t data_columns, bool thin, uint64_t owner,
                           struct node_message *ret_message);
 /* s2d volume move. */
 int co_node_move_volume(struct node *node, uint64_t volume, uint64_t to,

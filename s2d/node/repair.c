@@ -111,7 +111,8 @@ static void fill_batch(struct repair *repair, bool last_copies)
         const struct slab_record *slab = database_at(database, TABLE_SLAB, i);
         int index = column_to_move(database, slab);
 
-        if (index >= 0 && (in_sync_columns(slab) == 1) == last_copies)
+        if (index >= 0 &&
+            (in_sync_columns(slab) <= vdisk_data_columns(repair->vdisk)) == last_copies)
             add_column(repair, slab, (uint64_t)index);
     }
 }

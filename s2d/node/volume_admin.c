@@ -10,7 +10,7 @@ static bool is_exported(struct node *node, const char *name)
 }
 
 int co_node_create_volume(struct node *node, const char *name, uint64_t size_bytes,
-                          const char *resiliency, bool thin, uint64_t owner,
+                          const char *resiliency, uint64_t data_columns, bool thin, uint64_t owner,
                           struct node_message *ret_message)
 {
     uint64_t deadline_ns = io_now_ns(node->io) + 60 * SEC;
@@ -20,10 +20,10 @@ int co_node_create_volume(struct node *node, const char *name, uint64_t size_byt
     int r;
 
     r = co_node_propose(node,
-                        json_pack("{s:s,s:s,s:I,s:s,s:b,s:I}", "verb", "volume.create", "name",
+                        json_pack("{s:s,s:s,s:I,s:s,s:I,s:b,s:I}", "verb", "volume.create", "name",
                                   name, "size_bytes", (json_int_t)size_bytes, "resiliency",
-                                  resiliency, "thin", thin, "owner",
-                                  (json_int_t)(owner ? owner : node->identity.node)),
+                                  resiliency, "data_columns", (json_int_t)data_columns, "thin",
+                                  thin, "owner", (json_int_t)(owner ? owner : node->identity.node)),
                         &result);
     id = (uint64_t)json_integer_value(json_object_get(result.reply, "volume"));
     node_explain(&result, ret_message);

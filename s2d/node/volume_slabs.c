@@ -32,11 +32,11 @@ int volume_make_config(const struct database *database, const struct vdisk_recor
     struct vdisk_config *config;
     int r;
 
-    r = vdisk_config_new(vdisk->size_bytes / vdisk->slab_bytes,
-                         resiliency_copies(vdisk->resiliency), vdisk->slab_bytes / BLOCK_SIZE,
-                         &config);
+    r = vdisk_config_new(vdisk->size_bytes / vdisk->slab_bytes, vdisk_columns(vdisk),
+                         vdisk->slab_bytes / BLOCK_SIZE, &config);
     if (r < 0)
         return r;
+    config->data_columns = vdisk_data_columns(vdisk);
     config->vdisk = vdisk->base.id;
     config->epoch = vdisk->epoch;
     config->session = vdisk->session;
@@ -54,7 +54,7 @@ int volume_make_config(const struct database *database, const struct vdisk_recor
 static int plan_slab(struct place *place, const struct vdisk_record *vdisk, uint64_t number,
                      json_t *slabs)
 {
-    struct placement_request request = {.columns = resiliency_copies(vdisk->resiliency),
+    struct placement_request request = {.columns = vdisk_columns(vdisk),
                                         .level = place->level,
                                         .prefer_node = vdisk->owner,
                                         .spread = number};

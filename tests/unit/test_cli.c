@@ -177,7 +177,6 @@ static void later_versions_are_named(void **state)
         "vm checkpoint w",
         "job pause 1",
         "job resume 1",
-        "volume create v --size 1G --columns 2+2",
     };
     struct parsed parsed;
 

@@ -123,6 +123,13 @@ static int add_slab(struct state *s, uint64_t vdisk, uint64_t number, const uint
                               columns));
 }
 
+static json_t *parity_volume(int data_columns)
+{
+    return json_pack("{s:s,s:s,s:I,s:s,s:i,s:i}", "verb", "volume.create", "name", "p",
+                     "size_bytes", (json_int_t)GIB, "resiliency", "parity2", "data_columns",
+                     data_columns, "owner", 1);
+}
+
 static const struct vdisk_record *vdisk_of(struct state *s, uint64_t id)
 {
     return database_find(s->database, TABLE_VDISK, id);
@@ -198,6 +205,52 @@ static void the_last_in_sync_column_is_never_stale(void **state)
 }
 
 /* Two slabs never share an extent, and a refused command leaves no trace. */
+/* Parity: as many in-sync columns as the data needs stay, and the slab waits for the others (I3).
+ */
+static void the_last_columns_that_data_needs_are_never_stale(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk;
+    const struct slab_record *slab;
+    json_t *columns = json_array();
+
+    make_cluster(s, disks);
+    assert_int_equal(apply(s, parity_volume(0)), 0);
+    vdisk = reply(s, "vdisk");
+    assert_int_equal(vdisk_of(s, vdisk)->data_columns, 2); /* the default on four nodes */
+    assert_int_equal(vdisk_of(s, vdisk)->slab_bytes, 2 * 16 * MIB);
+    for (int i = 0; i < 4; i++)
+        json_array_append_new(
+            columns, json_pack("{s:I,s:i}", "disk", (json_int_t)disks[2 * i], "extent", 0));
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:I,s:[{s:i,s:o}]}", "verb", "slab.add", "vdisk",
+                           (json_int_t)vdisk, "slabs", "number", 0, "columns", columns)),
+        0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[0]), 0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[6]), 0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[2]), -EALREADY);
+    slab = database_slab(s->database, vdisk, 0);
+    assert_int_equal(slab->columns[1].state, COLUMN_RECORD_IN_SYNC);
+    assert_int_equal(slab->columns[2].state, COLUMN_RECORD_IN_SYNC);
+}
+
+/* A shape needs as many nodes as it has columns, and only parity has one. */
+static void parity_needs_a_node_to_each_column(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE];
+
+    make_cluster(s, disks);
+    assert_int_equal(apply(s, parity_volume(3)), -ENOSPC); /* five columns, four nodes */
+    assert_int_equal(apply(s, parity_volume(1)), -EINVAL);
+    assert_int_equal(apply(s, parity_volume(15)), -EINVAL);
+    assert_int_equal(apply(s, parity_volume(2)), 0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I,s:s,s:i}", "verb", "volume.create", "name",
+                                        "m", "size_bytes", (json_int_t)GIB, "resiliency", "mirror3",
+                                        "data_columns", 2)),
+                     -EINVAL);
+}
+
 static void an_extent_belongs_to_one_slab(void **state)
 {
     struct state *s = *state;
@@ -764,6 +817,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(commands_of_an_old_epoch_are_void),
         TEST(the_last_in_sync_column_is_never_stale),
+        TEST(the_last_columns_that_data_needs_are_never_stale),
+        TEST(parity_needs_a_node_to_each_column),
         TEST(an_extent_belongs_to_one_slab),
         TEST(two_starts_of_a_vm_cannot_both_win),
         TEST(arguments_are_read_before_anything_changes),

@@ -201,6 +201,7 @@ static const struct column volume_fields[] = {
     {"Free for files", "status.free_bytes", COLUMN_SIZE},
     {"On disks", "footprint_bytes", COLUMN_SIZE},
     {"Resiliency", "resiliency", COLUMN_TEXT},
+    {"Columns", "columns", COLUMN_TEXT},
     {"Thin", "thin", COLUMN_TEXT},
     {"Slabs", "slabs", COLUMN_NUMBER},
     {"Slabs waiting", "status.slabs_waiting", COLUMN_NUMBER},
@@ -230,6 +231,8 @@ int run_volume_create(struct cli *cli, const struct cli_arguments *arguments)
                      !cli_given(arguments, "fixed"));
     if (cli_given(arguments, "resiliency"))
         json_object_set_new(body, "resiliency", json_string(cli_text(arguments, "resiliency")));
+    if (cli_given(arguments, "columns"))
+        json_object_set_new(body, "columns", json_string(cli_text(arguments, "columns")));
     status = cli_call_within(cli, 600 * 1000, "POST", cli_target("/v1/volumes"), body, &json);
     return status != CLI_DONE ? status
                               : cli_show_done(cli, json, "volume %s is online, owned by %s", name,
