@@ -6,11 +6,8 @@
 #include <stdarg.h>
 #include <unistd.h>
 
+#include "sim_commit.h" /* made by the build: S2D_COMMIT */
 #include "tests/sim/sim_world.h"
-
-#ifndef S2D_COMMIT
-#define S2D_COMMIT "unknown"
-#endif
 
 /* Signals and assertions know of nobody: whose run it is stands here. */
 static struct world *reported;
