@@ -6,7 +6,6 @@
 /* cmocka wants the above first */
 #include <cmocka.h>
 
-#include "cache-tier/transfer.h"
 #include "s2d/base/checksum.h"
 #include "tests/unit/store_rig.h"
 
@@ -1019,60 +1018,6 @@ static void a_read_overtaken_by_destage_is_right(void **state)
     rig_done(&rig);
 }
 
-/* ---- sharing the device ---- */
-
-#define SCATTERED 100 /* records of a block, far apart: as many reads and as many writes */
-
-/* What a checkpoint does to these blocks, and nothing else, without a rest. */
-static uint64_t co_bare_time(struct io *io, struct rig_store *rig)
-{
-    static uint8_t block[BLOCK_SIZE] __attribute__((aligned(BLOCK_SIZE)));
-    uint64_t start_ns = io_now_ns(io);
-    struct iovec iov = {block, BLOCK_SIZE};
-    struct transfer transfers[16];
-
-    for (uint32_t done = 0; done < 2 * SCATTERED; done += ARRAY_SIZE(transfers)) {
-        for (uint32_t i = 0; i < ARRAY_SIZE(transfers); i++)
-            transfers[i] = (struct transfer){
-                .iov = &iov, .iov_count = 1, .offset = (uint64_t)(done + i) * 2 * BLOCK_SIZE};
-        assert_int_equal(co_transfer(disk_file(rig->disk), TRANSFER_READ, transfers,
-                                     ARRAY_SIZE(transfers), ARRAY_SIZE(transfers)),
-                         0);
-    }
-    return io_now_ns(io) - start_ns;
-}
-
-static void sharing_main(struct io *io, void *arg)
-{
-    struct rig_store rig;
-    struct rig_owner owner = {.commit = true};
-    uint64_t start_ns, bare_ns;
-
-    (void)arg;
-    assert_int_equal(co_rig_open(io, &rig), 0);
-    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
-    for (uint32_t i = 0; i < SCATTERED; i++)
-        assert_int_equal(co_rig_write(&owner, 0, 2 * i, 1, 1 + i), 0);
-    assert_int_equal(co_rig_commit(&owner), 0);
-    bare_ns = co_bare_time(io, &rig);
-    start_ns = io_now_ns(io);
-    assert_int_equal(co_store_checkpoint(rig.store), 0);
-    assert_true(io_now_ns(io) - start_ns > 3 * bare_ns);
-    co_rig_close(&rig);
-}
-
-/* While the log has room a checkpoint takes a quarter of the device, or writes of clients wait for
- * it. */
-static void a_checkpoint_leaves_the_device_to_clients(void **state)
-{
-    struct rig rig;
-
-    (void)state;
-    rig_new(&rig, 19, 4 * DISK_BYTES, 4 * LOG_BYTES);
-    assert_true(rig_run(&rig, sharing_main, NULL));
-    rig_done(&rig);
-}
-
 /* ---- large records, and the ring's end ---- */
 
 static void large_main(struct io *io, void *arg)
@@ -1131,7 +1076,6 @@ int main(void)
         cmocka_unit_test(a_lost_table_block_never_reads_as_zeros),
         cmocka_unit_test(errors_are_events),
         cmocka_unit_test(a_read_overtaken_by_destage_is_right),
-        cmocka_unit_test(a_checkpoint_leaves_the_device_to_clients),
         cmocka_unit_test(large_records_and_the_end_of_the_ring),
     };
 
