@@ -149,8 +149,8 @@ static int co_create_volume(struct act *act)
     int r;
 
     extra_name(&act->fault, name);
-    r = co_node_create_volume(act->machine->node, name, 64 * MIB, world->shape.resiliency, true, 0,
-                              &message);
+    r = co_node_create_volume(act->machine->node, name, 64 * MIB, world->shape.resiliency, 0, true,
+                              0, &message);
     return r == 0 ? co_use(act, name) : r;
 }
 
@@ -213,7 +213,7 @@ static int co_fill(struct act *act)
                  (strcmp(world->shape.resiliency, "mirror3") == 0 ? 3 : 2);
     extra_name(&act->fault, name);
     while (r == -ENOSPC && size_bytes >= 64 * MIB) {
-        r = co_node_create_volume(act->machine->node, name, size_bytes, world->shape.resiliency,
+        r = co_node_create_volume(act->machine->node, name, size_bytes, world->shape.resiliency, 0,
                                   false, 0, &message);
         size_bytes -= size_bytes / 3 / MIB * MIB;
     }

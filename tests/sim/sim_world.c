@@ -135,7 +135,7 @@ static void co_create_cluster(struct machine *machine)
     co_wait_for_others(machine);
     must(machine,
          co_node_create_volume(machine->node, VOLUME_NAME, world->shape.volume_bytes,
-                               world->shape.resiliency, world->shape.thin, 0, &message),
+                               world->shape.resiliency, 0, world->shape.thin, 0, &message),
          "volume", message.text);
     must(machine, co_workload_prepare(machine), "create the shared file", "");
     world->ready = !machine->stopping;
