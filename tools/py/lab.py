@@ -218,7 +218,9 @@ class CopyCounter(threading.Thread):
         process = pathlib.Path("/proc") / name
         try:
             started = int((process / "stat").read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
-            return f"{name} in {os.readlink(process / 'cwd')}, started {time.clock_gettime(time.CLOCK_BOOTTIME) - started:.1f} s before"
+            threads = "".join((task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in (process / "task").iterdir())
+            return (f"{name} in {os.readlink(process / 'cwd')}, started {time.clock_gettime(time.CLOCK_BOOTTIME) - started:.1f} s before, "
+                    f"threads {threads}, at {time.strftime('%H:%M:%S', time.gmtime())}")
         except OSError:
             return f"{name}, gone by now"
 
