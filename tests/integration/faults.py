@@ -145,7 +145,7 @@ class Faults:
         faults = writes = 0
         for node in [int(only)] if only else self.nodes:
             end = time.monotonic() + seconds
-            fio = self.fio(node, seconds)
+            fio = self.fio(node, seconds, FIO_RATE)
             writers = self.writers(node, count=1, seed=faults + 1)
             turn = 0
             while time.monotonic() < end - 30:
