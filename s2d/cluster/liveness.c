@@ -201,6 +201,11 @@ static void judge(struct liveness *liveness, uint64_t id)
         watch_decide_down(&liveness->watch, id, reason);
 }
 
+void liveness_node_down(struct liveness *liveness, uint64_t node)
+{
+    watch_settle(&liveness->watch, io_clock_ns(liveness->io), node);
+}
+
 static void judge_all(struct liveness *liveness)
 {
     const struct database *database = consensus_database(liveness->options.consensus);

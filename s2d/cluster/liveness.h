@@ -43,6 +43,9 @@ void liveness_give_up(struct liveness *liveness);
 /* What the bus tells (bus_options). */
 void liveness_refused(struct liveness *liveness, uint64_t node, unsigned times, uint64_t over_ns);
 void liveness_connected(struct liveness *liveness, uint64_t node);
+/* The database has just said that the node is down: what was decided is done. (It may be up again
+ * before anybody looks.) */
+void liveness_node_down(struct liveness *liveness, uint64_t node);
 /* The leader, or who leads, has changed. */
 void liveness_role(struct liveness *liveness, const struct raft_role *role);
 

@@ -197,12 +197,26 @@ static void forget_clients(struct node *node, const struct database_change *chan
     }
 }
 
+/* A node that is told that it is down is up again at once if it lives: a look at the table from
+ * time to time would miss that it ever was down, and declare it again and again. */
+static void settle_down(struct node *node, const struct database_change *changes, size_t count)
+{
+    for (size_t i = 0; node->liveness && i < count; i++) {
+        const struct node_record *record =
+            changes[i].table == TABLE_NODE ? node_record_of(node, changes[i].id) : NULL;
+
+        if (record && record->state == NODE_DOWN)
+            liveness_node_down(node->liveness, record->base.id);
+    }
+}
+
 static void on_applied(void *arg, const struct database_change *changes, size_t count)
 {
     struct node *node = arg;
 
     if (!node->consensus)
         return; /* nothing is open yet */
+    settle_down(node, changes, count);
     node_volumes_applied(node, changes, count);
     forget_clients(node, changes, count);
     if (node->options.on_change)
