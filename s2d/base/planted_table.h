@@ -8,18 +8,18 @@
     /* the mirror: I1-I8 */                                                                        \
     X(ACK_EARLY, "mirror", "a write is committed before the last column has it [ACKEARLY]")        \
     X(ACK_BEFORE_STALE, "open:mirror", "a column proposed stale is no longer waited for [STALEAFTER]")  \
-    X(CATCHING_COUNTS, "open:mirror", "a column that is catching up stands in for one that is in-sync [CATCHCOUNT]") \
-    X(TAKEOVER_WRITES_NOTHING, "open:mirror", "a takeover does not write again [NOAGAIN]")              \
+    X(CATCHING_COUNTS, "mirror", "a column that is catching up stands in for one that is in-sync [CATCHCOUNT]") \
+    X(TAKEOVER_WRITES_NOTHING, "mirror", "a takeover does not write again [NOAGAIN]")              \
     X(TAKEOVER_WRITES_OLDEST, "open:mirror", "a takeover writes the oldest record of a block again [AGAINOLDEST]") \
     X(TAKEOVER_OWN_LOG, "open:mirror", "a takeover looks at the local log alone [OWNLOG]")              \
     X(TAKEOVER_SERVES_EARLY, "mirror", "a slab serves before what was written again is committed [SERVEEARLY]") \
     X(MARK_EARLY, "open:mirror", "watermarks of a session flow before its takeover is done [MARKEARLY]") \
     X(MARK_AHEAD, "mirror", "a watermark covers writes that are in flight")                        \
-    X(MARK_COVERS_NOT, "open:mirror", "a watermark leaves out records of earlier sessions [NOCOVER]")   \
+    X(MARK_COVERS_NOT, "mirror", "a watermark leaves out records of earlier sessions [NOCOVER]")   \
     X(STALE_TAIL_KEPT, "open:mirror", "a column that returns does not drop its tail [NOTAIL]")          \
     X(STALE_TAKES_MARK, "open:mirror", "a stale column takes a watermark before it has dropped its tail [STALEMARK]") \
     X(STALE_IS_READ, "mirror", "clients read from a stale column [READSTALE]")                     \
-    X(STALE_IS_SOURCE, "open:mirror", "resync and repair copy from a stale column [STALESRC]")          \
+    X(STALE_IS_SOURCE, "mirror", "resync and repair copy from a stale column [STALESRC]")          \
     X(READ_DIRTY, "mirror", "a read does not wait for the write in flight [READDIRTY]")            \
     X(READ_NO_LEASE, "open:mirror", "an owner reads without its lease [NOLEASE]")                       \
     X(WRITE_NO_LOCK, "mirror", "a write forgets its range lock")                                   \
@@ -28,9 +28,9 @@
     X(RESYNC_SINCE_LATER, "mirror", "a resync compares only what changed after the stale epoch")   \
     X(JOIN_UNCOUNTED, "open:mirror", "a column is proposed in-sync before it is waited for [JOINNOREQ]") \
     X(JOIN_OLD_EPOCH, "open:mirror", "an in-sync proposal names no epoch: never void [NOCAS]")         \
-    X(LAST_GOES_STALE, "open:mirror", "the last in-sync column is marked stale too")                    \
+    X(LAST_GOES_STALE, "mirror", "the last in-sync column is marked stale too")                    \
     X(RESEND_FORGOTTEN, "mirror", "after a reconnect nothing is sent again")                       \
-    X(TAKEOVER_SKIPPED, "open:mirror", "a new session serves at once, without sealing anybody [RESUME]")   \
+    X(TAKEOVER_SKIPPED, "mirror", "a new session serves at once, without sealing anybody [RESUME]")   \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "open:mirror", "a store takes messages of a lower epoch [NOSEAL]")                  \
     X(SEAL_RECORDS_ONLY, "store", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
