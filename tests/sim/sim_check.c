@@ -4,6 +4,7 @@
 #include "fs-refs-lite/fs.h"
 #include "resiliency/mirror.h"
 #include "s2d/base/checksum.h"
+#include "s2d/node/repair.h"
 #include "tests/sim/sim_disks.h"
 #include "tests/sim/sim_faults.h"
 #include "tests/sim/sim_workload.h"
@@ -42,7 +43,22 @@ static bool nodes_are_up(const struct database *database)
     return true;
 }
 
-/* Nothing brings back what was on a disk that died: the product does not rebuild elsewhere yet. */
+/* What a dead disk held has a new place, if there is room for it on another fault domain. */
+static bool nothing_is_to_move(const struct database *database)
+{
+    const struct vdisk_record *vdisk;
+
+    for (size_t i = 0; (vdisk = database_at(database, TABLE_VDISK, i)); i++) {
+        json_t *command = repair_plan(database, vdisk);
+
+        json_decref(command);
+        if (command)
+            return false;
+    }
+    return true;
+}
+
+/* But for columns that stay on a disk that died, for lack of room. */
 static bool columns_are_in_sync(struct world *world, const struct database *database)
 {
     const struct slab_record *slab;
@@ -83,7 +99,8 @@ static bool is_healthy(void *arg)
         struct database *database = node && node_is_member(node) ? node_database(node) : NULL;
 
         if (!database || database_count(database, TABLE_SLAB) == 0 || !nodes_are_up(database) ||
-            !columns_are_in_sync(world, database) || !volumes_are_served(world, database))
+            !columns_are_in_sync(world, database) || !nothing_is_to_move(database) ||
+            !volumes_are_served(world, database))
             return false;
     }
     return true;
