@@ -21,9 +21,13 @@
  *   - QEMU inherits the lock: who gets it knows that neither keeper nor QEMU exists. The keeper
  * exits only after it has reaped QEMU.
  *   - The machine sleeps: CLOCK_BOOTTIME goes on, so the first turn after it stops QEMU.
+ *   - The machine is so busy that QEMU's main thread gets no turn: a stop sent to the process alone
+ * waits for one thread to take it, and the others run on. So each thread is sent its own, which it
+ * meets before its next instruction.
  * It allocates nothing after start, holds its memory (mlockall) and asks for a real-time priority,
  * so that a machine short of memory or CPU does not make it late. What it cannot give is fenced by
  * the disks' incarnation. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -49,6 +53,7 @@
 struct keeper {
     struct keeper_memory *memory;
     pid_t qemu;
+    int threads; /* /proc/QEMU/task; -1: cannot be read */
     int wait_status;
     bool killed;
     sigset_t waiting_mask; /* signals come only while it waits */
@@ -105,6 +110,27 @@ static bool reap(struct keeper *keeper)
     return true;
 }
 
+/* Each thread by itself (the essay says why), and the process, should its threads not be readable.
+ */
+static void stop_qemu(const struct keeper *keeper)
+{
+    static _Alignas(struct dirent64) char entries[8192];
+    ssize_t length;
+
+    kill(keeper->qemu, SIGSTOP);
+    if (keeper->threads < 0 || lseek(keeper->threads, 0, SEEK_SET) < 0)
+        return;
+    while ((length = getdents64(keeper->threads, entries, sizeof(entries))) > 0) {
+        for (ssize_t at = 0; at < length;) {
+            const struct dirent64 *entry = (const struct dirent64 *)(entries + at);
+
+            if (entry->d_name[0] != '.')
+                tgkill(keeper->qemu, (pid_t)strtol(entry->d_name, NULL, 10), SIGSTOP);
+            at += entry->d_reclen;
+        }
+    }
+}
+
 /* continue_stop is read before the deadline: the daemon writes them in the other order. */
 static bool may_continue(const struct keeper *keeper)
 {
@@ -128,12 +154,12 @@ static void decide(struct keeper *keeper)
             return;
         atomic_fetch_add(&memory->stops, 1);
         move(keeper, KEEPER_STOPPING);
-        kill(keeper->qemu, SIGSTOP);
+        stop_qemu(keeper);
     } else if (may_continue(keeper)) {
         move(keeper, KEEPER_RUNNING);
         kill(keeper->qemu, SIGCONT);
     } else {
-        kill(keeper->qemu, SIGSTOP);
+        stop_qemu(keeper);
     }
 }
 
@@ -277,6 +303,14 @@ static void prepare_signals(struct keeper *keeper)
     sigaction(SIGTERM, &action, NULL);
 }
 
+static int open_threads(pid_t pid)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+    return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 static void keep(struct keeper *keeper, int nice_value, char **argv)
 {
     pid_t self = getpid();
@@ -291,6 +325,7 @@ static void keep(struct keeper *keeper, int nice_value, char **argv)
         die("vfork");
     if (keeper->qemu == 0)
         become_qemu(self, nice_value, argv);
+    keeper->threads = open_threads(keeper->qemu);
     atomic_store(&keeper->memory->started_ns, now_ns());
     atomic_store(&keeper->memory->qemu_pid, (uint64_t)keeper->qemu);
     move(keeper, KEEPER_RUNNING);

@@ -1,10 +1,14 @@
-/* The keeper, on real processes: /bin/sleep plays QEMU. What is waited for is polled, with a bound
- * that only a broken keeper reaches. */
+/* The keeper, on real processes: /bin/sleep plays QEMU, and once this program itself. What is
+ * waited for is polled, with a bound that only a broken keeper reaches. */
+#include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -141,6 +145,81 @@ static void stops_at_the_deadline(void **state)
     wait_until(keeper_state(bench->link) == KEEPER_STOPPED);
     assert_true(now_ns() >= atomic_load(&keeper_memory(bench->link)->deadline_ns));
     assert_int_equal(atomic_load(&keeper_memory(bench->link)->stops), 1);
+}
+
+/* ---- a QEMU whose main thread cannot take a signal ---- */
+
+#define DEAF_MAIN "deaf-main"
+
+static void *count_on(void *arg)
+{
+    for (volatile uint64_t *counter = arg;;)
+        (*counter)++;
+    return NULL;
+}
+
+/* As QEMU: one thread counts. The first one waits for a vfork() that does not return: like one that
+ * gets no turn on a busy machine, it takes no stop. */
+static int deaf_main(void)
+{
+    int fd = open("counter", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    void *counter = MAP_FAILED;
+    pthread_t thread;
+    pid_t self = getpid();
+
+    if (fd >= 0 && ftruncate(fd, sizeof(uint64_t)) == 0)
+        counter = mmap(NULL, sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (counter == MAP_FAILED || pthread_create(&thread, NULL, count_on, counter) != 0)
+        return 1;
+    if (vfork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        while (getppid() == self)
+            pause();
+        _exit(0);
+    }
+    return 0;
+}
+
+static uint64_t counted(const struct bench *bench)
+{
+    char path[96];
+    uint64_t counter = 0;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/counter", bench->folder);
+    file = fopen(path, "re");
+    if (file && fread(&counter, sizeof(counter), 1, file) != 1)
+        counter = 0;
+    if (file)
+        fclose(file);
+    return counter;
+}
+
+static bool stands_still(const struct bench *bench)
+{
+    uint64_t before = counted(bench), until_ns = now_ns() + 100 * MS;
+
+    while (now_ns() < until_ns)
+        sched_yield();
+    return counted(bench) == before;
+}
+
+/* A stop that one thread has to take for all would let a virtual CPU run on. */
+static void stops_each_thread(void **state)
+{
+    struct bench *bench = *state;
+    char *argv[] = {"/proc/self/exe", DEAF_MAIN, NULL}, self[256];
+    ssize_t length = readlink(argv[0], self, sizeof(self) - 1);
+
+    assert_true(length > 0);
+    self[length] = 0;
+    argv[0] = self;
+    assert_int_equal(start(bench, now_ns() + LONG_NS, argv), 0);
+    wait_until(counted(bench) > 0);
+    assert_false(stands_still(bench));
+    keeper_renew(bench->link, now_ns());
+    wait_until(keeper_state(bench->link) >= KEEPER_STOPPING);
+    wait_until(stands_still(bench));
 }
 
 static void never_runs_past_a_deadline_that_has_passed(void **state)
@@ -446,10 +525,11 @@ static void terminates_by_folder(void **state)
 
 #define KEEPER_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         KEEPER_TEST(stops_at_the_deadline),
+        KEEPER_TEST(stops_each_thread),
         KEEPER_TEST(never_runs_past_a_deadline_that_has_passed),
         KEEPER_TEST(runs_on_while_renewed),
         KEEPER_TEST(renewal_alone_does_not_continue),
@@ -472,5 +552,7 @@ int main(void)
         KEEPER_TEST(terminates_by_folder),
     };
 
+    if (argc == 2 && strcmp(argv[1], DEAF_MAIN) == 0)
+        return deaf_main();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -178,6 +178,13 @@ class Guest:
 PF_EXITING = 4  # of a process's flags
 
 
+def is_stopping(thread):
+    """Whether a thread (its folder in /proc) is stopped, or will be before its next instruction: it has a stop of its own to take."""
+    status = (thread / "status").read_text()
+    pending = int(re.search(r"SigPnd:\s*(\w+)", status)[1], 16)
+    return bool(pending & 1 << signal.SIGSTOP - 1) or re.search(r"State:\s*(\w)", status)[1] in "TZX"
+
+
 class CopyCounter(threading.Thread):
     """Counts, many times a second, how many copies of a VM run at once: QEMU processes of its name that are not stopped."""
 
@@ -206,12 +213,12 @@ class CopyCounter(threading.Thread):
                     continue
                 stat = (process / "stat").read_text().rsplit(")", 1)[1].split()
                 pending = re.search(r"ShdPnd:\s*(\w+)", (process / "status").read_text())
+                # one that is stopped, exits, or was killed and has not noticed yet, runs no guest
+                dying = int(stat[6]) & PF_EXITING or (pending and int(pending[1], 16) & 1 << signal.SIGKILL - 1)
+                if stat[0] not in "TZX" and not dying and not all(map(is_stopping, (process / "task").iterdir())):
+                    found.add(process.name)
             except OSError:
                 continue
-            # one that is stopped, exits, or was killed and has not noticed yet, runs no guest
-            dying = int(stat[6]) & PF_EXITING or (pending and int(pending[1], 16) & 1 << signal.SIGKILL - 1)
-            if stat[0] not in "TZX" and not dying:
-                found.add(process.name)
         return found
 
     def describe(self, name):
