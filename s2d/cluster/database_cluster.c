@@ -450,12 +450,32 @@ static void disk_retire(struct command *command)
     database_put(command->database, TABLE_DISK, disk);
 }
 
+/* {disk}: its claim was refused: as if it had never been asked for. One that has been ready stays.
+ */
+static void disk_unclaim(struct command *command)
+{
+    const struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+
+    if (disk && disk->extents > 0)
+        command_refuse(command, -EBUSY, "disk %s is in the pool: retire it", disk->name);
+    if (!command_refused(command))
+        database_remove(command->database, TABLE_DISK, disk->base.id);
+}
+
 const struct verb cluster_verbs[] = {
-    {"cluster.create", cluster_create}, {"cluster.set", cluster_set},
-    {"token.create", token_create},     {"node.join", node_join},
-    {"node.started", node_started},     {"node.down", node_down},
-    {"node.set_state", node_set_state}, {"node.evict", node_evict},
-    {"pool.create", pool_create},       {"disk.claim", disk_claim},
-    {"disk.ready", disk_ready},         {"disk.failed", disk_failed},
-    {"disk.retire", disk_retire},       {NULL, NULL},
+    {"cluster.create", cluster_create},
+    {"cluster.set", cluster_set},
+    {"token.create", token_create},
+    {"node.join", node_join},
+    {"node.started", node_started},
+    {"node.down", node_down},
+    {"node.set_state", node_set_state},
+    {"node.evict", node_evict},
+    {"pool.create", pool_create},
+    {"disk.claim", disk_claim},
+    {"disk.ready", disk_ready},
+    {"disk.failed", disk_failed},
+    {"disk.retire", disk_retire},
+    {"disk.unclaim", disk_unclaim},
+    {NULL, NULL},
 };

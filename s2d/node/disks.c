@@ -378,6 +378,17 @@ static int co_reserve(struct node *node, const char *path, const char *role, uin
     return r;
 }
 
+/* The place goes again: a disk that was refused is none of the cluster's. If the database cannot be
+ * reached the record stays, and the next claim by that name takes it up. */
+static void co_unreserve(struct node *node, uint64_t id)
+{
+    struct command_result result;
+
+    co_node_propose(node, json_pack("{s:s,s:I}", "verb", "disk.unclaim", "disk", (json_int_t)id),
+                    &result);
+    command_result_done(&result);
+}
+
 /* Whether the disk at path is the one that an interrupted claim of ours has formatted. */
 static bool co_is_ours(struct node *node, const char *path, const struct disk_uuid *cluster,
                        uint64_t id)
@@ -453,6 +464,7 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
         r = 0;
     if (r < 0) {
         node_say(ret_message, "%s", disk_message.text[0] ? disk_message.text : strerror(-r));
+        co_unreserve(node, claim.disk_id);
         return r;
     }
     r = co_ready(node, claim.disk_id, path, ret_message);

@@ -105,6 +105,9 @@ done
 echo "somebody's data" >"$dir/foreign"
 truncate -s 1G "$dir/foreign"
 printf 'hello' | dd of="$dir/foreign" bs=1 seek=4096 conv=notrunc status=none
+refused 1 "foreign holds" 1 disk claim "$dir/foreign"
+[[ $(head -c 15 "$dir/foreign") == "somebody's data" ]] || fail "a disk with data was written to"
+s2d 1 disk list | grep -q foreign && fail "a disk that was refused is listed"
 disk=$(field "[0]['id']" 2 disk list)
 [[ $(field "['node']" 3 disk show "$disk") == node1 ]] || fail "disk show"
 ((const = $(field "['log_bytes']" 3 disk show "$disk"), const > 0)) || fail "log_bytes"

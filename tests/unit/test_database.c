@@ -486,6 +486,9 @@ static const char *const good_commands[] = {
     "{'verb':'node.join','token':LAST,'name':'n9','address':'10.0.0.9:1','start_counter':1,"
     "'site':'s','rack':'r','chassis':'c','time_ns':3}",
     "{'verb':'node.set_state','node':NODE,'state':'draining'}",
+    "{'verb':'disk.claim','node':NODE,'name':'hdd8','path':'/dev/x','uuid':'u8','role':'capacity',"
+    "'media':'hdd','size_bytes':1073741824,'time_ns':4}",
+    "{'verb':'disk.unclaim','disk':LAST}",
     "{'verb':'disk.claim','node':NODE,'name':'hdd9','path':'/dev/y','uuid':'u9','role':'capacity',"
     "'media':'hdd','size_bytes':1073741824,'time_ns':4}",
     "{'verb':'disk.ready','disk':LAST,'extents':8,'log_bytes':4096}",
