@@ -1,6 +1,4 @@
 /* Showing records of the database next to what the nodes report of them: a list, or one. */
-#include <stdio.h>
-
 #include "s2d/node/api_private.h"
 
 void co_api_list(struct api_context *context, const struct api_kind *kind,
@@ -30,7 +28,6 @@ void co_api_answer(struct api_context *context, const struct api_kind *kind, uin
     const struct database *database = node_database(context->node);
     const void *record = database_find(database, kind->table, id);
     struct api_reports reports = {NULL};
-    char text[64];
 
     co_api_gather_from(context, record ? kind->reporter(database, record) : 0, &reports);
     database = node_database(context->node);
@@ -38,8 +35,7 @@ void co_api_answer(struct api_context *context, const struct api_kind *kind, uin
     if (record) {
         api_answer_json(response, kind->to_json(database, record, &reports));
     } else {
-        snprintf(text, sizeof(text), "the %s is gone", kind->noun);
-        api_answer_error(response, -ENOENT, text);
+        api_answer_error(response, -ENOENT, "the %s is gone", kind->noun);
     }
     api_reports_done(&reports);
 }

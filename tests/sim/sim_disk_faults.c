@@ -4,9 +4,9 @@
  * Lost and misdirected writes are those of data in its place. A log write that was lost and is the
  * last before a crash looks like one that was never made; nothing on that disk could tell.
  *
- * A column on a dead disk gets a new place (repair.h), if there is room for it. Not here yet: a disk
- * replaced, and a node replaced by an empty one; the death of a cache device (there are none apart
- * yet). */
+ * A column on a dead disk gets a new place (repair.h), if there is room for it. Not here yet: a
+ * disk replaced, and a node replaced by an empty one; the death of a cache device (there are none
+ * apart yet). */
 #include <limits.h>
 
 #include "pool/disk_format.h"

@@ -169,14 +169,8 @@ static void nonsense_is_usage(void **state)
 static void later_versions_are_named(void **state)
 {
     static const char *const lines[] = {
-        "cluster witness set none",
-        "disk locate 1",
-        "pool optimize",
-        "volume repair v",
-        "vm migrate w --to n2",
-        "vm checkpoint w",
-        "job pause 1",
-        "job resume 1",
+        "cluster witness set none", "disk locate 1",   "pool optimize", "volume repair v",
+        "vm migrate w --to n2",     "vm checkpoint w", "job pause 1",   "job resume 1",
     };
     struct parsed parsed;
 
