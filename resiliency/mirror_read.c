@@ -56,8 +56,9 @@ static int verify_received(const struct mirror *mirror, struct write_extent exte
     return r;
 }
 
-/* at: session 0 is the newest. Returns 0, -EBADMSG (*bad says which blocks), or another error of
- * the column. */
+/* at: session 0 is the newest. Asked anew in each look: a column that was in-sync may have a new
+ * place by now, where there are only zeros. Returns 0, -EBADMSG (*bad says which blocks), -ESTALE
+ * (not in-sync), or another error of the column. */
 static int co_read_column(struct mirror *mirror, uint32_t column, struct write_extent extent,
                           struct log_position at, char *buffer, uint64_t *sums,
                           struct block_set *bad)
@@ -68,6 +69,8 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
     uint64_t own_sums[RECORD_BLOCKS_MAX];
     int r;
 
+    if (config.state != COLUMN_IN_SYNC && !PLANTED(STALE_IS_READ) && !PLANTED(STALE_IS_SOURCE))
+        return -ESTALE;
     if (!store || !store->reachable)
         return -ENOTCONN;
     if (!sums && !store->is_local)

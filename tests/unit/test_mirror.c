@@ -888,6 +888,42 @@ static void test_rotten_copy_is_healed(void **state)
     world_run(THREE, rotten_copy_is_healed);
 }
 
+/* Between the two looks at a copy that seems rotten its column may get a new place, where there is
+ * nothing yet: zeros that match their checksum. */
+static void column_moves_between_two_looks(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request read = {owner, 1, 0, 0, false};
+    struct vdisk_config *config;
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    co_sleep_ns(50 * MS);
+    fake_column_rot(&world->columns[0], world_column(world, 0, 0)->where, 1);
+    world->columns[0].latency_ns = 50 * MS; /* the new configuration comes during the first look */
+    request_start(world, &read);
+    co_sleep_ns(MS);
+    config = world_edit(world);
+    config->columns[0] = (struct column_config){
+        .disk = 4,
+        .node = 4,
+        .where = {.extent = 3, .generation = ++world->raft_index},
+        .state = COLUMN_STALE,
+    };
+    world_publish(world, config);
+    assert_true(co_done_within(&read, SEC));
+    assert_int_equal(read.result, 'a');
+    assert_true(co_world_heal(world));
+    world_check_copies(world);
+}
+
+static void test_column_moves_between_two_looks(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){.seed = 1, .width = 2, .slabs = 2, .prepare = two_slabs_apart},
+        column_moves_between_two_looks); /* the new place is on a disk that slab 1 uses already */
+}
+
 /* ---- scrub ---- */
 
 static void count_line(void *arg, const char *line)
@@ -1015,6 +1051,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_senseless_configurations_are_refused),
         cmocka_unit_test(test_idle_watermark_is_told),
         cmocka_unit_test(test_rotten_copy_is_healed),
+        cmocka_unit_test(test_column_moves_between_two_looks),
         cmocka_unit_test(test_scrub_finds_what_is_wrong),
         cmocka_unit_test(test_rot_here_and_there_is_healed),
     };
