@@ -7,7 +7,7 @@
 #define PLANTED_TABLE(X)                                                                           \
     /* the mirror: I1-I8 */                                                                        \
     X(ACK_EARLY, "mirror", "a write is committed before the last column has it [ACKEARLY]")        \
-    X(ACK_BEFORE_STALE, "open:mirror", "a column proposed stale is no longer waited for [STALEAFTER]")  \
+    X(ACK_BEFORE_STALE, "cluster", "a column proposed stale is no longer waited for [STALEAFTER]")  \
     X(CATCHING_COUNTS, "mirror", "a column that is catching up stands in for one that is in-sync [CATCHCOUNT]") \
     X(TAKEOVER_WRITES_NOTHING, "mirror", "a takeover does not write again [NOAGAIN]")              \
     X(TAKEOVER_WRITES_OLDEST, "open:mirror", "a takeover writes the oldest record of a block again [AGAINOLDEST]") \
@@ -55,7 +55,7 @@
     /* leases and the database */                                                                  \
     X(LEASE_FROM_ANSWER, "lease", "a lease counts from its answer, not from the sending")        \
     X(LEASE_OLD_DATABASE, "lease", "a new lease is used before the database has caught up [OLDLEASE]") \
-    X(LEASE_NOT_AWAITED, "open:cluster", "a silent node is declared down before its lease has run out") \
+    X(LEASE_NOT_AWAITED, "cluster", "a silent node is declared down before its lease has run out") \
     X(ANSWER_NO_LEASE, "open:cluster", "an export answers from memory without the lease")               \
     X(RAFT_CUTS_KNOWN, "raft", "a late append cuts off entries that it has in common")             \
     X(RAFT_VOTE_NOT_WRITTEN, "raft", "what is written of a vote is the term alone")                \
