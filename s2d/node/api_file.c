@@ -8,10 +8,8 @@
 
 #define ALLOCATE_BYTES GIB /* at once */
 
-/* The volume that the path begins with; NULL, and answered. For csv_volume_put(). */
-static struct csv_volume *find_volume(struct api_context *context,
-                                      const struct api_request *request,
-                                      struct api_response *response)
+struct csv_volume *api_csv_volume(struct api_context *context, const struct api_request *request,
+                                  struct api_response *response)
 {
     const char *name = api_parameter(request, "volume");
     struct csv *csv = api_database(context, response) ? node_csv(context->node) : NULL;
@@ -145,7 +143,7 @@ static int co_list_page(struct csv_volume *volume, uint64_t dir, uint64_t after,
 /* ?self: a directory is shown, not listed; ?after=COOKIE: the next page. */
 static void co_list(void *arg, const struct api_request *request, struct api_response *response)
 {
-    cleanup(csv_volume_putp) struct csv_volume *volume = find_volume(arg, request, response);
+    cleanup(csv_volume_putp) struct csv_volume *volume = api_csv_volume(arg, request, response);
     struct api_arguments arguments = {.request = request, .response = response};
     const char *path = api_parameter(request, "path"), *slash;
     uint64_t after = api_query_u64_or(&arguments, "after", 0);
@@ -260,7 +258,7 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
     uint64_t size_bytes = api_u64(&arguments, "size_bytes");
     bool fixed = api_bool_or(&arguments, "fixed", false);
     cleanup(csv_volume_putp) struct csv_volume *volume =
-        arguments.refused ? NULL : find_volume(arg, request, response);
+        arguments.refused ? NULL : api_csv_volume(arg, request, response);
     struct fs_attr attr;
     struct place place;
     int r;
@@ -283,7 +281,7 @@ static void co_clone(void *arg, const struct api_request *request, struct api_re
     struct api_arguments arguments = api_arguments(request, response, names);
     const char *from = api_text(&arguments, "from");
     cleanup(csv_volume_putp) struct csv_volume *volume =
-        arguments.refused ? NULL : find_volume(arg, request, response);
+        arguments.refused ? NULL : api_csv_volume(arg, request, response);
     struct fs_attr attr;
     struct place place;
     int r;
@@ -312,7 +310,7 @@ static void co_clone(void *arg, const struct api_request *request, struct api_re
 
 static void co_remove(void *arg, const struct api_request *request, struct api_response *response)
 {
-    cleanup(csv_volume_putp) struct csv_volume *volume = find_volume(arg, request, response);
+    cleanup(csv_volume_putp) struct csv_volume *volume = api_csv_volume(arg, request, response);
     struct fs_attr attr;
     struct place place;
     int r;
@@ -372,7 +370,7 @@ static int co_read_piece(struct csv_volume *volume, const char *path, uint64_t o
 /* ?offset=&length=: at most 1 MiB; less at the end of the file. */
 static void co_read(void *arg, const struct api_request *request, struct api_response *response)
 {
-    cleanup(csv_volume_putp) struct csv_volume *volume = find_volume(arg, request, response);
+    cleanup(csv_volume_putp) struct csv_volume *volume = api_csv_volume(arg, request, response);
     struct api_arguments arguments = {.request = request, .response = response};
     uint64_t offset = api_query_u64_or(&arguments, "offset", 0);
     uint64_t length = api_query_u64_or(&arguments, "length", API_BODY_MAX);
@@ -410,7 +408,7 @@ static int co_write_piece(struct csv_volume *volume, const char *path, uint64_t 
 /* ?offset=, and the bytes as the body. */
 static void co_write(void *arg, const struct api_request *request, struct api_response *response)
 {
-    cleanup(csv_volume_putp) struct csv_volume *volume = find_volume(arg, request, response);
+    cleanup(csv_volume_putp) struct csv_volume *volume = api_csv_volume(arg, request, response);
     struct api_arguments arguments = {.request = request, .response = response};
     uint64_t offset = api_query_u64_or(&arguments, "offset", 0);
     int r;

@@ -36,6 +36,10 @@ const void *api_record(struct api_context *context, const struct api_request *re
                        struct api_response *response, enum table table, const char *parameter);
 const struct disk_record *api_disk(struct api_context *context, const struct api_request *request,
                                    struct api_response *response);
+/* The volume that the request names, as the file service sees it, for csv_volume_put(); NULL and
+ * answered (api_file.c). */
+struct csv_volume *api_csv_volume(struct api_context *context, const struct api_request *request,
+                                  struct api_response *response);
 /* A node by its name; NULL and answered. */
 const struct node_record *api_node_named(struct api_context *context, const char *name,
                                          struct api_response *response);

@@ -5,20 +5,6 @@
 #include "csv-export/csv.h"
 #include "s2d/node/api_private.h"
 
-/* NULL, and answered; or for csv_volume_put(). */
-static struct csv_volume *find_volume(struct api_context *context,
-                                      const struct api_request *request,
-                                      struct api_response *response)
-{
-    const char *name = api_parameter(request, "volume");
-    struct csv *csv = api_database(context, response) ? node_csv(context->node) : NULL;
-    struct csv_volume *volume = csv ? csv_volume_find(csv, name) : NULL;
-
-    if (response->error == 0 && !volume)
-        api_answer_error(response, -ENOENT, "there is no volume '%.64s': 's2d volume list'", name);
-    return volume;
-}
-
 static void answer_failure(struct api_response *response, int error, const char *volume,
                            const char *name)
 {
@@ -93,7 +79,7 @@ static int co_list_all(struct csv_volume *volume, json_t *list)
 
 static void co_list(void *arg, const struct api_request *request, struct api_response *response)
 {
-    cleanup(csv_volume_putp) struct csv_volume *volume = find_volume(arg, request, response);
+    cleanup(csv_volume_putp) struct csv_volume *volume = api_csv_volume(arg, request, response);
     json_t *list;
     int r;
 
@@ -120,7 +106,7 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
     const char *name = api_text(&arguments, "name");
     const char *path = api_text_or(&arguments, "path", "");
     cleanup(csv_volume_putp) struct csv_volume *volume =
-        arguments.refused ? NULL : find_volume(arg, request, response);
+        arguments.refused ? NULL : api_csv_volume(arg, request, response);
     struct fs_attr attr;
     int r;
 
@@ -142,7 +128,7 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
 static void co_change(void *arg, const struct api_request *request, struct api_response *response,
                       enum csv_snapshot_verb verb)
 {
-    cleanup(csv_volume_putp) struct csv_volume *volume = find_volume(arg, request, response);
+    cleanup(csv_volume_putp) struct csv_volume *volume = api_csv_volume(arg, request, response);
     const char *name = api_parameter(request, "name");
     int r;
 

@@ -210,3 +210,25 @@ int co_write_pattern(struct fs_inode *inode, uint64_t offset, uint64_t length, u
     free(buffer);
     return r;
 }
+
+void co_world_fresh(struct world *world)
+{
+    co_world_format(world);
+    co_world_mount(world);
+}
+
+void co_world_done(struct world *world)
+{
+    co_world_check(world);
+    co_world_remount(world);
+    co_world_check(world);
+    co_world_unmount(world);
+}
+
+struct fs_inode *co_must_open(struct world *world, const char *path)
+{
+    struct fs_inode *inode;
+
+    check_int(co_open(world, path, &inode), 0);
+    return inode;
+}

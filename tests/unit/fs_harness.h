@@ -48,6 +48,9 @@ void co_world_unmount(struct world *world);
 void co_world_crash(struct world *world); /* abandons, the power comes back */
 void co_world_check(struct world *world); /* co_fs_check() finds nothing */
 void co_world_remount(struct world *world);
+/* Begins a test: formatted and mounted. Ends it: sound, also after a remount, and unmounted. */
+void co_world_fresh(struct world *world);
+void co_world_done(struct world *world);
 
 /* Makes the checksum of a metadata block right again after it was changed; leaves other blocks
  * alone. */
@@ -60,6 +63,7 @@ int co_unlink(struct world *world, const char *path);
 int co_rmdir(struct world *world, const char *path);
 int co_rename(struct world *world, const char *from, const char *to, unsigned flags);
 int co_open(struct world *world, const char *path, struct fs_inode **ret_inode);
+struct fs_inode *co_must_open(struct world *world, const char *path); /* for fs_inode_put() */
 /* The directory of path, and its last component. */
 int co_parent(struct world *world, const char *path, struct fs_inode **ret_dir,
               const char **ret_name);

@@ -10,34 +10,12 @@
 
 #define VOLUME (64 * MIB)
 
-static void fresh(struct world *world)
-{
-    co_world_format(world);
-    co_world_mount(world);
-}
-
-static void done(struct world *world)
-{
-    co_world_check(world);
-    co_world_remount(world);
-    co_world_check(world);
-    co_world_unmount(world);
-}
-
 static uint64_t allocated(struct fs_inode *inode)
 {
     struct fs_attr attr;
 
     check_int(co_fs_getattr(inode, &attr), 0);
     return attr.allocated_bytes;
-}
-
-static struct fs_inode *open_file(struct world *world, const char *path)
-{
-    struct fs_inode *inode;
-
-    check_int(co_open(world, path, &inode), 0);
-    return inode;
 }
 
 /* ---- volume ---- */
@@ -55,13 +33,13 @@ static void co_format_mounts(struct world *world)
     check(strcmp(statfs.label, "data") == 0);
     check_int(statfs.inodes, 1);
     check(statfs.available_bytes > VOLUME / 2 && statfs.free_bytes > statfs.available_bytes);
-    root = open_file(world, "");
+    root = co_must_open(world, "");
     check_int(co_fs_getattr(root, &attr), 0);
     check_int(attr.mode, S_IFDIR | 0700);
     check_int(attr.uid, 5);
     check_int(attr.nlink, 2);
     fs_inode_put(root);
-    done(world);
+    co_world_done(world);
 }
 
 static void format_mounts(void **state)
@@ -97,13 +75,13 @@ static void co_grows(struct world *world)
     struct fs_statfs before, after;
 
     world->ram.vdisk.size_bytes = VOLUME / 4;
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_fs_statfs(world->fs, &before), 0);
     world->ram.vdisk.size_bytes = VOLUME;
     check_int(co_fs_grow(world->fs), 0);
     check_int(co_fs_statfs(world->fs, &after), 0);
     check_int(after.total_bytes - before.total_bytes, VOLUME * 3 / 4);
-    done(world);
+    co_world_done(world);
 }
 
 static void grows(void **state)
@@ -120,7 +98,7 @@ static void co_names(struct world *world)
     struct fs_attr attr;
     char name[FS_NAME_MAX + 2];
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
     check_int(co_create(world, "a"), -EEXIST);
     check_int(co_mkdir(world, "d"), 0);
@@ -139,11 +117,11 @@ static void co_names(struct world *world)
     check_int(co_rmdir(world, "d"), -ENOTEMPTY);
     check_int(co_unlink(world, "b"), -ENOENT);
 
-    inode = open_file(world, "//d//e/");
+    inode = co_must_open(world, "//d//e/");
     check_int(co_fs_getattr(inode, &attr), 0);
     check_int(attr.nlink, 2);
     fs_inode_put(inode);
-    inode = open_file(world, "d");
+    inode = co_must_open(world, "d");
     check_int(co_fs_getattr(inode, &attr), 0);
     check_int(attr.nlink, 3);
     fs_inode_put(inode);
@@ -152,7 +130,7 @@ static void co_names(struct world *world)
     check_int(co_rmdir(world, "d/e"), 0);
     check_int(co_rmdir(world, "d"), 0);
     check_int(co_unlink(world, name), 0);
-    done(world);
+    co_world_done(world);
 }
 
 static void names(void **state)
@@ -168,12 +146,12 @@ static void co_links(struct world *world)
     struct fs_attr attr;
     char target[FS_SYMLINK_MAX + 1], read[FS_SYMLINK_MAX + 1];
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
     check_int(co_mkdir(world, "d"), 0);
-    root = open_file(world, "");
-    a = open_file(world, "a");
-    dir = open_file(world, "d");
+    root = co_must_open(world, "");
+    a = co_must_open(world, "a");
+    dir = co_must_open(world, "d");
     check_int(co_fs_link(a, dir, "b", FS_NO_REQUEST), 0);
     check_int(co_fs_link(a, dir, "b", FS_NO_REQUEST), -EEXIST);
     check_int(co_fs_link(dir, root, "c", FS_NO_REQUEST), -EPERM);
@@ -195,7 +173,7 @@ static void co_links(struct world *world)
     fs_inode_put(a);
     fs_inode_put(root);
     check_int(co_unlink(world, "s"), 0);
-    done(world);
+    co_world_done(world);
 }
 
 static void links(void **state)
@@ -209,7 +187,7 @@ static void co_renames(struct world *world)
     struct fs_inode *inode;
     struct fs_attr attr;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_mkdir(world, "a"), 0);
     check_int(co_mkdir(world, "a/b"), 0);
     check_int(co_mkdir(world, "c"), 0);
@@ -226,17 +204,17 @@ static void co_renames(struct world *world)
     check_int(co_rename(world, "f", "g", 0), 0);
     check_int(co_open(world, "f", &inode), -ENOENT);
     check_int(co_rename(world, "a/b", "c/b", 0), 0); /* a directory changes its parent */
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check_int(co_fs_getattr(inode, &attr), 0);
     check_int(attr.nlink, 2);
     fs_inode_put(inode);
     check_int(co_rename(world, "a", "c/b", 0), 0); /* onto an empty directory */
     check_int(co_rename(world, "g", "c", FS_RENAME_EXCHANGE), 0);
-    inode = open_file(world, "g/b");
+    inode = co_must_open(world, "g/b");
     check(S_ISDIR(fs_inode_mode(inode)));
     fs_inode_put(inode);
     check_int(co_rename(world, "g", "g", 0), 0);
-    done(world);
+    co_world_done(world);
 }
 
 static void renames(void **state)
@@ -283,7 +261,7 @@ static void co_large_directory(struct world *world)
     struct fs_inode *dir;
     char path[64];
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_mkdir(world, "d"), 0);
     for (unsigned i = 0; i < MANY; i++) {
         snprintf(path, sizeof(path), "d/file-%u", i);
@@ -293,7 +271,7 @@ static void co_large_directory(struct world *world)
     do {
         if (listing->count == 1000 || listing->count == 1004)
             co_world_remount(world);
-        dir = open_file(world, "d");
+        dir = co_must_open(world, "d");
         listing->left = 7;
         check_int(co_fs_readdir(dir, listing->cookie, see_entry, listing), 0);
         fs_inode_put(dir);
@@ -308,7 +286,7 @@ static void co_large_directory(struct world *world)
     check_int(co_rmdir(world, "d"), 0);
     check(fs_counters(world->fs)->checkpoints > 0);
     free(listing);
-    done(world);
+    co_world_done(world);
 }
 
 static void large_directory(void **state)
@@ -323,9 +301,9 @@ static void co_attributes(struct world *world)
     struct fs_attr attr, old;
     uint64_t ino, generation;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check_int(co_fs_getattr(inode, &old), 0);
     attr = (struct fs_attr){.mode = 04711, .uid = 7, .gid = 8, .mtime_ns = 9, .atime_ns = -10};
     check_int(co_fs_setattr(inode, &attr,
@@ -348,7 +326,7 @@ static void co_attributes(struct world *world)
     check_int(attr.btime_ns, old.btime_ns);
     check(attr.change > old.change);
     fs_inode_put(again);
-    done(world);
+    co_world_done(world);
 }
 
 static void attributes(void **state)
@@ -366,10 +344,10 @@ static void co_orphan(struct world *world)
     uint8_t *buffer = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
     uint64_t ino, generation, length;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_fs_statfs(world->fs, &before), 0);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     ino = fs_inode_number(inode);
     generation = fs_inode_generation(inode);
     check_int(co_write_pattern(inode, 0, 1 * MIB, 1), 0);
@@ -396,7 +374,7 @@ static void co_orphan(struct world *world)
     check_int(statfs.orphans, 0);
     check(statfs.free_bytes + 64 * KIB > before.free_bytes);
     free(buffer);
-    done(world);
+    co_world_done(world);
 }
 
 static void orphan_lives_while_open(void **state)
@@ -410,9 +388,9 @@ static void co_orphan_reaped(struct world *world)
     struct fs_statfs statfs;
     struct fs_inode *inode;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check_int(co_unlink(world, "a"), 0);
     fs_fail(world->fs);
     fs_inode_put(inode);
@@ -421,7 +399,7 @@ static void co_orphan_reaped(struct world *world)
     check_int(co_fs_reap_orphans(world->fs), 0);
     check_int(co_fs_statfs(world->fs, &statfs), 0);
     check_int(statfs.orphans, 0);
-    done(world);
+    co_world_done(world);
 }
 
 static void orphan_of_a_dead_node_is_freed(void **state)
@@ -441,10 +419,10 @@ static void co_overwrite_is_cheap(struct world *world)
     uint64_t records, writes, length;
     struct fs_inode *inode;
 
-    fresh(world);
+    co_world_fresh(world);
     memset(buffer, 1, BLOCK_SIZE);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check_int(co_fs_allocate(inode, 0, 16 * MIB, 0), 0);
     counters = fs_counters(world->fs);
     records = counters->journal_records;
@@ -464,7 +442,7 @@ static void co_overwrite_is_cheap(struct world *world)
     check_int(length, BLOCK_SIZE);
     fs_inode_put(inode);
     free(buffer);
-    done(world);
+    co_world_done(world);
 }
 
 static void overwrite_is_cheap(void **state)
@@ -478,14 +456,14 @@ static void co_one_write_an_operation(struct world *world)
 {
     uint64_t writes;
 
-    fresh(world);
+    co_world_fresh(world);
     writes = world->ram.writes;
     check_int(co_create(world, "a"), 0);
     check_int(co_mkdir(world, "d"), 0);
     check_int(co_rename(world, "a", "d/b", 0), 0);
     check_int(co_unlink(world, "d/b"), 0);
     check_int(world->ram.writes - writes, 4);
-    done(world);
+    co_world_done(world);
 }
 
 static void one_write_an_operation(void **state)
@@ -514,7 +492,7 @@ static void co_group_commit(struct world *world)
     struct co_group group;
     uint64_t writes;
 
-    fresh(world);
+    co_world_fresh(world);
     world->ram.delay_max = 4;
     writes = world->ram.writes;
     co_group_init(&group);
@@ -527,7 +505,7 @@ static void co_group_commit(struct world *world)
     for (unsigned i = 0; i < ARRAY_SIZE(creators); i++)
         check_int(creators[i].result, 0);
     check(world->ram.writes - writes <= 3);
-    done(world);
+    co_world_done(world);
 }
 
 static void commits_are_grouped(void **state)
@@ -545,8 +523,8 @@ static void co_shown_is_durable(struct world *world)
     struct co_group group;
     int r;
 
-    fresh(world);
-    root = open_file(world, "");
+    co_world_fresh(world);
+    root = co_must_open(world, "");
     world->ram.delay_max = 20;
     co_group_init(&group);
     check_int(co_group_spawn(&group, world->io, "creator", co_creator, &creator), 0);
@@ -561,9 +539,9 @@ static void co_shown_is_durable(struct world *world)
     fs_inode_put(root);
     co_world_crash(world);
     co_world_mount(world);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     fs_inode_put(inode);
-    done(world);
+    co_world_done(world);
 }
 
 static void what_was_shown_is_durable(void **state)
@@ -591,9 +569,9 @@ static void co_sparse(struct world *world)
     uint64_t length;
     bool is_data;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check_int(co_write_pattern(inode, 10 * MIB + 100, 1000, 1), 0);
     check_int(fs_inode_size(inode), 10 * MIB + 1100);
     check_int(allocated(inode), BLOCK_SIZE);
@@ -619,7 +597,7 @@ static void co_sparse(struct world *world)
     check_int(allocated(inode), BLOCK_SIZE);
     check_bytes(inode, 2 * MIB + 5 * BLOCK_SIZE, BLOCK_SIZE, 0);
     fs_inode_put(inode);
-    done(world);
+    co_world_done(world);
 }
 
 static void sparse_files(void **state)
@@ -633,16 +611,16 @@ static void co_no_old_data(struct world *world)
 {
     struct fs_inode *inode;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check_int(co_write_pattern(inode, 0, 40 * MIB, 1), 0);
     fs_inode_put(inode);
     check_int(co_unlink(world, "a"), 0);
     check_int(co_fs_checkpoint(world->fs), 0);
 
     check_int(co_create(world, "b"), 0);
-    inode = open_file(world, "b");
+    inode = co_must_open(world, "b");
     check_int(co_fs_allocate(inode, 0, 30 * MIB, 0), 0);
     check_bytes(inode, 0, 30 * MIB, 0);
     check_int(co_write_pattern(inode, 10000, 1000, 2), 0);
@@ -656,7 +634,7 @@ static void co_no_old_data(struct world *world)
     check_bytes(inode, 10000, 50, 2);
     check_bytes(inode, 10050, 40000, 0);
     fs_inode_put(inode);
-    done(world);
+    co_world_done(world);
 }
 
 static void old_data_never_shows(void **state)
@@ -671,10 +649,10 @@ static void co_limits(struct world *world)
     uint64_t length = 1;
     char byte = 1;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
-    dir = open_file(world, "");
+    inode = co_must_open(world, "a");
+    dir = co_must_open(world, "");
     check_int(co_fs_write(inode, &byte, FS_FILE_SIZE_MAX, 1, (struct client_request){0}), -EFBIG);
     check_int(co_fs_truncate(inode, FS_FILE_SIZE_MAX + 1, FS_NO_REQUEST), -EFBIG);
     check_int(co_fs_truncate(inode, FS_FILE_SIZE_MAX, FS_NO_REQUEST), 0);
@@ -687,7 +665,7 @@ static void co_limits(struct world *world)
     check_int(co_fs_write(inode, &byte, 5, 0, (struct client_request){0}), 0);
     fs_inode_put(dir);
     fs_inode_put(inode);
-    done(world);
+    co_world_done(world);
 }
 
 static void limits(void **state)
@@ -699,13 +677,13 @@ static void limits(void **state)
 /* A truncation of a badly fragmented file takes many records; its first one decides. */
 static void co_long_truncate(struct world *world)
 {
-    fresh(world);
+    co_world_fresh(world);
     for (unsigned cut = 1; cut < 5; cut++) {
         struct fs_inode *inode;
 
         world->which = cut;
         check_int(co_create(world, "a"), 0);
-        inode = open_file(world, "a");
+        inode = co_must_open(world, "a");
         for (uint64_t i = 500; i-- > 0;)
             check_int(co_write_pattern(inode, i * 128 * KIB, BLOCK_SIZE, 1), 0);
         world->ram.cut_after = world->ram.writes + world->ram.trims + cut;
@@ -715,7 +693,7 @@ static void co_long_truncate(struct world *world)
         co_world_crash(world);
         co_world_mount(world);
         co_world_check(world);
-        inode = open_file(world, "a");
+        inode = co_must_open(world, "a");
         check_int(fs_inode_size(inode), 5000);
         check_int(allocated(inode), 2 * BLOCK_SIZE);
         check_int(co_fs_truncate(inode, 50000, FS_NO_REQUEST), 0);
@@ -723,7 +701,7 @@ static void co_long_truncate(struct world *world)
         fs_inode_put(inode);
         check_int(co_unlink(world, "a"), 0);
     }
-    done(world);
+    co_world_done(world);
 }
 
 static void truncation_is_atomic(void **state)
@@ -740,8 +718,8 @@ static void co_sessions(struct world *world)
     struct fs_new new = {.mode = S_IFREG | 0600};
     struct fs_inode *root, *first, *second;
 
-    fresh(world);
-    root = open_file(world, "");
+    co_world_fresh(world);
+    root = co_must_open(world, "");
     check_int(co_fs_create(root, "a", &new, request, &first), 0);
     check_int(co_fs_create(root, "a", &new, request, &second), 0); /* the repeat is answered */
     check(first == second);
@@ -750,11 +728,11 @@ static void co_sessions(struct world *world)
     fs_inode_put(root);
     co_world_crash(world);
     co_world_mount(world); /* also by the new owner */
-    root = open_file(world, "");
+    root = co_must_open(world, "");
     check_int(co_fs_create(root, "a", &new, request, NULL), 0);
     fs_inode_put(root);
     co_world_remount(world);
-    root = open_file(world, "");
+    root = co_must_open(world, "");
     check_int(co_fs_create(root, "a", &new, request, NULL), 0);
 
     request.sequence = 2;
@@ -780,7 +758,7 @@ static void co_sessions(struct world *world)
         check_int(co_fs_unlink(root, "b", request), 0);
     }
     fs_inode_put(root);
-    done(world);
+    co_world_done(world);
 }
 
 static void repeats_are_answered(void **state)
@@ -815,13 +793,13 @@ static void co_full(struct world *world)
     unsigned names_made = 0;
     char path[64];
 
-    fresh(world);
+    co_world_fresh(world);
     for (unsigned round = 0; round < 3; round++) {
         uint64_t offset = 0;
         int r = 0;
 
         check_int(co_create(world, "big"), 0);
-        inode = open_file(world, "big");
+        inode = co_must_open(world, "big");
         check(co_fill(world, inode, &offset) > 500);
         check_int(co_fs_statfs(world->fs, &statfs), 0);
         check(statfs.available_bytes < 1 * MIB);
@@ -840,7 +818,7 @@ static void co_full(struct world *world)
             fs_inode_put(inode);
             co_world_crash(world);
             co_world_mount(world);
-            inode = open_file(world, "big");
+            inode = co_must_open(world, "big");
         }
         if (round == 2)
             check_int(co_fs_truncate(inode, 0, FS_NO_REQUEST), 0);
@@ -851,7 +829,7 @@ static void co_full(struct world *world)
         }
         check_int(co_unlink(world, "big"), 0);
     }
-    done(world);
+    co_world_done(world);
 }
 
 static void full_volume_takes_deletes(void **state)
@@ -868,9 +846,9 @@ static void co_thin(struct world *world)
     uint64_t offset = 0;
 
     world->ram.slabs = 12;
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check(co_fill(world, inode, &offset) > 16);
     check_bytes(inode, 0, offset, 1);
     check_int(co_create(world, "b"), 0);
@@ -878,7 +856,7 @@ static void co_thin(struct world *world)
     check_int(co_write_pattern(inode, offset, 4 * MIB, 1), 0);
     check_bytes(inode, 0, offset + 4 * MIB, 1);
     fs_inode_put(inode);
-    done(world);
+    co_world_done(world);
 }
 
 static void full_pool_is_clean(void **state)
@@ -894,9 +872,9 @@ static void co_freed_is_kept(struct world *world)
     struct fs_inode *inode;
     uint64_t writes;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     check_int(co_write_pattern(inode, 0, 8 * MIB, 1), 0);
     fs_inode_put(inode);
     check_int(co_fs_checkpoint(world->fs), 0);
@@ -909,7 +887,7 @@ static void co_freed_is_kept(struct world *world)
         check_bytes(inode, 0, 8 * MIB, 1);
         fs_inode_put(inode);
     }
-    done(world);
+    co_world_done(world);
 }
 
 static void freed_blocks_wait_for_the_checkpoint(void **state)
@@ -976,9 +954,9 @@ static void co_slow_checkpoint(struct world *world)
         char path[32];
 
         snprintf(path, sizeof(path), "file-%u", i);
-        fs_inode_put(open_file(world, path));
+        fs_inode_put(co_must_open(world, path));
     }
-    done(world);
+    co_world_done(world);
 }
 
 static void journal_is_kept_until_the_root(void **state)
@@ -996,9 +974,9 @@ static void co_lost_ownership(struct world *world)
     uint64_t length;
     char byte;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "a"), 0);
-    inode = open_file(world, "a");
+    inode = co_must_open(world, "a");
     world->ram.is_cut = true;
     check_int(co_create(world, "b"), -ESTALE);
     check_int(fs_error(world->fs), -ESTALE);
@@ -1012,7 +990,7 @@ static void co_lost_ownership(struct world *world)
     fs_inode_put(inode);
     co_world_crash(world);
     co_world_mount(world);
-    done(world);
+    co_world_done(world);
 }
 
 static void lost_ownership_ends_it(void **state)
@@ -1030,9 +1008,9 @@ static void co_failing_write(struct world *world)
         struct fs_inode *inode;
         bool failed;
 
-        fresh(world);
+        co_world_fresh(world);
         check_int(co_create(world, "a"), 0);
-        inode = open_file(world, "a");
+        inode = co_must_open(world, "a");
         check_int(co_write_pattern(inode, 0, 100000, 1), 0);
         world->ram.fail_error = error;
         world->ram.fail_after = n;
@@ -1052,7 +1030,7 @@ static void co_failing_write(struct world *world)
         co_world_crash(world);
         co_world_mount(world);
         co_world_check(world);
-        inode = open_file(world, "a");
+        inode = co_must_open(world, "a");
         check_bytes(inode, 0, 50000, 1);
         fs_inode_put(inode);
         co_world_unmount(world);

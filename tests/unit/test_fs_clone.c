@@ -13,42 +13,20 @@
 #define VOLUME (64 * MIB)
 #define TIB ((uint64_t)1 << 40)
 
-static void fresh(struct world *world)
-{
-    co_world_format(world);
-    co_world_mount(world);
-}
-
-static void done(struct world *world)
-{
-    co_world_check(world);
-    co_world_remount(world);
-    co_world_check(world);
-    co_world_unmount(world);
-}
-
-static struct fs_inode *open_file(struct world *world, const char *path)
-{
-    struct fs_inode *inode;
-
-    check_int(co_open(world, path, &inode), 0);
-    return inode;
-}
-
 static struct fs_inode *make_file(struct world *world, const char *path, uint64_t length,
                                   uint64_t seed)
 {
     struct fs_inode *inode;
 
     check_int(co_create(world, path), 0);
-    inode = open_file(world, path);
+    inode = co_must_open(world, path);
     check_int(co_write_pattern(inode, 0, length, seed), 0);
     return inode;
 }
 
 static struct fs_inode *clone_file(struct world *world, struct fs_inode *from, const char *name)
 {
-    struct fs_inode *root = open_file(world, ""), *inode;
+    struct fs_inode *root = co_must_open(world, ""), *inode;
 
     check_int(co_fs_clone_file(from, root, name, FS_NO_REQUEST, &inode), 0);
     fs_inode_put(root);
@@ -84,7 +62,7 @@ static void co_sides_are_apart(struct world *world)
     static const uint64_t size = 2 * MIB;
     struct fs_inode *from, *to;
 
-    fresh(world);
+    co_world_fresh(world);
     from = make_file(world, "from", size, 1);
     to = clone_file(world, from, "to");
     check_pattern(to, 0, size, 1);
@@ -120,12 +98,12 @@ static void co_sides_are_apart(struct world *world)
         if (i == 0)
             co_world_mount(world);
         co_world_check(world);
-        from = open_file(world, "from");
-        to = open_file(world, "to");
+        from = co_must_open(world, "from");
+        to = co_must_open(world, "to");
     }
     fs_inode_put(from);
     fs_inode_put(to);
-    done(world);
+    co_world_done(world);
 }
 
 static void sides_are_apart(void **state)
@@ -142,7 +120,7 @@ static void co_writes_replace_a_cluster(struct world *world)
     struct fs_inode *from, *to, *root;
     uint64_t records;
 
-    fresh(world);
+    co_world_fresh(world);
     counters = fs_counters(world->fs);
     from = make_file(world, "from", 2 * MIB, 1);
     to = clone_file(world, from, "to");
@@ -151,7 +129,7 @@ static void co_writes_replace_a_cluster(struct world *world)
     check_int(co_write_pattern(to, 640 * KIB, 64 * KIB, 2), 0);
     check_int(counters->replaced_blocks, 16); /* its own by now */
 
-    root = open_file(world, "");
+    root = co_must_open(world, "");
     fs_inode_put(to);
     check_int(co_fs_unlink(root, "to", FS_NO_REQUEST), 0);
     check_int(co_fs_checkpoint(world->fs), 0);
@@ -163,7 +141,7 @@ static void co_writes_replace_a_cluster(struct world *world)
     check_int(counters->replaced_blocks, 16);
     fs_inode_put(root);
     fs_inode_put(from);
-    done(world);
+    co_world_done(world);
 }
 
 static void writes_replace_a_cluster(void **state)
@@ -185,7 +163,7 @@ static void co_alone_is_durable(struct world *world)
     struct fs_inode *from, *to;
 
     world->ram.delay_max = 3;
-    fresh(world);
+    co_world_fresh(world);
     from = make_file(world, "from", 64 * KIB, 1);
     fs_inode_put(clone_file(world, from, "to"));
     check_int(co_fs_checkpoint(world->fs), 0);
@@ -202,7 +180,7 @@ static void co_alone_is_durable(struct world *world)
         check_pattern(to, 0, 64 * KIB, 1);
         fs_inode_put(to);
     }
-    done(world);
+    co_world_done(world);
 }
 
 static void alone_is_durable(void **state)
@@ -220,7 +198,7 @@ static void co_space_comes_back(struct world *world)
     struct fs_inode *from, *clones[ARRAY_SIZE(names)];
     uint64_t empty, before;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_fs_checkpoint(world->fs), 0);
     empty = free_bytes(world);
     from = make_file(world, "from", 8 * MIB, 1);
@@ -243,7 +221,7 @@ static void co_space_comes_back(struct world *world)
     check_int(co_unlink(world, "c"), 0);
     co_world_remount(world);
     check(empty - free_bytes(world) < 100 * KIB);
-    done(world);
+    co_world_done(world);
 }
 
 static void space_comes_back(void **state)
@@ -260,10 +238,10 @@ static void co_counts_are_large(struct world *world)
 {
     struct fs_inode *from, *to, *more;
 
-    fresh(world);
+    co_world_fresh(world);
     from = make_file(world, "from", BLOCK_SIZE, 1);
     check_int(co_create(world, "to"), 0);
-    to = open_file(world, "to");
+    to = co_must_open(world, "to");
     check_int(co_fs_clone_range(from, 0, to, 0, BLOCK_SIZE, FS_NO_REQUEST), 0);
     for (uint64_t blocks = 1; blocks < MANY; blocks *= 2) /* doubles itself */
         check_int(
@@ -276,7 +254,7 @@ static void co_counts_are_large(struct world *world)
     check_int(co_unlink(world, "to"), 0);
     check_int(co_unlink(world, "more"), 0);
     fs_inode_put(from);
-    done(world);
+    co_world_done(world);
 }
 
 static void counts_are_large(void **state)
@@ -292,8 +270,8 @@ static void co_rules(struct world *world)
     struct fs_request request = {.session = 7, .slot = 1, .sequence = 1};
     struct fs_inode *from, *to, *root;
 
-    fresh(world);
-    root = open_file(world, "");
+    co_world_fresh(world);
+    root = co_must_open(world, "");
     from = make_file(world, "from", 10000, 1);
     to = make_file(world, "to", 20000, 2);
     check_int(co_fs_clone_range(from, 1, to, 0, 4096, FS_NO_REQUEST), -EINVAL);
@@ -317,7 +295,7 @@ static void co_rules(struct world *world)
     fs_inode_put(from);
     fs_inode_put(to);
     fs_inode_put(root);
-    done(world);
+    co_world_done(world);
 }
 
 static void rules(void **state)
@@ -368,7 +346,7 @@ static void co_planted_counts(struct world *world)
     static const uint64_t counts[] = {2, 4};
     struct fs_inode *from;
 
-    fresh(world);
+    co_world_fresh(world);
     from = make_file(world, "from", MIB, 1);
     fs_inode_put(clone_file(world, from, "a"));
     fs_inode_put(clone_file(world, from, "b"));
@@ -388,7 +366,7 @@ static void co_planted_counts(struct world *world)
         co_world_crash(world);
     }
     co_world_mount(world);
-    done(world);
+    co_world_done(world);
 }
 
 /* A damaged node of the refs tree costs space, never data: all files are read, written, removed. */
@@ -396,7 +374,7 @@ static void co_damaged_counts(struct world *world)
 {
     struct fs_inode *from, *to;
 
-    fresh(world);
+    co_world_fresh(world);
     from = make_file(world, "from", 2 * MIB, 1);
     to = clone_file(world, from, "to");
     fs_inode_put(from);
@@ -405,8 +383,8 @@ static void co_damaged_counts(struct world *world)
     ((char *)refs_leaf(world))[100] ^= 1;
     co_world_mount(world);
     check(co_problems(world) > 0);
-    from = open_file(world, "from");
-    to = open_file(world, "to");
+    from = co_must_open(world, "from");
+    to = co_must_open(world, "to");
     check_pattern(to, 0, 2 * MIB, 1);
     check_int(co_write_pattern(to, 5000, 5000, 2), 0);
     check_int(co_write_pattern(from, 9000, 70000, 3), 0);
@@ -445,9 +423,9 @@ static void co_terabyte(struct world *world)
     uint64_t writes;
     double seconds;
 
-    fresh(world);
+    co_world_fresh(world);
     check_int(co_create(world, "from"), 0);
-    from = open_file(world, "from");
+    from = co_must_open(world, "from");
     check_int(co_fs_allocate(from, 0, TIB, 0), 0);
     check_int(co_write_pattern(from, TIB - 10000, 10000, 1), 0);
     writes = fs_counters(world->fs)->journal_writes;

@@ -10,34 +10,12 @@
 
 #define VOLUME (64 * MIB)
 
-static void fresh(struct world *world)
-{
-    co_world_format(world);
-    co_world_mount(world);
-}
-
-static void done(struct world *world)
-{
-    co_world_check(world);
-    co_world_remount(world);
-    co_world_check(world);
-    co_world_unmount(world);
-}
-
-static struct fs_inode *open_file(struct world *world, const char *path)
-{
-    struct fs_inode *inode;
-
-    check_int(co_open(world, path, &inode), 0);
-    return inode;
-}
-
 static void write_file(struct world *world, const char *path, uint64_t length, uint64_t seed)
 {
     struct fs_inode *inode;
 
     (void)!co_create(world, path);
-    inode = open_file(world, path);
+    inode = co_must_open(world, path);
     check_int(co_fs_truncate(inode, 0, FS_NO_REQUEST), 0);
     check_int(co_write_pattern(inode, 0, length, seed), 0);
     fs_inode_put(inode);
@@ -45,7 +23,7 @@ static void write_file(struct world *world, const char *path, uint64_t length, u
 
 static void check_file(struct world *world, const char *path, uint64_t length, uint64_t seed)
 {
-    struct fs_inode *inode = open_file(world, path);
+    struct fs_inode *inode = co_must_open(world, path);
     uint8_t *data = malloc(length + 1);
     uint64_t got;
 
@@ -81,8 +59,8 @@ static void make_tree(struct world *world)
     write_file(world, "top", 3 * MIB, 1);
     write_file(world, "d/file", 10000, 2);
     write_file(world, "d/e/deep", 70000, 3);
-    dir = open_file(world, "d");
-    file = open_file(world, "d/file");
+    dir = co_must_open(world, "d");
+    file = co_must_open(world, "d/file");
     check_int(co_fs_link(file, dir, "hard", FS_NO_REQUEST), 0);
     check_int(co_fs_symlink(dir, "soft", "e/deep", &new, FS_NO_REQUEST, NULL), 0);
     fs_inode_put(dir);
@@ -102,12 +80,12 @@ static void check_tree(struct world *world, const char *base)
         check_file(world, path, lengths[i], seeds[i]);
     }
     snprintf(path, sizeof(path), "%s/d/hard", base);
-    inode = open_file(world, path);
+    inode = co_must_open(world, path);
     check_int(co_fs_getattr(inode, &attr), 0);
     check_int(attr.nlink, 2);
     fs_inode_put(inode);
     snprintf(path, sizeof(path), "%s/d/soft", base);
-    inode = open_file(world, path);
+    inode = co_must_open(world, path);
     check_int(co_fs_readlink(inode, target), 0);
     check(strcmp(target, "e/deep") == 0);
     fs_inode_put(inode);
@@ -117,7 +95,7 @@ static void check_tree(struct world *world, const char *base)
 
 static void take(struct world *world, const char *path, const char *name)
 {
-    struct fs_inode *inode = open_file(world, path);
+    struct fs_inode *inode = co_must_open(world, path);
 
     check_int(co_fs_snapshot_create(inode, name, FS_NO_REQUEST), 0);
     fs_inode_put(inode);
@@ -142,7 +120,7 @@ static void co_stays(struct world *world)
 {
     struct fs_inode *root;
 
-    fresh(world);
+    co_world_fresh(world);
     make_tree(world);
     take(world, "", "s");
     check_tree(world, ".snapshots/s");
@@ -153,7 +131,7 @@ static void co_stays(struct world *world)
     check_tree(world, ".snapshots/s");
     co_world_check(world);
 
-    root = open_file(world, "");
+    root = co_must_open(world, "");
     check_int(co_fs_snapshot_create(root, "s", FS_NO_REQUEST), -EEXIST);
     check_int(co_fs_snapshot_create(root, ".s", FS_NO_REQUEST), -EINVAL);
     check_int(co_fs_snapshot_restore(world->fs, "none", FS_NO_REQUEST), -ENOENT);
@@ -162,7 +140,7 @@ static void co_stays(struct world *world)
     check(!is_there(world, "more"));
     check_tree(world, ".snapshots/s");
     fs_inode_put(root);
-    done(world);
+    co_world_done(world);
 }
 
 static void snapshot_stays(void **state)
@@ -184,13 +162,13 @@ static void co_read_only(struct world *world)
     struct fs_inode *root, *dir, *file, *snapshots;
     unsigned entries = 0;
 
-    fresh(world);
+    co_world_fresh(world);
     make_tree(world);
     take(world, "", "s");
-    root = open_file(world, "");
-    snapshots = open_file(world, ".snapshots");
-    dir = open_file(world, ".snapshots/s/d");
-    file = open_file(world, ".snapshots/s/d/file");
+    root = co_must_open(world, "");
+    snapshots = co_must_open(world, ".snapshots");
+    dir = co_must_open(world, ".snapshots/s/d");
+    file = co_must_open(world, ".snapshots/s/d/file");
     check_int(co_write_pattern(file, 0, 10, 9), -EROFS);
     check_int(co_fs_truncate(file, 0, FS_NO_REQUEST), -EROFS);
     check_int(co_fs_punch(file, 0, 4096), -EROFS);
@@ -217,7 +195,7 @@ static void co_read_only(struct world *world)
     fs_inode_put(snapshots);
     fs_inode_put(dir);
     fs_inode_put(file);
-    done(world);
+    co_world_done(world);
 }
 
 static void snapshot_is_read_only(void **state)
@@ -233,7 +211,7 @@ static void co_files_and_space(struct world *world)
     struct fs_request request = {.session = 3, .slot = 0, .sequence = 1};
     struct fs_statfs before, after;
 
-    fresh(world);
+    co_world_fresh(world);
     make_tree(world);
     take(world, "top", "f");
     write_file(world, "top", 2 * MIB, 5);
@@ -256,7 +234,7 @@ static void co_files_and_space(struct world *world)
     check_int(co_fs_statfs(world->fs, &after), 0);
     check(after.free_bytes >= before.free_bytes + 3 * MIB);
     check_int(after.inodes + 7, before.inodes); /* f, and d with what is in it */
-    done(world);
+    co_world_done(world);
 }
 
 static void files_and_space(void **state)
@@ -276,8 +254,8 @@ struct writer {
 static void co_write_in_turn(void *arg)
 {
     struct writer *writer = arg;
-    struct fs_inode *first = open_file(writer->world, "first");
-    struct fs_inode *second = open_file(writer->world, "second");
+    struct fs_inode *first = co_must_open(writer->world, "first");
+    struct fs_inode *second = co_must_open(writer->world, "second");
 
     while (!writer->stop) {
         writer->rounds++;
@@ -290,7 +268,7 @@ static void co_write_in_turn(void *arg)
 
 static uint64_t round_of(struct world *world, const char *path, uint64_t max)
 {
-    struct fs_inode *inode = open_file(world, path);
+    struct fs_inode *inode = co_must_open(world, path);
     uint8_t data[64];
     uint64_t got, round;
 
@@ -314,7 +292,7 @@ static void co_one_moment(struct world *world)
     struct co_group group;
 
     world->ram.delay_max = 3;
-    fresh(world);
+    co_world_fresh(world);
     write_file(world, "first", 64, 0);
     write_file(world, "second", 64, 0);
     co_group_init(&group);
@@ -336,7 +314,7 @@ static void co_one_moment(struct world *world)
     writer.stop = true;
     co_group_wait(&group);
     check(writer.rounds > 20);
-    done(world);
+    co_world_done(world);
 }
 
 static void snapshot_is_one_moment(void **state)
@@ -364,7 +342,7 @@ static void co_life(struct world *world)
 
 static void co_cut_life(struct world *world)
 {
-    fresh(world);
+    co_world_fresh(world);
     make_tree(world);
     if (world->which)
         world->ram.cut_after = world->ram.writes + world->ram.trims + world->which - 1;
@@ -382,7 +360,7 @@ static void co_cut_life(struct world *world)
     check_tree(world, "");
     check_int(co_fs_reap_orphans(world->fs), 0);
     co_world_check(world);
-    done(world);
+    co_world_done(world);
 }
 
 static uint64_t cut_at;
