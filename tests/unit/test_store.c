@@ -313,25 +313,37 @@ static void a_full_log_waits_for_a_watermark(void **state)
     with_store(7, full_main, NULL);
 }
 
+#define FILL_WRITES 1500 /* more than the log holds */
+
+/* Submits them all, none of them committed; some wait for room after this. For free() when they
+ * have been waited for. */
+static struct rig_write *co_fill_log(struct rig_owner *owner)
+{
+    struct rig_write *writes = calloc(FILL_WRITES, sizeof(*writes));
+
+    for (uint32_t i = 0; i < FILL_WRITES; i++) {
+        rig_prepare(owner, &writes[i], RECORD_WRITE, 0, i % RIG_EXTENT_BLOCKS, 1, i + 1);
+        rig_submit(owner, &writes[i]);
+    }
+    assert_int_equal(co_sleep_ns(SEC), 0);
+    return writes;
+}
+
 static void full_seal_main(struct io *io, void *arg)
 {
     struct rig_store rig;
     struct rig_owner old = {0}, new = {0};
-    struct rig_write *writes = calloc(1500, sizeof(*writes));
+    struct rig_write *writes;
     struct store_seal seal;
     uint32_t stale = 0;
 
     (void)arg;
     assert_int_equal(co_rig_open(io, &rig), 0);
     assert_int_equal(co_rig_seal(&old, rig.store, 1), 0);
-    for (uint32_t i = 0; i < 1500; i++) {
-        rig_prepare(&old, &writes[i], RECORD_WRITE, 0, i % RIG_EXTENT_BLOCKS, 1, i + 1);
-        rig_submit(&old, &writes[i]);
-    }
-    assert_int_equal(co_sleep_ns(SEC), 0);
+    writes = co_fill_log(&old);
     /* a dead owner's backlog must not keep the next one out */
     assert_int_equal(co_store_seal(rig.store, RIG_VDISK, 2, 2, &seal), 0);
-    for (uint32_t i = 0; i < 1500; i++) {
+    for (uint32_t i = 0; i < FILL_WRITES; i++) {
         int r = co_rig_wait(&writes[i]);
 
         assert_true(r == 0 || r == -ESTALE);
@@ -339,11 +351,11 @@ static void full_seal_main(struct io *io, void *arg)
         stale += r == -ESTALE;
     }
     assert_true(stale > 0);
-    assert_int_equal(seal.tail_count, 1500 - stale);
+    assert_int_equal(seal.tail_count, FILL_WRITES - stale);
     store_seal_done(&seal);
     new = (struct rig_owner){.store = rig.store, .vdisk = RIG_VDISK, .generation = 1};
     new.epoch = new.session = 2;
-    new.watermark = (struct log_position){1, 1500 - stale};
+    new.watermark = (struct log_position){1, FILL_WRITES - stale};
     assert_int_equal(co_rig_write(&new, 0, 0, 1, 9000), 0);
     assert_int_equal(must_read(&new, 0, 0), 9000);
     free(writes);
@@ -362,20 +374,16 @@ static void full_takeover_main(struct io *io, void *arg)
 {
     struct rig_store rig;
     struct rig_owner old = {0}, new = {0};
-    struct rig_write *writes = calloc(1500, sizeof(*writes)), again[40], ordinary;
+    struct rig_write *writes, again[40], ordinary;
     struct store_seal seal;
 
     (void)arg;
     assert_int_equal(co_rig_open(io, &rig), 0);
     assert_int_equal(co_rig_seal(&old, rig.store, 1), 0);
-    for (uint32_t i = 0; i < 1500; i++) {
-        rig_prepare(&old, &writes[i], RECORD_WRITE, 0, i % RIG_EXTENT_BLOCKS, 1, i + 1);
-        rig_submit(&old, &writes[i]);
-    }
-    assert_int_equal(co_sleep_ns(SEC), 0);
+    writes = co_fill_log(&old);
     assert_int_equal(co_store_seal(rig.store, RIG_VDISK, 2, 2, &seal), 0);
     store_seal_done(&seal);
-    for (uint32_t i = 0; i < 1500; i++)
+    for (uint32_t i = 0; i < FILL_WRITES; i++)
         (void)co_rig_wait(&writes[i]);
 
     new = (struct rig_owner){.store = rig.store, .vdisk = RIG_VDISK, .generation = 1};
@@ -991,7 +999,7 @@ static void beside_main(struct io *io, void *arg)
         assert_int_equal(co_group_spawn(&group, io, "reader", slow_reader, beside), 0);
         co_yield ();
         sim_disk_set_slowdown(beside->sim, 1, RIG_PATH, 1);
-        for (uint32_t i = 0; i < 1500; i++) /* laps of the log */
+        for (uint32_t i = 0; i < FILL_WRITES; i++) /* laps of the log */
             assert_int_equal(co_rig_write(owner, 1 + i % 3, i / 3 % 200, 1, i + 1), 0);
         assert_int_equal(co_rig_write(owner, 0, 5, 1, 200 + place), 0);
         assert_int_equal(co_rig_commit(owner), 0);
