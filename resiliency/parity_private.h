@@ -70,9 +70,6 @@ void parity_sums(const struct mirror *mirror, uint32_t column, struct write_exte
 int co_parity_change(struct mirror *mirror, const char *data, uint64_t offset, uint64_t length,
                      struct client_request request);
 
-/* Zeros to encode with: PARITY_UNIT_BLOCKS blocks. */
-const void *parity_zeros(void);
-
 /* ---- takeover (parity_takeover.c) ---- */
 
 must_check int co_parity_rewrite_slab(struct mirror *mirror, uint32_t slab);

@@ -17,11 +17,6 @@
 
 static const char zeros[PARITY_UNIT_BLOCKS * BLOCK_SIZE] __attribute__((aligned(BLOCK_SIZE)));
 
-const void *parity_zeros(void)
-{
-    return zeros;
-}
-
 struct piece_write {
     struct mirror *mirror;
     uint32_t slab;

@@ -166,10 +166,3 @@ bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t
                  "watch: a new leader waits for its predecessor's leases");
     return now_ns >= watch_down_at_ns(watch, id);
 }
-
-uint64_t watch_silence_ns(const struct watch *watch, uint64_t now_ns, uint64_t id)
-{
-    const struct watch_node *node = find(watch, id);
-
-    return node && node->heard_ns ? now_ns - node->heard_ns : UINT64_MAX;
-}

@@ -69,7 +69,5 @@ uint64_t watch_down_at_ns(const struct watch *watch, uint64_t node);
 /* True when the leader may declare it down. */
 bool watch_may_declare_down(const struct watch *watch, uint64_t now_ns, uint64_t node,
                             size_t others);
-/* How long a leader has heard nothing of it; UINT64_MAX: never anything. */
-uint64_t watch_silence_ns(const struct watch *watch, uint64_t now_ns, uint64_t node);
 
 #endif

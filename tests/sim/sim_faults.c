@@ -45,11 +45,6 @@ const char *fault_kind_name(unsigned kind)
     return kinds[kind]->name;
 }
 
-unsigned faults_planned(const struct faults *faults)
-{
-    return faults ? faults->count : 0;
-}
-
 unsigned faults_happened(const struct faults *faults, unsigned kind)
 {
     return faults ? faults->happened[kind] : 0;

@@ -27,8 +27,7 @@ void faults_run(struct world *world);
  * made. Fails the run when that cannot be done in HEAL_NS. */
 void faults_end(struct world *world);
 
-/* How many were planned, and of each kind how many happened; for figures. */
-unsigned faults_planned(const struct faults *faults);
+/* Of each kind, how many happened; for figures. */
 unsigned fault_kind_count(void);
 const char *fault_kind_name(unsigned kind);
 unsigned faults_happened(const struct faults *faults, unsigned kind);
