@@ -109,4 +109,13 @@ const char *co_alive_name(const struct list *alive); /* the name of an entry of 
 must_check int co_set_cancel(io_callback *cancel, void *arg);
 void co_clear_cancel(void);
 
+/* An operation that the running coroutine waits for: submit it, then co_wait(); the result is raw
+ * (io_co.c). */
+struct waiting_op {
+    struct io_op op;
+    struct co *co;
+    int result;
+};
+void waiting_op_init(struct waiting_op *waiting, struct io *io);
+
 #endif

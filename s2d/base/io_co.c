@@ -3,12 +3,6 @@
  * it. */
 #include "s2d/base/io_backend.h"
 
-struct waiting_op {
-    struct io_op op;
-    struct co *co;
-    int result;
-};
-
 static void op_done(struct io_op *op, int result)
 {
     struct waiting_op *waiting = container_of(op, struct waiting_op, op);
@@ -17,9 +11,11 @@ static void op_done(struct io_op *op, int result)
     co_wake(waiting->co);
 }
 
-static void waiting_init(struct waiting_op *waiting)
+void waiting_op_init(struct waiting_op *waiting, struct io *io)
 {
+    memset(waiting, 0, sizeof(*waiting));
     waiting->op.done = op_done;
+    waiting->op.owner = io;
     waiting->co = co_self();
 }
 
@@ -34,7 +30,7 @@ int co_io_readv(struct io_file *file, const struct iovec *iov, int iov_count, ui
 {
     struct waiting_op waiting;
 
-    waiting_init(&waiting);
+    waiting_op_init(&waiting, file->io);
     io_file_readv(file, &waiting.op, iov, iov_count, offset);
     return wait_for(&waiting);
 }
@@ -44,7 +40,7 @@ int co_io_writev(struct io_file *file, const struct iovec *iov, int iov_count, u
 {
     struct waiting_op waiting;
 
-    waiting_init(&waiting);
+    waiting_op_init(&waiting, file->io);
     io_file_writev(file, &waiting.op, iov, iov_count, offset, flags);
     return wait_for(&waiting);
 }
@@ -68,7 +64,7 @@ int co_io_sync(struct io_file *file)
 {
     struct waiting_op waiting;
 
-    waiting_init(&waiting);
+    waiting_op_init(&waiting, file->io);
     io_file_sync(file, &waiting.op);
     return wait_for(&waiting);
 }
@@ -77,7 +73,7 @@ int co_io_discard(struct io_file *file, uint64_t offset, uint64_t length)
 {
     struct waiting_op waiting;
 
-    waiting_init(&waiting);
+    waiting_op_init(&waiting, file->io);
     io_file_discard(file, &waiting.op, offset, length);
     return wait_for(&waiting);
 }
@@ -96,7 +92,7 @@ int co_io_recv(struct io_stream *stream, void *buffer, size_t length)
     r = co_set_cancel(cancel_stream, stream);
     if (r < 0)
         return r;
-    waiting_init(&waiting);
+    waiting_op_init(&waiting, stream->io);
     io_stream_recv(stream, &waiting.op, buffer, length);
     co_wait();
     co_clear_cancel();
@@ -127,7 +123,7 @@ int co_io_sendv(struct io_stream *stream, struct iovec *iov, int iov_count)
     r = co_set_cancel(cancel_stream, stream);
     if (r < 0)
         return r;
-    waiting_init(&waiting);
+    waiting_op_init(&waiting, stream->io);
     io_stream_sendv(stream, &waiting.op, iov, iov_count);
     co_wait();
     co_clear_cancel();
