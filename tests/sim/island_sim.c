@@ -90,14 +90,16 @@ static void run(uint64_t seed)
     struct world *world = scene.world;
     unsigned leader, other;
 
-    world->shape.resiliency = "mirror3"; /* one copy is with the others */
+    world->shape.volume_count = 1;
+    world->shape.volumes[0].data_columns = 0;
+    world->shape.volumes[0].resiliency = "mirror3"; /* one copy is with the others */
     world_set_up(world);
     world->faults = faults_plan(world);
     world_run(world, world_now_ns(world) + BEFORE_NS, NULL);
     leader = find_leader(world);
     other = leader == FIRST_OWNER ? 1 + (leader + (unsigned)world_draw(world, NODES - 1)) % NODES
                                   : FIRST_OWNER;
-    scene.vdisk = world_vdisk(world);
+    scene.vdisk = world_vdisk(world, 0);
     scene.island[leader] = scene.island[other] = true;
     plug(&scene, true);
     scene.cut_ns = world_now_ns(world);

@@ -69,9 +69,9 @@ static uint64_t volume_id(struct node *node, const char *name)
 
 /* ---- owners ---- */
 
-static struct machine *owner_of(struct world *world)
+static struct machine *owner_of(struct world *world, unsigned volume)
 {
-    uint64_t vdisk = world_vdisk(world);
+    uint64_t vdisk = world_vdisk(world, volume);
 
     for (unsigned i = 1; vdisk && i <= world->shape.nodes; i++) {
         struct machine *machine = &world->machines[i];
@@ -82,6 +82,19 @@ static struct machine *owner_of(struct world *world)
     return NULL;
 }
 
+/* The one of the clients' volumes that a fault is about. */
+static unsigned volume_of(const struct world *world, const struct fault *fault)
+{
+    return (unsigned)(fault->draw[1] % world->shape.volume_count);
+}
+
+static const struct volume_shape *volume_shape_of(const struct act *act)
+{
+    const struct world *world = act->machine->world;
+
+    return &world->shape.volumes[volume_of(world, &act->fault)];
+}
+
 static int co_move(struct act *act)
 {
     struct node *node = act->machine->node;
@@ -90,12 +103,13 @@ static int co_move(struct act *act)
                     act->fault.draw[0] % database_count(node_database(node), TABLE_NODE));
     struct node_message message;
 
-    return co_node_move_volume(node, volume_id(node, VOLUME_NAME), target->base.id, &message);
+    return co_node_move_volume(node, volume_id(node, volume_shape_of(act)->name), target->base.id,
+                               &message);
 }
 
 static bool owner_moves(struct world *world, struct fault *fault)
 {
-    return begin_act(owner_of(world), fault, co_move);
+    return begin_act(owner_of(world, volume_of(world, fault)), fault, co_move);
 }
 
 /* ---- volumes ---- */
@@ -143,14 +157,14 @@ static int co_use(struct act *act, const char *name)
 
 static int co_create_volume(struct act *act)
 {
-    struct world *world = act->machine->world;
+    const struct volume_shape *shape = volume_shape_of(act);
     struct node_message message;
     char name[32];
     int r;
 
     extra_name(&act->fault, name);
-    r = co_node_create_volume(act->machine->node, name, 64 * MIB, world->shape.resiliency, 0, true,
-                              0, &message);
+    r = co_node_create_volume(act->machine->node, name, 64 * MIB, shape->resiliency,
+                              shape->data_columns, true, 0, &message);
     return r == 0 ? co_use(act, name) : r;
 }
 
@@ -180,7 +194,7 @@ static int co_resize(struct act *act)
 {
     struct node *node = act->machine->node;
     const struct volume_record *volume =
-        database_find_name(node_database(node), TABLE_VOLUME, VOLUME_NAME);
+        database_find_name(node_database(node), TABLE_VOLUME, volume_shape_of(act)->name);
 
     if (!volume || volume->size_bytes >= VOLUME_BYTES_MAX)
         return -ENOSPC;
@@ -200,6 +214,7 @@ static bool volume_grows(struct world *world, struct fault *fault)
 static int co_fill(struct act *act)
 {
     struct world *world = act->machine->world;
+    const struct volume_shape *shape = volume_shape_of(act);
     const struct database *database = node_database(act->machine->node);
     const struct disk_record *disk;
     struct node_message message;
@@ -209,12 +224,12 @@ static int co_fill(struct act *act)
 
     for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++)
         extents += disk->extents - database_used_extents(database, disk->base.id);
-    size_bytes = extents * world->shape.extent_bytes /
-                 (strcmp(world->shape.resiliency, "mirror3") == 0 ? 3 : 2);
+    size_bytes =
+        extents * world->shape.extent_bytes / (strcmp(shape->resiliency, "mirror3") == 0 ? 3 : 2);
     extra_name(&act->fault, name);
     while (r == -ENOSPC && size_bytes >= 64 * MIB) {
-        r = co_node_create_volume(act->machine->node, name, size_bytes, world->shape.resiliency, 0,
-                                  false, 0, &message);
+        r = co_node_create_volume(act->machine->node, name, size_bytes, shape->resiliency,
+                                  shape->data_columns, false, 0, &message);
         size_bytes -= size_bytes / 3 / MIB * MIB;
     }
     return r;
@@ -264,20 +279,31 @@ static int co_set_state(struct act *act, const char *state)
                                 (json_int_t)node_id(act->machine->node), "state", state));
 }
 
-static int co_drain(struct act *act)
+static int co_move_away(struct act *act, unsigned volume)
 {
     struct world *world = act->machine->world;
     struct node *node = act->machine->node;
+    const char *name = world->shape.volumes[volume].name;
     const struct node_record *target;
     struct node_message message;
-    int r = co_set_state(act, "draining");
+    int r = 0;
 
-    for (size_t i = 0; r == 0 && owner_of(world) == act->machine &&
+    for (size_t i = 0; r == 0 && owner_of(world, volume) == act->machine &&
                        (target = database_at(node_database(node), TABLE_NODE, i));
          i++) {
         if (target->state == NODE_UP)
-            r = co_node_move_volume(node, volume_id(node, VOLUME_NAME), target->base.id, &message);
+            r = co_node_move_volume(node, volume_id(node, name), target->base.id, &message);
     }
+    return r;
+}
+
+static int co_drain(struct act *act)
+{
+    struct world *world = act->machine->world;
+    int r = co_set_state(act, "draining");
+
+    for (unsigned i = 0; r == 0 && i < world->shape.volume_count; i++)
+        r = co_move_away(act, i);
     return r;
 }
 

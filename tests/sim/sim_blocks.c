@@ -13,21 +13,23 @@
 #define SHARED_WRITES 0
 #define WORDS (BLOCK_SIZE / sizeof(uint64_t))
 
-struct blocks {
+struct blocks { /* the shared file of a volume */
+    const char *volume;
     uint64_t count;
     uint32_t regs[]; /* of each */
 };
 
-struct blocks *blocks_new(struct world *world)
+struct blocks *blocks_new(struct world *world, unsigned volume)
 {
     uint64_t count = world->shape.blocks;
     struct blocks *blocks = malloc(sizeof(*blocks) + count * sizeof(uint32_t));
 
     if (!blocks)
         abort();
+    blocks->volume = world->shape.volumes[volume].name;
     blocks->count = count;
     for (uint64_t i = 0; i < count; i++)
-        blocks->regs[i] = history_register(world->history, "block", i);
+        blocks->regs[i] = history_register(world->history, volume ? "block of w" : "block", i);
     return blocks;
 }
 
@@ -51,7 +53,8 @@ static void fill(uint64_t *words, uint64_t block, uint64_t stamp)
 
 /* The stamp that the contents are made of; fails the run if they are nothing that anybody wrote to
  * this block. */
-static uint64_t stamp_of(struct machine *machine, const uint64_t *words, uint64_t block)
+static uint64_t stamp_of(struct machine *machine, const struct blocks *blocks,
+                         const uint64_t *words, uint64_t block)
 {
     struct world *world = machine->world;
     uint64_t expected[WORDS];
@@ -66,7 +69,7 @@ static uint64_t stamp_of(struct machine *machine, const uint64_t *words, uint64_
                    "%016llx %016llx)",
                    machine->number, (unsigned long long)block, (unsigned long long)words[0],
                    (unsigned long long)words[1]);
-    if (stamp_register(world->workload, words[1]) != world_blocks(world)->regs[block])
+    if (stamp_register(world->workload, words[1]) != blocks->regs[block])
         world_fail(world, "node %u: block %llu reads as stamp %llu, which was never written to it",
                    machine->number, (unsigned long long)block, (unsigned long long)words[1]);
     return words[1];
@@ -76,6 +79,7 @@ static uint64_t stamp_of(struct machine *machine, const uint64_t *words, uint64_
 
 struct request {
     struct client *client;
+    struct blocks *blocks;
     struct csv_file *file;
     uint64_t *buffer;
     uint64_t first, count; /* blocks */
@@ -95,7 +99,7 @@ static uint64_t now_of(const struct request *request)
 static void begin_request(struct request *request, enum history_kind kind, bool stamped)
 {
     struct world *world = request->client->machine->world;
-    uint32_t *regs = world_blocks(world)->regs;
+    const uint32_t *regs = request->blocks->regs;
 
     for (uint64_t i = 0; i < request->count; i++) {
         uint64_t block = request->first + i;
@@ -164,9 +168,10 @@ static void co_read(struct request *request)
         if (r < 0)
             history_drop(history_of(request), request->ops[i]);
         else
-            history_end(history_of(request), request->ops[i],
-                        stamp_of(machine, request->buffer + i * WORDS, request->first + i),
-                        now_of(request));
+            history_end(
+                history_of(request), request->ops[i],
+                stamp_of(machine, request->blocks, request->buffer + i * WORDS, request->first + i),
+                now_of(request));
     }
     if (r == 0)
         machine->world->counts.block_reads += request->count;
@@ -182,14 +187,22 @@ static void choose_range(struct request *request)
     request->count = MIN(request->count, world->shape.blocks - request->first);
 }
 
-/* Runs of blocks are dealt out to all clients in turn. False: there are not enough for this one. */
+/* Among the block clients of all nodes. Those of the volumes take turns. */
+static uint64_t client_place(const struct client *client)
+{
+    return (client->machine->number - 1) * (uint64_t)client->machine->world->shape.block_clients +
+           client->number;
+}
+
+/* Runs of blocks are dealt out to all clients of the volume in turn. False: there are not enough
+ * for this one. */
 static bool choose_own_range(struct request *request)
 {
     struct world *world = request->client->machine->world;
     const struct shape *shape = &world->shape;
-    uint64_t clients = (uint64_t)shape->nodes * shape->block_clients;
-    uint64_t self = (request->client->machine->number - 1) * (uint64_t)shape->block_clients +
-                    request->client->number;
+    uint64_t volumes = shape->volume_count;
+    uint64_t clients = DIV_ROUND_UP((uint64_t)shape->nodes * shape->block_clients, volumes);
+    uint64_t self = client_place(request->client) / volumes;
     uint64_t run_blocks = shape->request_blocks_max;
     uint64_t runs = DIV_ROUND_UP(shape->blocks, run_blocks), run, end;
 
@@ -224,10 +237,10 @@ static void co_one_request(struct request *request)
 
 /* ---- clients ---- */
 
-static int co_open_file(struct machine *machine, struct csv_file **ret_file)
+static int co_open_file(struct machine *machine, const char *name, struct csv_file **ret_file)
 {
     struct csv *csv = node_csv(machine->node);
-    struct csv_volume *volume = csv ? csv_volume_find(csv, VOLUME_NAME) : NULL;
+    struct csv_volume *volume = csv ? csv_volume_find(csv, name) : NULL;
     struct csv_open open = {0};
     struct fs_attr attr;
     int r = volume ? co_csv_walk(volume, FILE_NAME, &attr) : -ENOENT;
@@ -243,7 +256,7 @@ static int co_open_file(struct machine *machine, struct csv_file **ret_file)
 static bool co_open_request(struct request *request)
 {
     request->file = NULL;
-    while (co_open_file(request->client->machine, &request->file) < 0) {
+    while (co_open_file(request->client->machine, request->blocks->volume, &request->file) < 0) {
         if (request->client->machine->stopping || co_sleep_ns(50 * MS) < 0)
             return false;
     }
@@ -261,7 +274,9 @@ static void close_request(struct request *request)
 
 void co_block_client(struct client *client)
 {
-    struct request request = {.client = client};
+    struct world *world = client->machine->world;
+    unsigned volume = (unsigned)(client_place(client) % world->shape.volume_count);
+    struct request request = {.client = client, .blocks = world_blocks(world, volume)};
 
     if (!client_goes_on(client) || !co_open_request(&request))
         return;
@@ -270,11 +285,11 @@ void co_block_client(struct client *client)
     close_request(&request);
 }
 
-void co_blocks_read_all(struct machine *machine)
+void co_blocks_read_all(struct machine *machine, struct blocks *blocks)
 {
     struct client reader = {.machine = machine, .number = 99};
-    struct request request = {.client = &reader};
-    uint64_t count = world_blocks(machine->world)->count;
+    struct request request = {.client = &reader, .blocks = blocks};
+    uint64_t count = blocks->count;
 
     if (!co_open_request(&request))
         return;
@@ -285,15 +300,15 @@ void co_blocks_read_all(struct machine *machine)
     close_request(&request);
 }
 
-int co_blocks_prepare(struct machine *machine)
+int co_blocks_prepare(struct machine *machine, const struct blocks *blocks)
 {
-    struct csv_volume *volume = csv_volume_find(node_csv(machine->node), VOLUME_NAME);
+    struct csv_volume *volume = csv_volume_find(node_csv(machine->node), blocks->volume);
     struct fs_new new = {.mode = 0100644};
     struct fs_attr attr;
     int r = volume ? co_csv_create(volume, FS_ROOT_INO, FILE_NAME, &new, &attr) : -ENOENT;
 
     if (r == 0)
-        r = co_csv_truncate(volume, attr.ino, machine->world->shape.blocks * BLOCK_SIZE, &attr);
+        r = co_csv_truncate(volume, attr.ino, blocks->count * BLOCK_SIZE, &attr);
     csv_volume_put(volume);
     return r;
 }

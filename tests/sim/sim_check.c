@@ -21,11 +21,12 @@ static struct database *any_database(struct world *world)
     return machine ? node_database(machine->node) : NULL;
 }
 
-uint64_t world_vdisk(struct world *world)
+uint64_t world_vdisk(struct world *world, unsigned number)
 {
     struct database *database = any_database(world);
     const struct volume_record *volume =
-        database ? database_find_name(database, TABLE_VOLUME, VOLUME_NAME) : NULL;
+        database ? database_find_name(database, TABLE_VOLUME, world->shape.volumes[number].name)
+                 : NULL;
 
     return volume ? volume->vdisk : 0;
 }
@@ -208,15 +209,15 @@ static void report_problem(void *arg, const char *line)
     struct world *world = arg;
 
     if (!world->damaged)
-        world_fail(world, "the volume is inconsistent: %s", line);
+        world_fail(world, "a volume is inconsistent: %s", line);
     world_tell(world, "the check says: %s", line);
 }
 
-static void co_check_volume(struct machine *machine)
+static void co_check_volume(struct machine *machine, const char *name)
 {
     struct world *world = machine->world;
     const struct volume_record *volume =
-        database_find_name(node_database(machine->node), TABLE_VOLUME, VOLUME_NAME);
+        database_find_name(node_database(machine->node), TABLE_VOLUME, name);
     struct fs_check_result result = {0};
     struct mirror_scrub scrub = {0};
     int r = volume ? co_node_check_volume(machine->node, volume->base.id, report_problem, world,
@@ -226,12 +227,22 @@ static void co_check_volume(struct machine *machine)
     if (r == -EREMOTE || r == -ESTALE)
         return; /* another node's */
     if (r < 0)
-        world_fail(world, "node %u cannot check the volume: %s", machine->number, strerror(-r));
+        world_fail(world, "node %u cannot check volume %s: %s", machine->number, name,
+                   strerror(-r));
     if (result.problems)
-        world_fail(world, "the file system has %llu problems", (unsigned long long)result.problems);
+        world_fail(world, "the file system of volume %s has %llu problems", name,
+                   (unsigned long long)result.problems);
     if (scrub.different)
         world_fail(world, "%llu pairs of copies match their checksums and differ",
                    (unsigned long long)scrub.different);
+}
+
+static void co_check_volumes(struct machine *machine)
+{
+    const struct shape *shape = &machine->world->shape;
+
+    for (unsigned i = 0; i < shape->volume_count; i++)
+        co_check_volume(machine, shape->volumes[i].name);
 }
 
 /* ---- the database: the same everywhere, and no extent unaccounted for ---- */
@@ -356,7 +367,7 @@ static void check_nodes(struct world *world)
         run_on(&world->machines[i], "reading everything", co_workload_read_all);
     check_history(world);
     for (unsigned i = 1; i <= world->shape.nodes; i++)
-        run_on(&world->machines[i], "checking the volume", co_check_volume);
+        run_on(&world->machines[i], "checking the volumes", co_check_volumes);
     check_databases(world);
     check_extents(world);
 }

@@ -30,7 +30,7 @@ void check_node_starts(struct machine *machine);
  * disks' extent tables agree with the database. */
 void check_end(struct world *world);
 
-/* The vdisk of the volume that clients use; 0: not yet known. */
-uint64_t world_vdisk(struct world *world);
+/* The vdisk of a volume that clients use; 0: not yet known. */
+uint64_t world_vdisk(struct world *world, unsigned volume);
 
 #endif

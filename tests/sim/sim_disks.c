@@ -2,6 +2,8 @@
 
 #include "cache-tier/store.h"
 #include "pool/superblock.h"
+#include "resiliency/erasure.h"
+#include "resiliency/parity_layout.h"
 #include "s2d/base/checksum.h"
 
 #define CHECK_NS (120 * SEC)
@@ -49,14 +51,16 @@ struct column { /* of a slab, in-sync, on a disk that lives */
     struct extent_ref where;
     uint64_t vdisk;
     uint32_t slab, number;
-    uint64_t *sums; /* of its blocks, as read; NULL: not read */
+    uint32_t data_columns, width; /* of its slab */
+    uint64_t *sums;               /* of its blocks, as read; UINT64_MAX: rotten; NULL: not read */
+    uint8_t **blocks;             /* parity: their contents; NULL: zeros */
 };
 
 struct placed {
     struct world *world;
     struct column *columns; /* those of a slab follow each other */
     size_t count;
-    uint32_t slab_blocks;
+    uint32_t column_blocks;
     bool done; /* a machine has read its own */
 };
 
@@ -68,13 +72,15 @@ struct placed *placed_of(struct world *world, const struct database *database)
     if (!placed)
         abort();
     placed->world = world;
-    placed->slab_blocks = (uint32_t)(world->shape.extent_bytes / BLOCK_SIZE);
+    placed->column_blocks = (uint32_t)(world->shape.extent_bytes / BLOCK_SIZE);
     placed->columns =
         calloc(database_count(database, TABLE_SLAB) * COLUMNS_MAX + 1, sizeof(*placed->columns));
     if (!placed->columns)
         abort();
     for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
-        for (uint32_t j = 0; j < slab->column_count; j++) {
+        const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, slab->vdisk);
+
+        for (uint32_t j = 0; vdisk && j < slab->column_count; j++) {
             const struct column_record *column = &slab->columns[j];
             struct machine *machine;
             struct machine_disk *disk = machine_disk_of(world, database, column->disk, &machine);
@@ -87,7 +93,9 @@ struct placed *placed_of(struct world *world, const struct database *database)
                 .where = {.extent = (uint32_t)column->extent, .generation = column->generation},
                 .vdisk = slab->vdisk,
                 .slab = (uint32_t)slab->number,
-                .number = j};
+                .number = j,
+                .data_columns = vdisk_data_columns(vdisk),
+                .width = vdisk_columns(vdisk)};
         }
     }
     return placed;
@@ -95,8 +103,14 @@ struct placed *placed_of(struct world *world, const struct database *database)
 
 void placed_free(struct placed *placed)
 {
-    for (size_t i = 0; i < placed->count; i++)
-        free(placed->columns[i].sums);
+    for (size_t i = 0; i < placed->count; i++) {
+        struct column *column = &placed->columns[i];
+
+        for (uint32_t j = 0; column->blocks && j < placed->column_blocks; j++)
+            free(column->blocks[j]);
+        free(column->blocks);
+        free(column->sums);
+    }
     free(placed->columns);
     free(placed);
 }
@@ -135,13 +149,40 @@ static void check_row(void *arg, const struct store_extent *row)
     }
 }
 
+/* What the checksums of a column's blocks are made with. */
+static uint64_t checksum_address(const struct placed *placed, const struct column *column,
+                                 uint32_t block)
+{
+    struct vdisk_config config = {.slab_blocks = placed->column_blocks * column->data_columns,
+                                  .data_columns = column->data_columns,
+                                  .width = column->width};
+
+    return parity_address(&config, column->slab, column->data_columns > 1 ? column->number : 0,
+                          block);
+}
+
+static void keep_blocks(struct reader *reader, struct column *column, uint32_t block,
+                        uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t sum = column->sums[block + i];
+
+        if (sum == 0 || sum == UINT64_MAX)
+            continue;
+        column->blocks[block + i] = malloc(BLOCK_SIZE);
+        if (!column->blocks[block + i])
+            abort();
+        memcpy(column->blocks[block + i], reader->buffer + (size_t)i * BLOCK_SIZE, BLOCK_SIZE);
+    }
+}
+
 /* Reads and verifies what the checksums say is there. */
 static void co_read_run(struct reader *reader, struct column *column, uint32_t block,
                         uint32_t count)
 {
     struct world *world = reader->machine->world;
     struct block_set bad = {{0}};
-    uint64_t address = (uint64_t)column->slab * reader->placed->slab_blocks + block;
+    uint64_t address = checksum_address(reader->placed, column, block);
     int r = co_store_read(reader->store, column->vdisk, column->where, block, count, address,
                           reader->buffer, column->sums + block, &bad);
 
@@ -150,22 +191,25 @@ static void co_read_run(struct reader *reader, struct column *column, uint32_t b
             if (bad.bits[i / 64] >> (i % 64) & 1)
                 column->sums[block + i] = UINT64_MAX;
         }
-        return;
-    }
-    if (r < 0)
+    } else if (r < 0) {
         world_fail(world, "node %u: disk %u: slab %u of vdisk %llu cannot be read at block %u: %s",
                    reader->machine->number, reader->disk, column->slab,
                    (unsigned long long)column->vdisk, block, strerror(-r));
+    }
+    if (column->blocks)
+        keep_blocks(reader, column, block, count);
 }
 
 static void co_read_column(struct reader *reader, struct column *column)
 {
-    uint32_t blocks = reader->placed->slab_blocks;
+    uint32_t blocks = reader->placed->column_blocks;
     uint64_t *unknown = calloc(blocks / 64 + 1, sizeof(*unknown));
     int r;
 
     column->sums = calloc(blocks, sizeof(*column->sums));
-    if (!column->sums || !unknown)
+    if (column->data_columns > 1)
+        column->blocks = calloc(blocks, sizeof(*column->blocks));
+    if (!column->sums || !unknown || (column->data_columns > 1 && !column->blocks))
         abort();
     r = co_store_checksums(reader->store, column->vdisk, column->where, 0, blocks, column->sums,
                            unknown);
@@ -232,7 +276,7 @@ static void reader_main(struct io *io, void *arg)
     io_stop(io);
 }
 
-/* ---- comparing ---- */
+/* ---- comparing: copies ---- */
 
 static void compare(struct world *world, const struct column *a, const struct column *b,
                     uint32_t blocks)
@@ -248,6 +292,105 @@ static void compare(struct world *world, const struct column *a, const struct co
             world_fail(world, "vdisk %llu slab %u block %u is rotten on nodes %u and %u",
                        (unsigned long long)a->vdisk, a->slab, i, a->machine, b->machine);
     }
+}
+
+/* ---- comparing: parity ---- */
+
+struct row { /* of a slab, some of whose columns are here */
+    const struct column *columns;
+    size_t count;
+    uint32_t number;
+    uint8_t *blocks[ERASURE_COLUMNS_MAX]; /* as computed from k of them */
+};
+
+static bool is_all_zeros(const struct row *row)
+{
+    for (size_t i = 0; i < row->count; i++) {
+        if (row->columns[i].sums[row->number] != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Takes the first k columns for true. Returns which they are, a bit each; fewer than k: no more are
+ * to be had. */
+static uint32_t take_sources(struct row *row)
+{
+    uint32_t have = 0, k = row->columns[0].data_columns;
+
+    for (size_t i = 0; i < row->count && (uint32_t)__builtin_popcount(have) < k; i++) {
+        const struct column *column = &row->columns[i];
+
+        if (column->sums[row->number] == UINT64_MAX)
+            continue;
+        have |= BIT(column->number);
+        memset(row->blocks[column->number], 0, BLOCK_SIZE);
+        if (column->blocks[row->number])
+            memcpy(row->blocks[column->number], column->blocks[row->number], BLOCK_SIZE);
+    }
+    return have;
+}
+
+static void check_against_row(struct world *world, const struct row *row,
+                              const struct column *column)
+{
+    static const uint8_t zeros[BLOCK_SIZE];
+    const uint8_t *is = column->blocks[row->number];
+
+    if (column->sums[row->number] != UINT64_MAX &&
+        memcmp(is ? is : zeros, row->blocks[column->number], BLOCK_SIZE) != 0)
+        world_fail(world,
+                   "vdisk %llu slab %u row %u: column %u on node %u is not what the first "
+                   "%u columns make it",
+                   (unsigned long long)column->vdisk, column->slab, row->number, column->number,
+                   column->machine, column->data_columns);
+}
+
+/* Any k columns must give all others. */
+static void check_row_code(struct world *world, struct erasure *erasure, struct row *row)
+{
+    const struct column *first = &row->columns[0];
+    uint32_t have = take_sources(row), all = BIT(first->width) - 1;
+
+    if ((uint32_t)__builtin_popcount(have) < first->data_columns)
+        world_fail(world, "vdisk %llu slab %u row %u: only %d columns are not rotten",
+                   (unsigned long long)first->vdisk, first->slab, row->number,
+                   __builtin_popcount(have));
+    if (erasure_decode(erasure, BLOCK_SIZE, have, all & ~have, (void *const *)row->blocks) < 0)
+        abort();
+    for (size_t i = 0; i < row->count; i++)
+        check_against_row(world, row, &row->columns[i]);
+}
+
+static void check_parity_slab(struct placed *placed, const struct column *columns, size_t count)
+{
+    struct row row = {.columns = columns, .count = count};
+    struct erasure *erasure;
+
+    if (erasure_new(columns->data_columns, columns->width - columns->data_columns, &erasure) < 0)
+        abort();
+    for (uint32_t i = 0; i < columns->width; i++) {
+        row.blocks[i] = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+        if (!row.blocks[i])
+            abort();
+    }
+    for (row.number = 0; row.number < placed->column_blocks; row.number++) {
+        if (!is_all_zeros(&row))
+            check_row_code(placed->world, erasure, &row);
+    }
+    for (uint32_t i = 0; i < columns->width; i++)
+        free(row.blocks[i]);
+    erasure_free(erasure);
+}
+
+/* ---- all of it ---- */
+
+static void check_slab(struct placed *placed, const struct column *columns, size_t count)
+{
+    if (columns->data_columns > 1)
+        check_parity_slab(placed, columns, count);
+    for (size_t i = 1; columns->data_columns == 1 && i < count; i++)
+        compare(placed->world, &columns[i - 1], &columns[i], placed->column_blocks);
 }
 
 static bool has_ended(void *arg)
@@ -267,10 +410,13 @@ void check_disks(struct world *world, struct placed *placed)
         if (!sim_run(world->sim, world_now_ns(world) + CHECK_NS, has_ended, &reader))
             world_fail(world, "node %u: its disks were not read in %d s", i, (int)(CHECK_NS / SEC));
     }
-    for (size_t i = 1; i < placed->count; i++) {
-        const struct column *a = &placed->columns[i - 1], *b = &placed->columns[i];
+    for (size_t i = 0, count; i < placed->count; i += count) {
+        const struct column *first = &placed->columns[i];
 
-        if (a->vdisk == b->vdisk && a->slab == b->slab)
-            compare(world, a, b, placed->slab_blocks);
+        for (count = 1; i + count < placed->count; count++) {
+            if (first[count].vdisk != first->vdisk || first[count].slab != first->slab)
+                break;
+        }
+        check_slab(placed, first, count);
     }
 }

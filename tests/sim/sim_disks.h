@@ -20,7 +20,8 @@ struct placed *placed_of(struct world *world, const struct database *database);
 void placed_free(struct placed *placed);
 
 /* With all daemons stopped: opens every disk and its store, reads every in-sync column, and fails
- * the run unless all copies of a slab are the same, match their checksums, and lie where the disk's
+ * the run unless all copies of a slab are the same (of a parity slab: any k columns of a row give
+ * the others), match their checksums, and lie where the disk's
  * extent table says. (Rot that nobody has read yet may be left on the disk that rots.) */
 void check_disks(struct world *world, struct placed *placed);
 

@@ -19,6 +19,7 @@ struct name {
 };
 
 struct directory {
+    const char *volume;
     char name[16];
     bool made;
     struct name names[NAMES];
@@ -45,6 +46,7 @@ struct files *files_new(struct world *world)
     for (unsigned i = 0; i < world->shape.nodes * world->shape.file_clients; i++) {
         struct directory *directory = &files->directories[files->directory_count++];
 
+        directory->volume = world->shape.volumes[i % world->shape.volume_count].name;
         snprintf(directory->name, sizeof(directory->name), "d%u", i);
         for (unsigned j = 0; j < NAMES; j++)
             directory->names[j].reg = history_register(world->history, "name", i * NAMES + j);
@@ -85,6 +87,7 @@ struct visit {
     struct client *client;
     struct world *world;
     struct machine *machine;
+    const char *volume_name;
     struct csv_volume *volume;
     struct directory *own; /* NULL: who only looks */
     uint64_t dir;          /* its inode */
@@ -328,7 +331,7 @@ static void co_look(struct visit *visit)
     struct fs_attr attr;
     uint64_t stamp;
 
-    if (directory->made &&
+    if (directory->made && directory->volume == visit->volume_name &&
         co_look_up(visit, directory, (unsigned)world_draw(visit->world, NAMES), &stamp, &attr) &&
         stamp != 0)
         co_read_file(visit, stamp, attr.ino);
@@ -336,7 +339,7 @@ static void co_look(struct visit *visit)
 
 static bool co_find_volume(struct visit *visit)
 {
-    while (!(visit->volume = csv_volume_find(node_csv(visit->machine->node), VOLUME_NAME))) {
+    while (!(visit->volume = csv_volume_find(node_csv(visit->machine->node), visit->volume_name))) {
         if (visit->machine->stopping || co_sleep_ns(50 * MS) < 0)
             return false;
     }
@@ -381,6 +384,7 @@ void co_file_client(struct client *client)
                           .machine = client->machine,
                           .own = &world_files(world)->directories[number]};
 
+    visit.volume_name = visit.own->volume;
     if (!client_goes_on(client) || !co_find_volume(&visit))
         return;
     visit.dir = 0;
@@ -456,17 +460,26 @@ static void co_read_directory(struct visit *visit, const struct directory *direc
         co_check_listing(visit, directory, present);
 }
 
+static void co_read_volume(struct visit *visit)
+{
+    struct files *files = world_files(visit->world);
+
+    if (!co_find_volume(visit))
+        return;
+    for (unsigned i = 0; i < files->directory_count; i++) {
+        if (files->directories[i].made && files->directories[i].volume == visit->volume_name)
+            co_read_directory(visit, &files->directories[i]);
+    }
+    end_visit(visit);
+}
+
 void co_files_read_all(struct machine *machine)
 {
-    struct files *files = world_files(machine->world);
     struct client reader = {.machine = machine, .number = 99};
     struct visit visit = {.client = &reader, .world = machine->world, .machine = machine};
 
-    if (!co_find_volume(&visit))
-        return;
-    for (unsigned i = 0; i < files->directory_count; i++) {
-        if (files->directories[i].made)
-            co_read_directory(&visit, &files->directories[i]);
+    for (unsigned i = 0; i < machine->world->shape.volume_count; i++) {
+        visit.volume_name = machine->world->shape.volumes[i].name;
+        co_read_volume(&visit);
     }
-    end_visit(&visit);
 }

@@ -89,17 +89,30 @@ static void agree(struct machine *machine, struct shown shown)
     }
 }
 
-/* The only in-sync copy is on the node whose disks have lied or failed. */
-static void note_exposure(struct machine *machine, uint64_t in_sync,
-                          const struct column_record *last)
+/* On the node whose disks have lied or failed; in a cluster of one, on the disk that has. */
+static bool may_be_rotten(struct machine *machine, const struct column_record *column)
 {
     struct world *world = machine->world;
     struct machine *at = NULL;
+    struct machine_disk *disk =
+        machine_disk_of(world, node_database(machine->node), column->disk, &at);
 
-    if (!world->damaged || world->exposed || in_sync != 1 || !last)
+    return disk && at->number == world->rotten && (world->shape.nodes > 1 || disk == &at->disks[0]);
+}
+
+/* Not enough in-sync columns are left on the other nodes. */
+static void note_exposure(struct machine *machine, const struct vdisk_record *vdisk,
+                          const struct slab_record *slab)
+{
+    struct world *world = machine->world;
+    unsigned sound = 0;
+
+    if (!world->damaged || world->exposed)
         return;
-    machine_disk_of(world, node_database(machine->node), last->disk, &at);
-    if (at && at->number == world->rotten) {
+    for (uint64_t i = 0; i < slab->column_count; i++)
+        sound += slab->columns[i].state == COLUMN_RECORD_IN_SYNC &&
+                 !may_be_rotten(machine, &slab->columns[i]);
+    if (sound < vdisk_data_columns(vdisk)) {
         world->exposed = true;
         world_tell(world, "from now on an error is an honest answer");
     }
@@ -109,7 +122,6 @@ static void check_slab(struct machine *machine, const struct vdisk_record *vdisk
                        const struct slab_record *slab)
 {
     struct shown shown = {vdisk->base.id, vdisk->epoch, slab->number, slab->base.id};
-    const struct column_record *last = NULL;
     uint64_t in_sync = 0;
 
     for (uint64_t i = 0; i < slab->column_count; i++) {
@@ -118,15 +130,13 @@ static void check_slab(struct machine *machine, const struct vdisk_record *vdisk
                             column->state};
 
         shown.state = hash64(words, sizeof(words));
-        if (column->state == COLUMN_RECORD_IN_SYNC) {
-            last = column;
-            in_sync++;
-        }
+        in_sync += column->state == COLUMN_RECORD_IN_SYNC;
     }
-    if (in_sync == 0)
-        world_fail(machine->world, "I3: slab %llu of vdisk %llu has no in-sync column",
-                   (unsigned long long)slab->number, (unsigned long long)vdisk->base.id);
-    note_exposure(machine, in_sync, last);
+    if (in_sync < vdisk_data_columns(vdisk))
+        world_fail(machine->world, "I3: slab %llu of vdisk %llu has %llu in-sync columns",
+                   (unsigned long long)slab->number, (unsigned long long)vdisk->base.id,
+                   (unsigned long long)in_sync);
+    note_exposure(machine, vdisk, slab);
     agree(machine, shown);
 }
 

@@ -3,7 +3,7 @@
 
 struct workload {
     struct world *world;
-    struct blocks *blocks;
+    struct blocks *blocks[SHAPE_VOLUMES_MAX];
     struct files *files;
     uint32_t *stamps; /* the register of each; stamp 0 is nobody's */
     uint64_t stamp_count, stamp_size;
@@ -17,7 +17,8 @@ struct workload *workload_new(struct world *world)
     if (!workload)
         abort();
     workload->world = world;
-    workload->blocks = blocks_new(world);
+    for (unsigned i = 0; i < world->shape.volume_count; i++)
+        workload->blocks[i] = blocks_new(world, i);
     workload->files = files_new(world);
     workload->stamp_count = 1;
     return workload;
@@ -27,15 +28,16 @@ void workload_free(struct workload *workload)
 {
     if (!workload)
         return;
-    blocks_free(workload->blocks);
+    for (unsigned i = 0; i < SHAPE_VOLUMES_MAX; i++)
+        blocks_free(workload->blocks[i]);
     files_free(workload->files);
     free(workload->stamps);
     free(workload);
 }
 
-struct blocks *world_blocks(struct world *world)
+struct blocks *world_blocks(struct world *world, unsigned volume)
 {
-    return world->workload->blocks;
+    return world->workload->blocks[volume];
 }
 
 struct files *world_files(struct world *world)
@@ -139,11 +141,17 @@ unsigned workload_running(const struct workload *workload)
 
 int co_workload_prepare(struct machine *machine)
 {
-    return co_blocks_prepare(machine);
+    struct world *world = machine->world;
+    int r = 0;
+
+    for (unsigned i = 0; i < world->shape.volume_count && r == 0; i++)
+        r = co_blocks_prepare(machine, world_blocks(world, i));
+    return r;
 }
 
 void co_workload_read_all(struct machine *machine)
 {
-    co_blocks_read_all(machine);
+    for (unsigned i = 0; i < machine->world->shape.volume_count; i++)
+        co_blocks_read_all(machine, world_blocks(machine->world, i));
     co_files_read_all(machine);
 }

@@ -1,8 +1,8 @@
 /* sim_workload: the clients of a run, on every node, at two levels.
  *
- * Block level (sim_blocks.c): clients of all nodes share one file, as the exports see a disk image:
- * they write, read, trim and zero runs of its blocks, and flush. Several may write the same block
- * at once; every block of every write carries a stamp of its own.
+ * Block level (sim_blocks.c): clients of all nodes share one file in each volume, as the exports
+ * see a disk image: they write, read, trim and zero runs of its blocks, and flush. Several may
+ * write the same block at once; every block of every write carries a stamp of its own.
  *
  * File level (sim_files.c): each client has a directory in which it alone makes, renames and
  * removes files, writes their beginnings and sets their sizes; clients of all nodes look into all
@@ -18,7 +18,7 @@
 struct workload *workload_new(struct world *world);
 void workload_free(struct workload *workload);
 
-/* Program, on the first machine: makes the shared file. Returns 0 or an error of csv.h. */
+/* Program, on the first machine: makes the shared files. Returns 0 or an error of csv.h. */
 must_check int co_workload_prepare(struct machine *machine);
 /* Program: starts this machine's clients as soon as the world is ready. */
 void workload_start(struct machine *machine);
@@ -50,11 +50,11 @@ uint32_t stamp_register(const struct workload *workload, uint64_t stamp);
 bool error_is_excused(struct machine *machine, int error, bool changes, const char *what);
 
 struct blocks;
-struct blocks *blocks_new(struct world *world);
+struct blocks *blocks_new(struct world *world, unsigned volume);
 void blocks_free(struct blocks *blocks);
-int co_blocks_prepare(struct machine *machine);
+int co_blocks_prepare(struct machine *machine, const struct blocks *blocks);
 void co_block_client(struct client *client);
-void co_blocks_read_all(struct machine *machine);
+void co_blocks_read_all(struct machine *machine, struct blocks *blocks);
 
 struct files;
 struct files *files_new(struct world *world);
@@ -62,7 +62,7 @@ void files_free(struct files *files);
 void co_file_client(struct client *client);
 void co_files_read_all(struct machine *machine);
 
-struct blocks *world_blocks(struct world *world);
+struct blocks *world_blocks(struct world *world, unsigned volume);
 struct files *world_files(struct world *world);
 
 #endif

@@ -39,6 +39,36 @@ static unsigned choose_nodes(struct world *world)
     return often[world_draw(world, sizeof(often) / sizeof(*often))];
 }
 
+/* Parity where there are nodes enough: its faults are others than a mirror's. */
+static void choose_resiliency(struct world *world, struct volume_shape *volume)
+{
+    unsigned nodes = world->shape.nodes;
+
+    volume->resiliency = nodes < 3 || world_draw(world, 4) == 0 ? "mirror2" : "mirror3";
+    volume->data_columns = 0;
+    if (nodes >= 4 && world_draw(world, 2) == 0) {
+        volume->resiliency = "parity2";
+        volume->data_columns = nodes >= 6 && world_draw(world, 2) ? 4 : 2;
+    }
+}
+
+/* Mostly one; a second one is of its own resiliency and has an owner of its own. */
+static void choose_volumes(struct world *world)
+{
+    static const char *const names[SHAPE_VOLUMES_MAX] = {"v", "w"};
+    struct shape *shape = &world->shape;
+
+    shape->volume_count = 1 + (world_draw(world, 4) == 0);
+    for (unsigned i = 0; i < shape->volume_count; i++) {
+        struct volume_shape *volume = &shape->volumes[i];
+
+        volume->name = names[i];
+        volume->bytes = 64 * MIB;
+        volume->thin = world_draw(world, 4) != 0 || shape->volume_count > 1;
+        choose_resiliency(world, volume);
+    }
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -50,9 +80,7 @@ static void choose_shape(struct world *world)
     shape->extent_bytes = 4 * MIB << world_draw(world, 2);
     shape->log_bytes = 32 * MIB << world_draw(world, 2);
     shape->disk_bytes = shape->log_bytes + 160 * MIB;
-    shape->volume_bytes = 64 * MIB;
-    shape->resiliency = shape->nodes < 3 || world_draw(world, 4) == 0 ? "mirror2" : "mirror3";
-    shape->thin = world_draw(world, 4) != 0;
+    choose_volumes(world);
     shape->seconds = seconds[world_draw(world, sizeof(seconds) / sizeof(*seconds))];
     if (world->options.seconds)
         shape->seconds = world->options.seconds;
@@ -133,10 +161,14 @@ static void co_create_cluster(struct machine *machine)
     co_create_pool(machine);
     co_claim_all(machine);
     co_wait_for_others(machine);
-    must(machine,
-         co_node_create_volume(machine->node, VOLUME_NAME, world->shape.volume_bytes,
-                               world->shape.resiliency, 0, world->shape.thin, 0, &message),
-         "volume", message.text);
+    for (unsigned i = 0; i < world->shape.volume_count; i++) {
+        const struct volume_shape *volume = &world->shape.volumes[i];
+
+        must(machine,
+             co_node_create_volume(machine->node, volume->name, volume->bytes, volume->resiliency,
+                                   volume->data_columns, volume->thin, 0, &message),
+             "volume", message.text);
+    }
     must(machine, co_workload_prepare(machine), "create the shared file", "");
     world->ready = !machine->stopping;
 }

@@ -27,7 +27,7 @@
 
 #define MACHINES_MAX 16
 #define MACHINE_DISKS_MAX 4 /* those that a run adds included */
-#define VOLUME_NAME "v"
+#define SHAPE_VOLUMES_MAX 2 /* that clients use */
 #define SETUP_NS (120 * SEC)
 #define HEAL_NS (240 * SEC) /* within which all is well again after the last fault */
 
@@ -39,15 +39,24 @@ struct run_options {
     const char *faults; /* NULL: all that the seed plans; else "1,4,7": only these of them */
 };
 
+struct volume_shape {
+    const char *name; /* no other volume's name begins so */
+    const char *resiliency;
+    uint64_t data_columns; /* parity2; else 0 */
+    bool thin;
+    uint64_t bytes;
+};
+
 /* What the seed chose. */
 struct shape {
     unsigned nodes, disks; /* of each node */
-    uint64_t disk_bytes, log_bytes, extent_bytes, volume_bytes;
-    const char *resiliency;
-    bool thin;
+    uint64_t disk_bytes, log_bytes, extent_bytes;
+    struct volume_shape
+        volumes[SHAPE_VOLUMES_MAX]; /* the first is everybody's; see sim_workload.h */
+    unsigned volume_count;
     uint64_t seconds;
     unsigned block_clients, file_clients; /* on each node */
-    uint64_t blocks;                      /* of the file that block clients share */
+    uint64_t blocks;                      /* of the file that block clients share, in each volume */
     unsigned request_blocks_max;
     uint64_t think_ns_max; /* of a client, between two requests */
     unsigned write_percent, trim_percent;
