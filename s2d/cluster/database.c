@@ -470,7 +470,7 @@ const char *command_new_name(struct command *command, const char *name, enum tab
 
 static command_fn *find_verb(const char *name)
 {
-    static const struct verb *const all[] = {cluster_verbs, volume_verbs, vm_verbs};
+    static const struct verb *const all[] = {cluster_verbs, volume_verbs, vdisk_verbs, vm_verbs};
 
     for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
         for (const struct verb *verb = all[i]; verb->name; verb++) {

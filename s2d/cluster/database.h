@@ -3,7 +3,7 @@
  * node. No clock, no randomness: times, ids and keys that a command needs are in the command.
  * Nothing suspends.
  *
- * I3 lives in database_volume.c: every change of an owner or of an in-sync set names the epoch it
+ * I3 lives in database_vdisk.c: every change of an owner or of an in-sync set names the epoch it
  * was decided in, is void in any other, and raises it.
  *
  * Records handed out are the database's: valid until the next database_apply() or database_load().

@@ -56,6 +56,8 @@ void *command_record(struct command *command, const char *name, enum table table
 /* A new name in a table: valid and not taken. */
 const char *command_new_name(struct command *command, const char *name, enum table table);
 
+#define VDISK_ID_MAX (UINT64_C(1) << 31) /* slab_id() is below 2^63, which JSON can hold */
+
 #define SET_TEXT(field, text) text_set(field, sizeof(field), text)
 
 /* Changing. A record is changed in place, and then put. */
@@ -73,16 +75,29 @@ void database_add_event(struct command *command, enum severity severity, const c
                         const char *subject, const char *format, ...) printf_like(5, 6);
 uint64_t command_time_ns(const struct command *command); /* "time_ns"; 0: it does not say */
 
+/* The volume of a vdisk; NULL for NULL. */
+static inline const struct volume_record *command_volume_of(struct command *command,
+                                                            const struct vdisk_record *vdisk)
+{
+    return vdisk ? database_find(command->database, TABLE_VOLUME, vdisk->volume) : NULL;
+}
+/* Refuses a column of a slab whose place is not free, or is next to one of the first `count` on the
+ * same disk (database_volume.c). */
+void command_check_column(struct command *command, const struct slab_record *slab, uint64_t i,
+                          uint64_t count);
+bool database_node_of_disk_is_down(const struct database *database, uint64_t disk);
+
 /* The verbs, by file. NULL-terminated. */
 struct verb {
     const char *name;
     command_fn *fn;
 };
 extern const struct verb cluster_verbs[]; /* database_cluster.c: cluster, token, node, pool, disk */
-extern const struct verb volume_verbs[];  /* database_volume.c: volume, slab, vdisk */
+extern const struct verb volume_verbs[];  /* database_volume.c: volume, slab */
+extern const struct verb vdisk_verbs[];   /* database_vdisk.c: vdisk */
 extern const struct verb vm_verbs[];      /* database_vm.c: vm, job, event */
 
-/* A disk's or node's vdisks go on without it (database_volume.c): every column on the disks becomes
+/* A disk's or node's vdisks go on without it (database_vdisk.c): every column on the disks becomes
  * stale where another in-sync one is left, one new epoch for each vdisk touched; owned vdisks of
  * `node` (0: none) lose their owner. */
 void database_exclude(struct command *command, const uint64_t *disks, size_t count, uint64_t node);

@@ -420,7 +420,8 @@ static void check_codes(const char *path, const char *marker, unsigned *found)
 
 static void every_event_is_in_the_table(void **state)
 {
-    static const char *const files[] = {"database_cluster.c", "database_volume.c", "database_vm.c"};
+    static const char *const files[] = {"database_cluster.c", "database_vdisk.c",
+                                        "database_volume.c", "database_vm.c"};
     unsigned found = 0;
 
     (void)state;
