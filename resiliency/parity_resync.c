@@ -10,6 +10,12 @@
 
 #define SKIP_ROWS 512 /* whose checksums are asked for at once */
 
+static bool is_source(const struct mirror *mirror, uint32_t slab, uint32_t column)
+{
+    return mirror_columns(mirror, slab)[column].state == COLUMN_IN_SYNC &&
+           mirror_feed(mirror, slab, column)->up;
+}
+
 /* The in-sync columns that answer; *ret_knowing: those that were in-sync when the target turned
  * stale, so that their stamps tell everything since. */
 static uint32_t list_sources(const struct mirror *mirror, uint32_t slab, uint64_t stale_epoch,
@@ -20,7 +26,7 @@ static uint32_t list_sources(const struct mirror *mirror, uint32_t slab, uint64_
 
     *ret_knowing = 0;
     for (uint32_t i = 0; i < mirror->config->width; i++) {
-        if (columns[i].state != COLUMN_IN_SYNC || !mirror_feed(mirror, slab, i)->up)
+        if (!is_source(mirror, slab, i))
             continue;
         sources |= BIT(i);
         if (columns[i].in_sync_epoch < stale_epoch)
@@ -61,6 +67,8 @@ int co_parity_compare_list(struct feed *feed, uint32_t slab, uint32_t column, ui
 
         if (!(sources & BIT(i)))
             continue;
+        if (!is_source(mirror, slab, i)) /* any more: it may even have a new place */
+            return -EHOSTUNREACH;
         r = co_column_compare_set(source->store, mirror->vdisk.id, at.where,
                                   target.stale_epoch + PLANTED(RESYNC_SINCE_LATER), rows, todo);
         if (r < 0)
@@ -107,6 +115,8 @@ static int co_find_written(struct feed *feed, uint32_t column, struct write_exte
     for (uint32_t i = 0; asked < mirror->config->data_columns; i++) {
         if (!(sources & BIT(i)))
             continue;
+        if (!is_source(mirror, rows.slab, i)) /* any more */
+            return -EHOSTUNREACH;
         r = co_add_written(mirror, i, rows, sums);
         if (r < 0)
             return r;
