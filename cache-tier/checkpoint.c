@@ -156,6 +156,8 @@ static void forget_entries(struct checkpoint *work)
         if (overlay_in_use(store->overlay, item->ring_block) &&
             overlay_key(store->overlay, item->ring_block) == item->key)
             overlay_remove(store->overlay, item->ring_block);
+        if (store->read_cache && !PLANTED(READ_CACHE_NOT_FORGOTTEN))
+            read_cache_forget(store->read_cache, item->key, 1);
     }
     overlay_zero_end(store->overlay);
 }

@@ -13,7 +13,8 @@ struct entry {
     uint32_t next;
     uint32_t state; /* 0: not in use */
 };
-static_assert(sizeof(struct entry) == 24, "with its bucket and batch length: 32 bytes a block");
+static_assert(sizeof(struct entry) + 2 * sizeof(uint32_t) == OVERLAY_BYTES_PER_BLOCK,
+              "with its bucket and batch length");
 
 struct extent_zeros {
     uint64_t *bits;      /* NULL: none */

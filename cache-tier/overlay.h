@@ -15,6 +15,7 @@
 
 struct overlay;
 #define OVERLAY_NONE UINT32_MAX
+#define OVERLAY_BYTES_PER_BLOCK 32 /* of RAM, with the log's own note of each block (log.c) */
 
 struct overlay_options {
     uint32_t ring_blocks;

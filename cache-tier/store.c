@@ -91,6 +91,9 @@ void store_forget_extent(struct store *store, uint32_t extent)
     SOMETIMES_IF(overlay_extent_count(store->overlay, extent) > 0,
                  "store: an extent is forgotten while the log has blocks of it");
     overlay_drop_extent(store->overlay, extent);
+    if (store->read_cache)
+        read_cache_forget(store->read_cache, store_key(store, extent, 0),
+                          1ull << store->extent_shift);
     if (stream && row->flags & EXTENT_USED) {
         list_for_each_safe (node, &stream->pending) {
             struct pending *pending = list_entry(node, struct pending, node);
@@ -324,6 +327,7 @@ void co_store_close(struct store *store)
     co_log_drain(store->log);
     co_say_goodbye(store);
     co_log_drain(store->log);
+    co_read_cache_free(take_ptr(store->read_cache));
     store_free(store);
 }
 
@@ -335,6 +339,16 @@ const struct store_health *store_health(const struct store *store)
 struct disk *store_disk(struct store *store)
 {
     return store->disk;
+}
+
+int co_store_set_read_cache(struct store *store, const struct read_cache_options *options)
+{
+    struct read_cache *cache = NULL;
+    int r = options->bytes > 0 ? read_cache_new(options, &cache) : 0;
+
+    co_read_cache_free(take_ptr(store->read_cache));
+    store->read_cache = cache;
+    return r;
 }
 
 bool store_stream_info(const struct store *store, uint64_t vdisk,

@@ -133,6 +133,14 @@ must_check int co_store_open(struct io *io, struct disk *disk, const struct stor
 void co_store_close(struct store *store);
 const struct store_health *store_health(const struct store *store);
 struct disk *store_disk(struct store *store);
+/* From now on reads look in a read cache first, empty yet, in a region of a faster disk that is
+ * this store's alone (read_cache.h); one that was there before goes. options->bytes 0: none any
+ * more, and nothing reads or writes the old one's file when this returns. The region's disk may
+ * fail at any time: that costs nothing but speed. Returns 0, -EINVAL, -ENOMEM (then there is none).
+ */
+struct read_cache_options;
+must_check int co_store_set_read_cache(struct store *store,
+                                       const struct read_cache_options *options);
 /* Called on the loop when the medium fails (an event, never an abort), with what failed. */
 void store_set_error_handler(struct store *store, void (*fn)(void *arg, int error), void *arg);
 
@@ -201,7 +209,9 @@ must_check int co_store_read(struct store *store, uint64_t vdisk, struct extent_
 
 /* The same of an older version: each block as its newest record at or below `at` left it, and
  * without one, as it is in place. at: not below the stream's watermark, which retires older
- * versions. For a takeover (I6) of a vdisk that is sealed; what is above `at` stays as it is. */
+ * versions. For a takeover (I6) of a vdisk that is sealed; what is above `at` stays as it is.
+ * Never from the read cache: LOG_POSITION_NEWEST tells whether the medium still has the blocks. */
+#define LOG_POSITION_NEWEST ((struct log_position){UINT64_MAX, UINT64_MAX})
 must_check int co_store_read_at(struct store *store, uint64_t vdisk, struct extent_ref where,
                                 uint32_t block, uint32_t count, uint64_t address,
                                 struct log_position at, void *buffer, uint64_t *ret_sums,
@@ -260,6 +270,11 @@ struct store_stats {
     uint64_t read_blocks, destaged_blocks, checkpoints;
     uint64_t verify_errors, healed_blocks;
     uint64_t rotten_blocks; /* found so, and neither repaired nor written since */
+    /* where blocks were read from: the log, the read cache, the place; the rest were zeros */
+    uint64_t log_read_blocks, cache_read_blocks, place_read_blocks;
+    uint64_t read_cache_bytes, read_cache_used_bytes; /* 0: there is none */
+    uint64_t read_cache_mismatches; /* blocks of it that were not what they stand for */
+    bool read_cache_off;            /* its device failed too often */
 };
 struct store_stats store_stats(const struct store *store);
 

@@ -14,6 +14,7 @@
 #include "cache-tier/log.h"
 #include "cache-tier/overlay.h"
 #include "cache-tier/page_cache.h"
+#include "cache-tier/read_cache.h"
 #include "cache-tier/rotten.h"
 #include "cache-tier/store.h"
 #include "cache-tier/stream.h"
@@ -34,6 +35,7 @@ struct extent_state {
 struct store_counters {
     struct counter appended_records, appended_bytes;
     struct counter read_blocks, destaged_blocks, checkpoints;
+    struct counter log_read_blocks, cache_read_blocks, place_read_blocks;
     struct counter verify_errors, healed_blocks;
     struct histogram log_write_ns;
 };
@@ -59,6 +61,7 @@ struct store {
     struct overlay *overlay;
     struct extent_table *table;
     struct page_cache *pages;
+    struct read_cache *read_cache; /* NULL: none, as for flash */
     struct streams streams;
     struct extent_state *extents;
     /* Committed records whose place in the log is a copy (LOG_MOVED): the next checkpoint destages
@@ -156,8 +159,8 @@ void stream_control_append(struct store *store, struct stream *stream,
 
 /* A block as the store sees it. */
 struct lookup {
-    enum { LOOKUP_LOG, LOOKUP_ZERO, LOOKUP_PLACE } source;
-    uint32_t ring_block; /* LOOKUP_LOG */
+    enum { LOOKUP_LOG, LOOKUP_ZERO, LOOKUP_PLACE, LOOKUP_CACHE } source;
+    uint32_t ring_block; /* LOOKUP_LOG; LOOKUP_CACHE (a reading view only): of the read cache */
     uint64_t sum;        /* LOOKUP_PLACE: the caller asks the page */
 };
 struct lookup store_lookup(const struct store *store, uint32_t extent, uint32_t block);

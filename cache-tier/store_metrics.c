@@ -6,7 +6,13 @@
 struct store_stats store_stats(const struct store *store)
 {
     const struct store_counters *counters = &store->counters;
+    struct read_cache_stats cache = {0};
+    uint64_t mismatches = 0;
 
+    if (store->read_cache) {
+        cache = read_cache_stats(store->read_cache);
+        mismatches = read_cache_counters(store->read_cache)->mismatches.value;
+    }
     return (struct store_stats){
         .log_bytes = log_ring_blocks(store->log) * BLOCK_SIZE,
         .log_used_bytes = log_used_blocks(store->log) * BLOCK_SIZE,
@@ -20,6 +26,13 @@ struct store_stats store_stats(const struct store *store)
         .verify_errors = counters->verify_errors.value,
         .healed_blocks = counters->healed_blocks.value,
         .rotten_blocks = store->rotten.count,
+        .log_read_blocks = counters->log_read_blocks.value,
+        .cache_read_blocks = counters->cache_read_blocks.value,
+        .place_read_blocks = counters->place_read_blocks.value,
+        .read_cache_bytes = cache.bytes,
+        .read_cache_used_bytes = cache.used_bytes,
+        .read_cache_mismatches = mismatches,
+        .read_cache_off = cache.off,
     };
 }
 
@@ -66,6 +79,9 @@ static const struct {
     ROW(appended_records, "records made durable in the log"),
     ROW(appended_bytes, "data of records made durable in the log"),
     ROW(read_blocks, "4 KiB blocks read"),
+    ROW(log_read_blocks, "of them from the log"),
+    ROW(cache_read_blocks, "of them from the read cache"),
+    ROW(place_read_blocks, "of them from their place on the disk"),
     ROW(destaged_blocks, "4 KiB blocks written in place"),
     ROW(checkpoints, "times the log's tail was moved"),
     ROW(verify_errors, "reads that found a block not matching its checksum"),

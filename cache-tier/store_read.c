@@ -10,8 +10,6 @@
 
 /* ---- what a block is ---- */
 
-#define NEWEST ((struct log_position){UINT64_MAX, UINT64_MAX})
-
 /* The newest pending trim of the block, at or below `at`. */
 static const struct pending *pending_zero(const struct store *store, uint32_t extent,
                                           uint32_t block, struct log_position at)
@@ -44,7 +42,7 @@ static uint32_t find_version(const struct store *store, uint64_t key, struct log
 static struct lookup lookup_at(const struct store *store, uint32_t extent, uint32_t block,
                                const struct log_position *bound_or_newest)
 {
-    struct log_position bound = bound_or_newest ? *bound_or_newest : NEWEST;
+    struct log_position bound = bound_or_newest ? *bound_or_newest : LOG_POSITION_NEWEST;
     uint64_t key = store_key(store, extent, block);
     uint32_t at =
         bound_or_newest ? find_version(store, key, bound) : overlay_find(store->overlay, key);
@@ -80,6 +78,8 @@ struct view {
     uint32_t block, count;
     const struct log_position *at;           /* NULL: as they are */
     bool empty;                              /* nothing of that generation is here: all zeros */
+    struct read_cache *cache;                /* pinned: blocks come from it; NULL: none does */
+    int cache_result;                        /* of its device */
     struct lookup blocks[RECORD_BLOCKS_MAX]; /* the first count; left uninitialised: it is 4 KiB */
 };
 
@@ -93,6 +93,8 @@ static void view_init(struct view *view, struct store *store, struct extent_ref 
     view->count = count;
     view->at = at;
     view->empty = false;
+    view->cache = NULL;
+    view->cache_result = 0;
 }
 
 static bool all_in_log(const struct view *view)
@@ -204,12 +206,38 @@ static int co_view(struct view *view, uint64_t vdisk)
     return 0;
 }
 
-/* ---- from there to the device ---- */
-
 static bool needs_read(const struct lookup *lookup)
 {
     return lookup->source != LOOKUP_ZERO && lookup->sum != 0 && lookup->sum != CHECKSUM_LOST;
 }
+
+/* Blocks of the place that the read cache has come from there; until view_release() it stays. */
+static void view_ask_cache(struct view *view)
+{
+    struct read_cache *cache = view->store->read_cache;
+    uint64_t key = store_key(view->store, view->where.extent, view->block), offset;
+
+    for (uint32_t i = 0; i < view->count; i++) {
+        struct lookup *lookup = &view->blocks[i];
+
+        if (lookup->source != LOOKUP_PLACE || !needs_read(lookup) ||
+            !read_cache_find(cache, key + i, &offset))
+            continue;
+        lookup->source = LOOKUP_CACHE;
+        lookup->ring_block = offset / BLOCK_SIZE;
+        if (!view->cache)
+            read_cache_read_begin(cache);
+        view->cache = cache;
+    }
+}
+
+static void view_release(struct view *view)
+{
+    if (view->cache)
+        read_cache_read_end(take_ptr(view->cache), view->cache_result);
+}
+
+/* ---- from there to the device ---- */
 
 static uint64_t source_offset(const struct view *view, uint32_t i)
 {
@@ -217,16 +245,25 @@ static uint64_t source_offset(const struct view *view, uint32_t i)
 
     if (lookup->source == LOOKUP_LOG)
         return log_block_offset(view->store->log, lookup->ring_block);
+    if (lookup->source == LOOKUP_CACHE)
+        return (uint64_t)lookup->ring_block * BLOCK_SIZE;
     return disk_block_offset(&view->store->geometry, view->where.extent, view->block + i);
 }
 
-/* How many blocks from i on lie side by side on the device. */
+static struct io_file *source_file(const struct view *view, uint32_t i)
+{
+    return view->blocks[i].source == LOOKUP_CACHE ? read_cache_file(view->cache)
+                                                  : disk_file(view->store->disk);
+}
+
+/* How many blocks from i on lie side by side on one device. */
 static uint32_t run_length(const struct view *view, uint32_t i)
 {
     uint64_t offset = source_offset(view, i);
     uint32_t n = 1;
 
     while (i + n < view->count && needs_read(&view->blocks[i + n]) &&
+           source_file(view, i + n) == source_file(view, i) &&
            source_offset(view, i + n) == offset + (uint64_t)n * BLOCK_SIZE)
         n++;
     return n;
@@ -243,7 +280,8 @@ static void verify_run(const struct view *view, const struct run *run, uint64_t 
         uint64_t sum = view->blocks[i].sum;
 
         if (checksum_verify(buffer + (size_t)i * BLOCK_SIZE, 1, vdisk, address + i, &sum) != 1 &&
-            !PLANTED(SUMS_NOT_VERIFIED))
+            !PLANTED(SUMS_NOT_VERIFIED) &&
+            !(view->blocks[i].source == LOOKUP_CACHE && PLANTED(READ_CACHE_NOT_VERIFIED)))
             bad->bits[i / 64] |= 1ull << (i % 64);
     }
 }
@@ -255,10 +293,9 @@ static void set_bad(struct block_set *bad, const struct run *run)
 }
 
 /* Reads and verifies a few runs. Blocks that failed are in *bad. Returns 0 or -ECANCELED. */
-static int co_read_runs(const struct view *view, uint64_t vdisk, uint64_t address, uint8_t *buffer,
+static int co_read_runs(struct view *view, uint64_t vdisk, uint64_t address, uint8_t *buffer,
                         const struct run *runs, size_t count, struct block_set *bad)
 {
-    struct io_file *file = disk_file(view->store->disk);
     struct transfer transfers[READ_RUNS];
     struct iovec iov[READ_RUNS];
     int r;
@@ -266,18 +303,25 @@ static int co_read_runs(const struct view *view, uint64_t vdisk, uint64_t addres
     for (size_t i = 0; i < count; i++) {
         iov[i].iov_base = buffer + (size_t)runs[i].first * BLOCK_SIZE;
         iov[i].iov_len = (size_t)runs[i].count * BLOCK_SIZE;
-        transfers[i] = (struct transfer){
-            .iov = &iov[i], .iov_count = 1, .offset = source_offset(view, runs[i].first)};
+        transfers[i] = (struct transfer){.iov = &iov[i],
+                                         .iov_count = 1,
+                                         .file = source_file(view, runs[i].first),
+                                         .offset = source_offset(view, runs[i].first)};
     }
     if (count == 1)
         transfers[0].result =
-            co_io_read(file, iov[0].iov_base, iov[0].iov_len, transfers[0].offset);
-    else if (co_transfer(file, TRANSFER_READ, transfers, count, READ_DEPTH) == -ECANCELED)
+            co_io_read(transfers[0].file, iov[0].iov_base, iov[0].iov_len, transfers[0].offset);
+    else if (co_transfer(NULL, TRANSFER_READ, transfers, count, READ_DEPTH) == -ECANCELED)
         return -ECANCELED;
     for (size_t i = 0; i < count; i++) {
         r = transfers[i].result;
         if (r == -ECANCELED)
             return r;
+        if (r < 0 && view->blocks[runs[i].first].source == LOOKUP_CACHE) {
+            view->cache_result = r;
+            set_bad(bad, &runs[i]);
+            continue;
+        }
         if (r < 0) {
             SOMETIMES("store: the disk fails a read");
             store_report(view->store, r);
@@ -290,7 +334,7 @@ static int co_read_runs(const struct view *view, uint64_t vdisk, uint64_t addres
 }
 
 /* Reads what the view says. Returns 0 or -ECANCELED. */
-static int co_read_view(const struct view *view, uint64_t vdisk, uint64_t address, uint8_t *buffer,
+static int co_read_view(struct view *view, uint64_t vdisk, uint64_t address, uint8_t *buffer,
                         struct block_set *bad)
 {
     struct run runs[READ_RUNS];
@@ -327,7 +371,7 @@ static bool any_bad(const struct block_set *bad)
     return false;
 }
 
-/* The blocks that failed, one by one, from where they are now. */
+/* The blocks that failed, one by one, from where they are now, and not from the read cache. */
 static int co_read_again(struct view *first, uint64_t vdisk, uint64_t address, uint8_t *buffer,
                          struct block_set *bad)
 {
@@ -340,6 +384,12 @@ static int co_read_again(struct view *first, uint64_t vdisk, uint64_t address, u
 
         if (!(bad->bits[i / 64] >> (i % 64) & 1))
             continue;
+        if (first->blocks[i].source == LOOKUP_CACHE) {
+            read_cache_mismatch(first->cache,
+                                store_key(first->store, first->where.extent, first->block + i));
+            if (PLANTED(READ_CACHE_MISS_IS_ROT))
+                return 0;
+        }
         view_init(&view, first->store, first->where, first->block + i, 1, first->at);
         r = co_view(&view, vdisk);
         if (r == 0)
@@ -350,6 +400,41 @@ static int co_read_again(struct view *first, uint64_t vdisk, uint64_t address, u
     }
     *bad = failed;
     return r;
+}
+
+/* Offers what came from the place to the read cache. */
+static void fill_cache(const struct view *view, const uint8_t *buffer, const struct block_set *bad)
+{
+    struct read_cache *cache = view->store->read_cache;
+    uint64_t key = store_key(view->store, view->where.extent, view->block);
+    uint32_t first = 0;
+
+    if (!read_cache_note_read(cache, key, view->count))
+        return;
+    for (uint32_t i = 0; i <= view->count; i++) {
+        if (i < view->count && view->blocks[i].source == LOOKUP_PLACE &&
+            needs_read(&view->blocks[i]) && !(bad->bits[i / 64] >> (i % 64) & 1))
+            continue;
+        if (i > first)
+            read_cache_fill(cache, key + first, i - first, buffer + (size_t)first * BLOCK_SIZE);
+        first = i + 1;
+    }
+}
+
+static void count_sources(const struct view *view)
+{
+    struct store_counters *counters = &view->store->counters;
+
+    for (uint32_t i = 0; i < view->count; i++) {
+        const struct lookup *lookup = &view->blocks[i];
+
+        if (!needs_read(lookup))
+            continue;
+        counter_add(lookup->source == LOOKUP_LOG     ? &counters->log_read_blocks
+                    : lookup->source == LOOKUP_CACHE ? &counters->cache_read_blocks
+                                                     : &counters->place_read_blocks,
+                    1);
+    }
 }
 
 /* What was read, as the store remembers it. */
@@ -381,14 +466,23 @@ static int co_read(struct store *store, uint64_t vdisk, struct extent_ref where,
         return -EINVAL;
     view_init(&view, store, where, block, count, at);
     r = co_view(&view, vdisk);
+    if (r == 0 && store->read_cache && (!at || PLANTED(READ_CACHE_HIDES_ROT)))
+        view_ask_cache(&view);
     if (r == 0)
         r = co_read_view(&view, vdisk, address, buffer, &bad);
     if (r == 0 && any_bad(&bad)) {
+        bool moved = !view.cache;
+
         r = co_read_again(&view, vdisk, address, buffer, &bad);
-        SOMETIMES_IF(r == 0 && !any_bad(&bad), "store: a destage passed while a block was read");
+        SOMETIMES_IF(r == 0 && moved && !any_bad(&bad),
+                     "store: a destage passed while a block was read");
     }
+    view_release(&view);
     if (r < 0)
         return r;
+    if (store->read_cache && !at)
+        fill_cache(&view, buffer, &bad);
+    count_sources(&view);
     for (uint32_t i = 0; ret_sums && i < count; i++)
         ret_sums[i] = sum_of(&view.blocks[i]);
     counter_add(&store->counters.read_blocks, count);

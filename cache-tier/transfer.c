@@ -24,12 +24,13 @@ static void lane_start(struct lane *lane)
     struct run *run = lane->run;
     struct transfer *transfer = lane->transfer = run->next++;
 
+    struct io_file *file = transfer->file ? transfer->file : run->file;
+
     run->in_flight++;
     if (run->kind == TRANSFER_READ)
-        io_file_readv(run->file, &lane->op, transfer->iov, transfer->iov_count, transfer->offset);
+        io_file_readv(file, &lane->op, transfer->iov, transfer->iov_count, transfer->offset);
     else
-        io_file_writev(run->file, &lane->op, transfer->iov, transfer->iov_count, transfer->offset,
-                       0);
+        io_file_writev(file, &lane->op, transfer->iov, transfer->iov_count, transfer->offset, 0);
 }
 
 static void lane_done(struct io_op *op, int result)

@@ -1,4 +1,4 @@
-/* transfer: many reads or writes of one file, with a bounded number in flight. Suspends. */
+/* transfer: many reads or writes, with a bounded number in flight. Suspends. */
 #ifndef S2D_CACHE_TIER_TRANSFER_H
 #define S2D_CACHE_TIER_TRANSFER_H
 
@@ -7,7 +7,8 @@
 struct transfer {
     struct iovec *iov;
     int iov_count;
-    int result; /* out: 0 or a negative errno */
+    struct io_file *file; /* NULL: that of the call */
+    int result;           /* out: 0 or a negative errno */
     uint64_t offset;
 };
 

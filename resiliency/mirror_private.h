@@ -248,6 +248,10 @@ void mirror_report_heal(struct mirror *mirror, uint32_t column, struct write_ext
 must_check int co_read_column_surely(struct mirror *mirror, uint32_t column,
                                      struct write_extent extent, char *buffer, uint64_t *sums,
                                      struct block_set *bad);
+/* The same for a scrub: blocks in place come from the medium, whatever a read cache has. */
+must_check int co_read_column_medium(struct mirror *mirror, uint32_t column,
+                                     struct write_extent extent, char *buffer, uint64_t *sums,
+                                     struct block_set *bad);
 /* Writes a rotten run of at most PIECE_BLOCKS of one copy again, from another one. Without a lock.
  */
 void co_repair_column(struct mirror *mirror, uint32_t column, struct write_extent extent);

@@ -88,17 +88,29 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
 }
 
 /* The same; a mismatch is looked at twice. */
-int co_read_column_surely(struct mirror *mirror, uint32_t column, struct write_extent extent,
-                          char *buffer, uint64_t *sums, struct block_set *bad)
+static int co_read_twice(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                         struct log_position at, char *buffer, uint64_t *sums,
+                         struct block_set *bad)
 {
-    const struct log_position newest = {0};
-    int r = co_read_column(mirror, column, extent, newest, buffer, sums, bad);
+    int r = co_read_column(mirror, column, extent, at, buffer, sums, bad);
 
     if (r == -EBADMSG) {
-        r = co_read_column(mirror, column, extent, newest, buffer, sums, bad);
+        r = co_read_column(mirror, column, extent, at, buffer, sums, bad);
         SOMETIMES_IF(r == 0, "mirror: a mismatch is gone at the second look");
     }
     return r;
+}
+
+int co_read_column_surely(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                          char *buffer, uint64_t *sums, struct block_set *bad)
+{
+    return co_read_twice(mirror, column, extent, (struct log_position){0}, buffer, sums, bad);
+}
+
+int co_read_column_medium(struct mirror *mirror, uint32_t column, struct write_extent extent,
+                          char *buffer, uint64_t *sums, struct block_set *bad)
+{
+    return co_read_twice(mirror, column, extent, LOG_POSITION_NEWEST, buffer, sums, bad);
 }
 
 int co_read_column_at(struct mirror *mirror, uint32_t column, struct write_extent extent,
@@ -113,11 +125,8 @@ int co_read_column_version(struct mirror *mirror, uint32_t column, struct write_
                            struct log_position at, char *buffer)
 {
     struct block_set bad;
-    int r = co_read_column(mirror, column, extent, at, buffer, NULL, &bad);
 
-    if (r == -EBADMSG)
-        r = co_read_column(mirror, column, extent, at, buffer, NULL, &bad);
-    return r;
+    return co_read_twice(mirror, column, extent, at, buffer, NULL, &bad);
 }
 
 /* ---- any column ---- */

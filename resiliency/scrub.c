@@ -81,7 +81,7 @@ static void co_read_piece_of(struct scrub *scrub, struct scrub_piece *piece, uin
     int r = -ESTALE;
 
     if (mirror_columns(mirror, piece->extent.slab)[column].state == COLUMN_IN_SYNC)
-        r = co_read_column_surely(mirror, column, piece->extent, buffer, piece->sums[column],
+        r = co_read_column_medium(mirror, column, piece->extent, buffer, piece->sums[column],
                                   &piece->bad[column]);
     piece->read[column] = r == 0 || r == -EBADMSG;
     if (piece->read[column])

@@ -51,6 +51,11 @@
     X(REPLAY_SHORT, "store", "replay ends before the last batch")                                  \
     X(GENERATION_NOT_CHECKED, "open:store", "requests for an extent's earlier life are served")              \
     X(GENERATION_NOT_CLEAN, "store", "an extent's new life begins with the old one's records")     \
+    X(READ_CACHE_NOT_FORGOTTEN, "read-cache", "a destage leaves old blocks in the read cache")     \
+    X(READ_CACHE_NOT_VERIFIED, "read-cache", "blocks from the read cache are believed")            \
+    X(READ_CACHE_MISS_IS_ROT, "read-cache", "a mismatch in the read cache is called rot")          \
+    X(READ_CACHE_SEEN_EARLY, "read-cache", "blocks count as cached before they are written")       \
+    X(READ_CACHE_HIDES_ROT, "read-cache", "a scrub looks at the read cache, not at the medium")    \
     X(SUMS_NOT_VERIFIED, "open:mirror", "a read does not verify checksums")                             \
     /* leases and the database */                                                                  \
     X(LEASE_FROM_ANSWER, "lease", "a lease counts from its answer, not from the sending")        \
