@@ -137,21 +137,57 @@ class Stamps:
         return f"{sum(len(writer.acknowledged) for writer in self.writers)} blocks read back"
 
 
-class Fio(threading.Thread):
+class Rounds(threading.Thread):
+    """A load that goes round after round (round(), a subclass's) until it is told to end or one fails."""
+    end_seconds = END_SECONDS
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.failure = None
+        self.ended = threading.Event()
+
+    def run(self):
+        try:
+            while not self.ended.is_set():
+                self.round()
+        except (Failed, OSError, ValueError, KeyError) as failure:
+            self.failure = failure
+
+    def found(self):
+        if self.failure:
+            raise Failed(str(self.failure))
+
+    def finish(self):
+        self.ended.set()
+        self.join(self.end_seconds)
+        alive = self.is_alive()
+        self.stop()
+        if alive:
+            raise Failed(f"{self.name} hangs")
+        self.found()
+        return self.figures()
+
+    def stop(self):
+        """What it started ends, at once."""
+
+    def check(self):
+        """Nothing to look at after the end."""
+
+
+class Fio(Rounds):
     """fio with verify=crc32c on one node's NBD socket, in rounds, through qemu-storage-daemon: a client that connects again by itself when its
     daemon dies, as a VM's disk does."""
+    end_seconds = FIO_SECONDS + END_SECONDS
 
     def __init__(self, lab, node):
-        super().__init__(daemon=True)
+        super().__init__()
         self.lab, self.node = lab, node
         self.name = f"fio on node{node}"
         self.file = f"fio{node}.raw"
         self.socket = lab.dir / f"fio{node}.sock"
         self.bridge = None
         self.rounds, self.writes, self.bytes, self.longest = 0, 0, 0, 0.0
-        self.failure = None
         self.process = None
-        self.ended = threading.Event()
         lab.s2d("file", "create", f"blocks/{self.file}", "--size", f"{FIO_MIB}M")
 
     def start(self):
@@ -191,25 +227,7 @@ class Fio(threading.Thread):
         self.bytes += job["write"]["io_bytes"]
         self.longest = max(self.longest, *(job[kind]["lat_ns"]["max"] / 1e9 for kind in ("read", "write")))
 
-    def run(self):
-        try:
-            while not self.ended.is_set():
-                self.round()
-        except (Failed, OSError, ValueError, KeyError) as failure:
-            self.failure = failure
-
-    def found(self):
-        if self.failure:
-            raise Failed(str(self.failure))
-
-    def finish(self):
-        self.ended.set()
-        self.join(FIO_SECONDS + END_SECONDS)
-        alive = self.is_alive()
-        self.stop()
-        if alive:
-            raise Failed(f"{self.name} hangs")
-        self.found()
+    def figures(self):
         return f"{self.writes} writes ({self.bytes >> 20} MiB) verified in {self.rounds} rounds, longest wait {self.longest:.1f} s"
 
     def stop(self):
@@ -217,9 +235,6 @@ class Fio(threading.Thread):
             if process and process.poll() is None:
                 process.kill()
                 process.wait()
-
-    def check(self):
-        return None
 
 
 class FileWork:
@@ -269,18 +284,16 @@ class FileWork:
         return f"{figures['files']} files ({figures['bytes'] >> 10} KiB) are the same on node{self.other}"
 
 
-class Copies(threading.Thread):
+class Copies(Rounds):
     """cp -r of a folder through one node's mount, diff -r through another's, again and again."""
     name = "cp -r, diff -r"
     SOURCE = HERE.parent.parent / "s2d/base"
 
     def __init__(self, lab, nodes, seed, lives):
-        super().__init__(daemon=True)
+        super().__init__()
         self.lab, self.nodes, self.lives = lab, nodes, lives
         self.random = random.Random(seed)
         self.rounds, self.done, self.interrupted = 0, 0, 0
-        self.failure = None
-        self.ended = threading.Event()
 
     def mount(self, node):
         return self.lab.node_dir(node) / "clusterstorage/files"
@@ -311,35 +324,14 @@ class Copies(threading.Thread):
         here, there = self.random.sample(range(1, self.nodes + 1), 2)
         self.rounds += 1
         name = f"copy{self.rounds}"  # what was cut short is left behind, and its name with it
-        if not self.command(here, "cp", "-r", self.SOURCE, self.mount(here) / name):
-            return
-        if not self.command(there, "diff", "-r", self.SOURCE, self.mount(there) / name):
-            return
-        if self.command(there, "rm", "-r", self.mount(there) / name):
+        if (self.command(here, "cp", "-r", self.SOURCE, self.mount(here) / name)
+                and self.command(there, "diff", "-r", self.SOURCE, self.mount(there) / name)
+                and self.command(there, "rm", "-r", self.mount(there) / name)):
             self.done += 1
+        self.ended.wait(1)
 
-    def run(self):
-        try:
-            while not self.ended.is_set():
-                self.round()
-                time.sleep(1)
-        except (Failed, OSError) as failure:
-            self.failure = failure
-
-    def found(self):
-        if self.failure:
-            raise Failed(str(self.failure))
-
-    def finish(self):
-        self.ended.set()
-        self.join(END_SECONDS)
-        if self.is_alive():
-            raise Failed("a copy of a folder hangs")
-        self.found()
+    def figures(self):
         return f"{self.done} times the same, {self.interrupted} cut short with a mount"
-
-    def check(self):
-        return None
 
 
 class Vm:
