@@ -189,6 +189,9 @@ void store_append(struct store *store, struct store_append *append)
     append->stream->accepted_seq = record->position.seq;
     store_own_extent(store, record->where, record->vdisk, record->slab, record->column);
     store_learn_watermark(store, append->stream, record->watermark, record->epoch);
+    if (PLANTED(PARITY_AGAIN_RETIRES) && record->flags & RECORD_REWRITE)
+        store_learn_watermark(store, append->stream,
+                              (struct log_position){record->position.session, 0}, record->epoch);
     log_append(store->log, &append->item, append_class(store, append));
 }
 

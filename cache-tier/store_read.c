@@ -509,7 +509,8 @@ int co_store_read_at(struct store *store, uint64_t vdisk, struct extent_ref wher
                      uint32_t count, uint64_t address, struct log_position at, void *buffer,
                      uint64_t *ret_sums, struct block_set *ret_bad)
 {
-    return co_read(store, vdisk, where, block, count, address, &at, buffer, ret_sums, ret_bad);
+    return co_read(store, vdisk, where, block, count, address,
+                   PLANTED(PARITY_ONE_VERSION) ? NULL : &at, buffer, ret_sums, ret_bad);
 }
 
 /* ---- checksums only ---- */

@@ -55,6 +55,7 @@ static bool has_a_catching_column(const struct mirror_write *write)
 static bool is_excused(const struct mirror_write *write, uint32_t column)
 {
     return (PLANTED(ACK_EARLY) && column + 1 == write->width) ||
+           (PLANTED(PARITY_ACK_DATA) && column >= write->mirror->config->data_columns) ||
            (PLANTED(CATCHING_COUNTS) && has_a_catching_column(write));
 }
 
@@ -74,6 +75,14 @@ static bool write_is_durable(const struct mirror_write *write)
     return true;
 }
 
+/* The watermark is told when there is no next record to tell it. */
+static void arm_idle_mark(struct mirror *mirror)
+{
+    if (!io_timer_armed(&mirror->idle_timer) && !mirror->stopped)
+        io_timer_arm(mirror->io, &mirror->idle_timer,
+                     io_now_ns(mirror->io) + mirror->limits.idle_mark_ns);
+}
+
 static void write_commit(struct mirror_write *write)
 {
     struct mirror *mirror = write->mirror;
@@ -82,9 +91,7 @@ static void write_commit(struct mirror_write *write)
     list_remove(&write->node);
     if (co_cond_has_waiters(&mirror->progress))
         co_cond_broadcast(&mirror->progress);
-    if (!io_timer_armed(&mirror->idle_timer) && !mirror->stopped)
-        io_timer_arm(mirror->io, &mirror->idle_timer,
-                     io_now_ns(mirror->io) + mirror->limits.idle_mark_ns);
+    arm_idle_mark(mirror);
 }
 
 void write_look_again(struct mirror_write *write)
@@ -108,7 +115,8 @@ bool write_part_wanted(const struct feed_part *part)
 
     if (mirror_columns(mirror, write->slab)[column].disk != write->disks[column])
         return false; /* the slab has another column in its place */
-    if ((PLANTED(ACK_EARLY) || PLANTED(CATCHING_COUNTS)) && write->committed)
+    if ((PLANTED(ACK_EARLY) || PLANTED(PARITY_ACK_DATA) || PLANTED(CATCHING_COUNTS)) &&
+        write->committed)
         return false;
     return column_counts(mirror, write->slab, column) || part->feed->catching;
 }
@@ -318,6 +326,8 @@ static int co_copy_record(struct feed *feed, uint32_t column, struct write_exten
     feed_send(feed, &part);
     evict_watch(mirror);
     co_wait();
+    if (flags & RECORD_REPAIR) /* a resync tells it when it ends */
+        arm_idle_mark(mirror);
     return wait.result;
 }
 

@@ -85,12 +85,11 @@ struct unit_read { /* blocks side by side in one column */
     int result;
 };
 
-static void lock_rows(const struct unit_read *read, struct range_lock_hold *hold)
+static void lock_rows(const struct unit_read *read, struct range_lock_hold *hold, bool forgotten)
 {
     co_range_lock(&read->mirror->lock, hold,
-                  PLANTED(READ_DIRTY)
-                      ? (uintptr_t)hold
-                      : slab_address(read->mirror, read->rows.slab, read->rows.block),
+                  forgotten ? (uintptr_t)hold
+                            : slab_address(read->mirror, read->rows.slab, read->rows.block),
                   read->rows.count, false);
 }
 
@@ -101,7 +100,7 @@ static int co_read_directly(const struct unit_read *read)
     struct range_lock_hold hold;
     int r = -ENOTCONN;
 
-    lock_rows(read, &hold);
+    lock_rows(read, &hold, PLANTED(READ_DIRTY));
     if (mirror->stopped)
         r = -ESTALE;
     else if (in_sync_set(mirror, read->rows.slab) & BIT(read->column) &&
@@ -121,7 +120,7 @@ static int co_read_decoded(const struct unit_read *read)
     int r;
 
     co_stripe_get(&stripe, mirror, read->rows.count);
-    lock_rows(read, &hold);
+    lock_rows(read, &hold, PLANTED(PARITY_DECODE_NO_LOCK));
     stripe_begin(&stripe, read->rows);
     r = mirror->stopped ? -ESTALE : co_stripe_fill(&stripe, BIT(read->column));
     range_unlock(&mirror->lock, &hold);

@@ -73,6 +73,8 @@ int co_parity_compare_list(struct feed *feed, uint32_t slab, uint32_t column, ui
                                   target.stale_epoch + PLANTED(RESYNC_SINCE_LATER), rows, todo);
         if (r < 0)
             return r;
+        if (PLANTED(PARITY_ONE_LIST))
+            break;
     }
     return co_column_compare_set(feed->store, mirror->vdisk.id, target.where, 0, rows, todo);
 }
@@ -122,6 +124,8 @@ static int co_find_written(struct feed *feed, uint32_t column, struct write_exte
             return r;
         asked++;
     }
+    if (PLANTED(PARITY_SKIPS_TRIMMED))
+        return 0;
     return feed->up ? co_add_written(mirror, column, rows, sums) : -ENOTCONN;
 }
 

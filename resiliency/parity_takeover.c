@@ -81,7 +81,8 @@ static int collect(struct rewrite *rewrite)
         if (!(in_sync & BIT(i)))
             continue;
         rewrite->seen_room += seal->tail_count;
-        if (log_position_compare(seal->watermark, rewrite->committed) > 0)
+        if (log_position_compare(seal->watermark, rewrite->committed) > 0 &&
+            !PLANTED(PARITY_OWN_MARK))
             rewrite->committed = seal->watermark;
     }
     rewrite->seen = calloc(MAX(rewrite->seen_room, (size_t)1), sizeof(*rewrite->seen));
@@ -183,11 +184,24 @@ static uint32_t known_columns(const struct mirror *mirror, uint32_t in_sync,
 {
     uint32_t known = in_sync & (version->holders | ~version->touched);
 
+    if (PLANTED(PARITY_AGAIN_COMMITTED))
+        return 0;
+    if (PLANTED(PARITY_UNTOUCHED_UNKNOWN))
+        known = in_sync & version->holders;
+    if (PLANTED(PARITY_AGAIN_GUESSED))
+        return known;
     return set_count(known) >= mirror->config->data_columns ? known : 0;
 }
 
+/* What is written again. */
+struct choice {
+    const struct version *version; /* NULL: the committed contents */
+    bool lost;                     /* the rows stay as they are */
+};
+
 /* Whole rows that were trimmed: nothing is to be read for them, however many they are. */
-static bool become_zeros(const struct rewrite *rewrite, const struct run *run)
+static bool become_zeros(const struct rewrite *rewrite, const struct run *run,
+                         struct choice *ret_choice)
 {
     struct mirror *mirror = rewrite->mirror;
     uint32_t in_sync = in_sync_set(mirror, run->rows.slab);
@@ -195,33 +209,55 @@ static bool become_zeros(const struct rewrite *rewrite, const struct run *run)
     for (size_t i = 0; i < run->count; i++) {
         const struct version *version = &run->versions[i];
 
-        if (known_columns(mirror, in_sync, version) != 0)
-            return version->kind == RECORD_ZERO &&
-                   (version->touched & data_set(mirror)) == data_set(mirror);
+        if (known_columns(mirror, in_sync, version) == 0)
+            continue;
+        *ret_choice = (struct choice){.version = version};
+        return version->kind == RECORD_ZERO &&
+               (version->touched & data_set(mirror)) == data_set(mirror);
     }
     return false;
 }
 
-/* The data columns of the rows as of a version, into the stripe. */
-static int co_read_version(struct stripe *stripe, struct write_extent rows, struct log_position at,
-                           uint32_t sources)
+static int co_read_committed(const struct rewrite *rewrite, struct write_extent rows,
+                             struct stripe *stripe)
 {
     stripe_begin(stripe, rows);
-    stripe->at = at;
-    stripe->sources &= sources;
+    stripe->at = rewrite->committed;
     return co_stripe_fill(stripe, data_set(stripe->mirror));
 }
 
-/* The contents that the rows shall have, into the stripe. *ret_lost: they stay as they are, for the
- * newest version is rotten on too many columns, and no in-sync column lacks it: it may have been
- * acknowledged. */
+/* The data columns of the rows as of a version, into the stripe. */
+static int co_read_version(const struct rewrite *rewrite, struct write_extent rows,
+                           const struct version *version, uint32_t known, struct stripe *stripe)
+{
+    uint32_t data = data_set(stripe->mirror);
+
+    stripe_begin(stripe, rows);
+    stripe->sources &= known;
+    stripe->at = rewrite->committed;
+    if (PLANTED(PARITY_BELOW_COMMITTED) &&
+        co_stripe_fill(stripe, known & data & ~version->touched) < 0)
+        return -EIO;
+    stripe->at = version->position;
+    if (PLANTED(PARITY_AGAIN_GUESSED) && set_count(known) < stripe->mirror->config->data_columns) {
+        if (co_stripe_fill(stripe, known & data) < 0)
+            return -EIO;
+        stripe->at = rewrite->committed;
+        stripe->sources = in_sync_set(stripe->mirror, rows.slab);
+    }
+    return co_stripe_fill(stripe, data);
+}
+
+/* The contents that the rows shall have, into the stripe. They are lost, and stay as they are, if
+ * the newest version is rotten on too many columns, and no in-sync column lacks it: it may have
+ * been acknowledged. */
 static int co_choose(const struct rewrite *rewrite, const struct run *run, struct write_extent rows,
-                     struct stripe *stripe, bool *ret_lost)
+                     struct stripe *stripe, struct choice *ret_choice)
 {
     struct mirror *mirror = rewrite->mirror;
     uint32_t in_sync = in_sync_set(mirror, rows.slab);
 
-    *ret_lost = false;
+    *ret_choice = (struct choice){0};
     for (size_t i = 0; i < run->count; i++) {
         const struct version *version = &run->versions[i];
         uint32_t known = known_columns(mirror, in_sync, version);
@@ -232,33 +268,54 @@ static int co_choose(const struct rewrite *rewrite, const struct run *run, struc
             continue;
         }
         SOMETIMES_IF(known != in_sync, "parity: a version in flight is decoded at a takeover");
-        r = co_read_version(stripe, rows, version->position, known);
-        if (r != -EIO)
+        r = co_read_version(rewrite, rows, version, known, stripe);
+        if (r != -EIO) {
+            ret_choice->version = version;
             return r;
+        }
         if ((in_sync & version->touched & ~version->holders) == 0) {
-            *ret_lost = true;
+            ret_choice->lost = true;
             return 0;
         }
     }
     SOMETIMES("parity: a takeover writes the committed contents again");
-    return co_read_version(stripe, rows, rewrite->committed, in_sync);
+    return co_read_committed(rewrite, rows, stripe);
 }
 
 /* ---- writing again ---- */
 
+/* To every data column that any version touched, and all parity; only mistakes choose fewer. */
+static uint32_t columns_again(const struct mirror *mirror, const struct run *run,
+                              const struct choice *choice)
+{
+    uint32_t data = run->touched & data_set(mirror);
+
+    if (PLANTED(PARITY_AGAIN_DATA))
+        return data;
+    if (PLANTED(PARITY_AGAIN_ITS_OWN) && choice->version)
+        data &= choice->version->touched;
+    if (PLANTED(PARITY_AGAIN_LACKING) && choice->version)
+        return (data | parity_set(mirror)) & ~choice->version->holders;
+    return data | parity_set(mirror);
+}
+
+/* stripe NULL: zeros. */
 static int co_write_again(struct rewrite *rewrite, const struct run *run, struct write_extent rows,
-                          struct stripe *stripe)
+                          const struct choice *choice, struct stripe *stripe)
 {
     struct mirror *mirror = rewrite->mirror;
     uint32_t data_columns = mirror->config->data_columns;
     struct column_write what = {
         .rows = rows,
-        .columns = (run->touched & data_set(mirror)) | parity_set(mirror),
+        .columns = columns_again(mirror, run, choice),
         .flags = RECORD_REWRITE,
     };
-    struct mirror_write *write = co_write_get(mirror);
+    struct mirror_write *write;
     int r;
 
+    if (what.columns == 0) /* never, but by mistake */
+        return 0;
+    write = co_write_get(mirror);
     if (!write)
         return -ECANCELED;
     if (stripe) {
@@ -291,10 +348,10 @@ static void report_lost(struct mirror *mirror, struct write_extent row)
 static int co_rewrite_rows(struct rewrite *rewrite, const struct run *run, struct write_extent rows,
                            struct stripe *stripe)
 {
-    bool lost;
-    int r = co_choose(rewrite, run, rows, stripe, &lost);
+    struct choice choice;
+    int r = co_choose(rewrite, run, rows, stripe, &choice);
 
-    if (rows.count > 1 && (r == -EIO || (r == 0 && lost))) {
+    if (rows.count > 1 && (r == -EIO || (r == 0 && choice.lost))) {
         for (uint32_t i = 0; i < rows.count; i++) { /* perhaps not all of them */
             struct write_extent one = {rows.slab, rows.block + i, 1};
 
@@ -304,8 +361,8 @@ static int co_rewrite_rows(struct rewrite *rewrite, const struct run *run, struc
         }
         return 0;
     }
-    if (r == 0 && !lost)
-        return co_write_again(rewrite, run, rows, stripe);
+    if (r == 0 && !choice.lost)
+        return co_write_again(rewrite, run, rows, &choice, stripe);
     if (r == 0)
         report_lost(rewrite->mirror, rows);
     return r;
@@ -314,9 +371,10 @@ static int co_rewrite_rows(struct rewrite *rewrite, const struct run *run, struc
 static int co_rewrite_run(struct rewrite *rewrite, const struct run *run, struct stripe *stripe)
 {
     struct write_extent left = run->rows;
+    struct choice choice;
 
-    if (become_zeros(rewrite, run))
-        return co_write_again(rewrite, run, run->rows, NULL);
+    if (become_zeros(rewrite, run, &choice))
+        return co_write_again(rewrite, run, run->rows, &choice, NULL);
     while (left.count > 0) {
         struct write_extent rows = left;
         int r;

@@ -151,6 +151,8 @@ static int co_write_locked(const struct piece_write *write, struct mirror_write 
         return -ESTALE;
     if (!all_zeros) {
         stripe_begin(stripe, what.rows);
+        if (PLANTED(PARITY_OLD_FROM_STALE))
+            stripe->sources = BIT(mirror->config->width) - 1;
         r = co_make_parity(write, stripe);
         if (r < 0)
             return r;
@@ -174,7 +176,7 @@ static int co_write_once(const struct piece_write *write, struct stripe *stripe)
 
     if (!slot)
         return -ECANCELED;
-    co_range_lock(&mirror->lock, &slot->hold, PLANTED(WRITE_NO_LOCK) ? (uintptr_t)slot : address,
+    co_range_lock(&mirror->lock, &slot->hold, PLANTED(PARITY_NO_LOCK) ? (uintptr_t)slot : address,
                   write->piece.count, true);
     r = co_write_locked(write, slot, stripe);
     range_unlock(&mirror->lock, &slot->hold);

@@ -456,7 +456,7 @@ static int co_join(struct feed *feed)
     while (feed->up && feed->stale_columns > 0) {
         r = co_wait_for_feed(feed);
         if (r == 0)
-            r = co_feed_tell(feed, true);
+            r = PLANTED(JOIN_NO_MARK) ? 0 : co_feed_tell(feed, true);
         if (mirror->stopped || !feed->up)
             return -ENOTCONN;
         if (r < 0) {

@@ -3,9 +3,9 @@
  * Clients on the owner's node write stamped blocks while machines lose their processes or their
  * power, stand still, are cut off, and disks get slow.
  *
- *   mirror_sim [--seed S] [--runs N] [--data K] [--log] [--transcript]
+ *   mirror_sim [--seed S] [--runs N] [--data K] [--rot] [--log] [--transcript]
  *
- * --data K: parity, K+2, on as many nodes, or one more.
+ * --data K: parity, K+2, on as many nodes, or one more. --rot: mirror_sim_rot.c.
  *
  * One disk of a run may rot, while all copies are whole; and a column may be replaced by a new one.
  *
@@ -64,20 +64,6 @@ static uint64_t some_time(struct cluster *cluster)
 }
 
 static bool is_whole(struct cluster *cluster);
-static void run_for(struct cluster *cluster, uint64_t duration_ns);
-
-/* The row of a block; in a mirror its place in the slab. */
-static uint32_t row_of(const struct cluster *cluster, uint64_t number)
-{
-    return parity_row(cluster->data_columns, (uint32_t)(number % cluster->slab_blocks));
-}
-
-/* The block of another data column in the row of block `number`. */
-static uint64_t block_at(const struct cluster *cluster, uint64_t number, uint32_t column)
-{
-    return number - number % cluster->slab_blocks +
-           parity_block(cluster->data_columns, column, row_of(cluster, number));
-}
 
 /* Flips a bit in the place of a block, on the one disk of this run that rots, while every column is
  * in-sync. */
@@ -261,7 +247,7 @@ static void step(struct cluster *cluster)
     sim_run(cluster->sim, now_ns + STEP_NS, NULL, NULL);
 }
 
-static void run_for(struct cluster *cluster, uint64_t duration_ns)
+void run_for(struct cluster *cluster, uint64_t duration_ns)
 {
     uint64_t until_ns = sim_now_ns(cluster->sim) + duration_ns;
 
@@ -337,16 +323,22 @@ static void begin(struct cluster *cluster)
     }
 }
 
+void await_task(struct cluster *cluster, void (*task)(struct node *owner))
+{
+    cluster->task = task;
+    cluster->task_done = false;
+    for (int i = 0; i < 20000 && !cluster->task_done; i++)
+        step(cluster);
+    check(cluster, cluster->task_done);
+}
+
 static void finish(struct cluster *cluster)
 {
     cluster->clients_stop = true;
     while (cluster->clients_at_work > 0)
         step(cluster);
     await_whole(cluster);
-    cluster->check_wanted = true;
-    for (int i = 0; i < 20000 && !cluster->checked; i++)
-        step(cluster);
-    check(cluster, cluster->checked);
+    await_task(cluster, checker_run);
     for (unsigned i = 1; i <= cluster->node_count; i++)
         sim_crash(cluster->sim, i, SIM_HOST_DIES);
 }
@@ -378,16 +370,21 @@ static void choose_shape(struct cluster *cluster, uint32_t data_columns)
     cluster->request_blocks = 2 * data_columns * PARITY_UNIT_BLOCKS + PARITY_UNIT_BLOCKS;
     cluster->pause_ns = 16 * MS;
     cluster->stride = 1;
+    /* half of the runs meet in a few rows again and again */
+    cluster->used =
+        cluster->seed % 4 < 2 ? cluster->slab_blocks : 2 * data_columns * PARITY_UNIT_BLOCKS;
     if (data_columns == 1) {
         cluster->width = cluster->seed % 3 == 0 ? 2 : 3;
         cluster->node_count = 3;
         cluster->request_blocks = 16;
         cluster->pause_ns = 4 * MS;
         cluster->stride = cluster->seed % 4 < 2 ? 1 : 32;
+        cluster->used = cluster->slab_blocks;
     }
 }
 
-static void run(uint64_t seed, uint32_t data_columns, bool log, bool transcript)
+static void run(uint64_t seed, uint32_t data_columns, void (*play_it)(struct cluster *cluster),
+                bool log, bool transcript)
 {
     struct sim_options options = sim_default_options(seed);
     struct cluster *cluster = calloc(1, sizeof(*cluster));
@@ -401,7 +398,7 @@ static void run(uint64_t seed, uint32_t data_columns, bool log, bool transcript)
     if (transcript)
         sim_set_transcript(cluster->sim, stderr);
     begin(cluster);
-    play(cluster);
+    play_it(cluster);
     finish(cluster);
     printf("seed %llu: %.1f s, %u writes, %u reads, %u unanswered, %u crashes, %u takeovers, %u "
            "stale, %u in-sync, %u rewritten, %u moved, %u replaced, %u rotten, %u healed, %u lost, "
@@ -421,10 +418,14 @@ static void run(uint64_t seed, uint32_t data_columns, bool log, bool transcript)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"seed", required_argument, NULL, 's'}, {"runs", required_argument, NULL, 'r'},
-        {"data", required_argument, NULL, 'd'}, {"log", no_argument, NULL, 'l'},
-        {"transcript", no_argument, NULL, 't'}, {0}};
+    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
+                                            {"runs", required_argument, NULL, 'r'},
+                                            {"data", required_argument, NULL, 'd'},
+                                            {"log", no_argument, NULL, 'l'},
+                                            {"transcript", no_argument, NULL, 't'},
+                                            {"rot", no_argument, NULL, 'o'},
+                                            {0}};
+    void (*play_it)(struct cluster * cluster) = play;
     uint64_t seed = 1, runs = 1, data_columns = 1;
     bool transcript = false, log = false;
     int option;
@@ -440,6 +441,9 @@ int main(int argc, char **argv)
         case 'd':
             data_columns = strtoull(optarg, NULL, 0);
             break;
+        case 'o':
+            play_it = play_rot;
+            break;
         case 'l':
             log = true;
             break;
@@ -447,8 +451,8 @@ int main(int argc, char **argv)
             transcript = true;
             break;
         default:
-            fprintf(stderr, "usage: mirror_sim [--seed S] [--runs N] [--data K] [--log] "
-                            "[--transcript]\n");
+            fprintf(stderr, "usage: mirror_sim [--seed S] [--runs N] [--data K] [--rot] "
+                            "[--log] [--transcript]\n");
             return 2;
         }
     }
@@ -456,7 +460,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "mirror_sim: --data takes 1 to %d\n", DATA_COLUMNS_MAX);
         return 2;
     }
+    if (play_it == play_rot && data_columns == 1) {
+        fprintf(stderr, "mirror_sim: --rot is of parity, it needs --data\n");
+        return 2;
+    }
     for (uint64_t i = 0; i < runs; i++)
-        run(seed + i, (uint32_t)data_columns, log, transcript);
+        run(seed + i, (uint32_t)data_columns, play_it, log, transcript);
     return 0;
 }

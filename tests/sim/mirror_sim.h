@@ -1,5 +1,6 @@
-/* What the files of mirror_sim share: mirror_sim.c (faults, runs), mirror_sim_database.c,
- * mirror_sim_node.c (a node's process), mirror_sim_clients.c (requests, and what they may show). */
+/* What the files of mirror_sim share: mirror_sim.c (faults, runs), mirror_sim_rot.c (runs of
+ * --rot), mirror_sim_database.c, mirror_sim_node.c (a node's process), mirror_sim_clients.c
+ * (requests, and what they may show). */
 #ifndef S2D_TESTS_MIRROR_SIM_H
 #define S2D_TESTS_MIRROR_SIM_H
 
@@ -77,6 +78,7 @@ struct node {
     bool zombie;    /* does not mind its lease: the stores must hold it off (I4) */
     bool hand_over; /* the ownership is wanted elsewhere */
     bool disk_fails;
+    bool destage_wanted; /* all of it, now */
     struct disk_geometry geometry;
 };
 
@@ -99,6 +101,7 @@ struct cluster {
     uint64_t block_count;
     uint64_t pause_ns; /* of a client between two requests, at most */
     uint32_t stride;   /* clients use one block in so many */
+    uint32_t used;     /* of each slab, the first so many blocks */
     bool show_log;
     unsigned node_count;
     struct node nodes[NODES_MAX + 1]; /* from 1 */
@@ -114,7 +117,9 @@ struct cluster {
     uint64_t version;
     bool clients_stop;
     unsigned clients_at_work;
-    bool check_wanted, checked;
+    void (*task)(struct node *owner); /* that the owner shall do, in a coroutine; NULL: none */
+    bool task_done;
+    struct mirror_scrub scrub; /* what the last one found */
     struct {
         unsigned reads, writes, unanswered, takeovers, stale, in_sync, crashes, rewritten, healed,
             rotten, lost, replaced, handed_over;
@@ -145,17 +150,40 @@ void propose(struct node *node, struct command command);
 /* What the leader does between two steps. */
 void lead(struct cluster *cluster);
 
+/* ---- a run ---- */
+
+void run_for(struct cluster *cluster, uint64_t duration_ns);
+/* Has the owner do it, and waits. */
+void await_task(struct cluster *cluster, void (*task)(struct node *owner));
+void play_rot(struct cluster *cluster);
+
 /* ---- a node ---- */
 
 void node_main(struct io *io, void *node);
 struct column_store *node_column(void *node, uint64_t number, uint64_t disk);
 void node_end_mirror(struct node *node);
 
+/* The row of a block; in a mirror its place in the slab. */
+static inline uint32_t row_of(const struct cluster *cluster, uint64_t number)
+{
+    return parity_row(cluster->data_columns, (uint32_t)(number % cluster->slab_blocks));
+}
+
+/* The block of another data column in the row of block `number`. */
+static inline uint64_t block_at(const struct cluster *cluster, uint64_t number, uint32_t column)
+{
+    return number - number % cluster->slab_blocks +
+           parity_block(cluster->data_columns, column, row_of(cluster, number));
+}
+
 /* ---- clients ---- */
 
 void client_run(void *node);
+void checker_run(struct node *node); /* the last look: reads all, encodes all rows again */
+void filler_run(struct node *node);  /* writes every block */
+void scrub_run(struct node *node);
 void peeker_run(void *node);    /* reads what others are just writing */
-void watcher_run(void *node);   /* the last look; planned moves */
+void watcher_run(void *node);   /* does what the run asks for: tasks, planned moves */
 void inspector_run(void *node); /* looks into its own store */
 
 #endif

@@ -1,7 +1,9 @@
 /* Clients, and what a block may show them. */
 #include "tests/sim/mirror_sim.h"
 
+#include "cache-tier/store.h"
 #include "resiliency/erasure.h"
+#include "s2d/base/log.h"
 
 /* ---- clients ---- */
 
@@ -62,9 +64,17 @@ static void wrote(struct cluster *cluster, uint64_t number, struct value value, 
     block->maybe[block->maybe_count++] = value;
 }
 
-static bool take_blocks(struct cluster *cluster, uint64_t *ret_block, uint32_t *ret_count)
+static uint64_t draw_block(struct cluster *cluster)
 {
     uint64_t block = draw(cluster, cluster->block_count / cluster->stride) * cluster->stride;
+    uint64_t place = block % cluster->slab_blocks;
+
+    return block - place + place % cluster->used;
+}
+
+static bool take_blocks(struct cluster *cluster, uint64_t *ret_block, uint32_t *ret_count)
+{
+    uint64_t block = draw_block(cluster);
     uint32_t count =
         draw(cluster, 4) == 0 ? 1 + (uint32_t)draw(cluster, cluster->request_blocks) : 1;
 
@@ -111,10 +121,11 @@ static void co_client_read(struct node *node, char *buffer, uint64_t block, uint
     cluster->count.reads += r == 0;
 }
 
-static void co_client_write(struct node *node, char *buffer, uint64_t block, uint32_t count)
+static void co_client_write(struct node *node, char *buffer, uint64_t block, uint32_t count,
+                            bool zero)
 {
     struct cluster *cluster = node->cluster;
-    struct value value = {.version = ++cluster->version, .zero = draw(cluster, 8) == 0};
+    struct value value = {.version = ++cluster->version, .zero = zero};
     uint64_t offset = block * BLOCK_SIZE, length = (uint64_t)count * BLOCK_SIZE;
     struct vdisk *vdisk = mirror_vdisk(node->mirror);
     int r;
@@ -151,7 +162,7 @@ void client_run(void *arg)
         if (draw(cluster, 3) == 0)
             co_client_read(node, buffer, block, count);
         else
-            co_client_write(node, buffer, block, count);
+            co_client_write(node, buffer, block, count, draw(cluster, 8) == 0);
         cluster->clients_at_work--;
         for (uint32_t i = 0; i < count; i++)
             cluster->blocks[block + i].busy = false;
@@ -185,11 +196,13 @@ void peeker_run(void *arg)
     char *buffer = co_buffer_get(node->client_buffers, BLOCK_SIZE);
 
     while (!node->stopping && co_sleep_ns(draw(cluster, 2 * MS)) == 0) {
-        uint64_t number = draw(cluster, cluster->block_count);
+        uint64_t number = draw_block(cluster);
         struct block before;
 
         for (int i = 0; i < 64 && cluster->blocks[number].writing.version == 0; i++)
-            number = draw(cluster, cluster->block_count);
+            number = draw_block(cluster);
+        if (cluster->data_columns > 1 && draw(cluster, 2) == 0) /* beside it in its row */
+            number = block_at(cluster, number, (uint32_t)draw(cluster, cluster->data_columns));
         if (cluster->clients_stop || !node->mirror)
             continue;
         before = cluster->blocks[number];
@@ -320,7 +333,7 @@ static void co_check_row(struct node *node, uint64_t number)
     buffer_put(node->client_buffers, memory, bytes);
 }
 
-static void checker_run(struct node *node)
+void checker_run(struct node *node)
 {
     struct cluster *cluster = node->cluster;
     char *first = co_buffer_get(node->client_buffers, BLOCK_SIZE);
@@ -345,7 +358,32 @@ static void checker_run(struct node *node)
     }
     buffer_put(node->client_buffers, first, BLOCK_SIZE);
     buffer_put(node->client_buffers, other, BLOCK_SIZE);
-    cluster->checked = true;
+}
+
+void filler_run(struct node *node)
+{
+    struct cluster *cluster = node->cluster;
+    size_t bytes = cluster->request_blocks * BLOCK_SIZE;
+    char *buffer = co_buffer_get(node->client_buffers, bytes);
+
+    for (uint64_t block = 0; block < cluster->block_count; block += cluster->request_blocks)
+        co_client_write(node, buffer, block,
+                        (uint32_t)MIN(cluster->request_blocks, cluster->block_count - block),
+                        false);
+    buffer_put(node->client_buffers, buffer, bytes);
+}
+
+static void scrub_says(void *node, const char *line)
+{
+    struct node *owner = node;
+
+    log_debug(owner->io, "scrub", line, "seed=%llu", (unsigned long long)owner->cluster->seed);
+}
+
+void scrub_run(struct node *node)
+{
+    check(node->cluster,
+          co_mirror_scrub(node->mirror, scrub_says, node, &node->cluster->scrub) == 0);
 }
 
 /* Moves the ownership away in an orderly fashion. */
@@ -366,9 +404,13 @@ void watcher_run(void *arg)
     while (!node->stopping && co_sleep_ns(10 * MS) == 0) {
         if (node->hand_over)
             co_hand_over(node);
-        if (!cluster->check_wanted || !node->mirror)
+        if (node->destage_wanted) {
+            check(cluster, co_store_checkpoint(node->store) == 0);
+            node->destage_wanted = false;
+        }
+        if (!cluster->task || !node->mirror)
             continue;
-        cluster->check_wanted = false;
-        checker_run(node);
+        take_ptr(cluster->task)(node);
+        cluster->task_done = true;
     }
 }
