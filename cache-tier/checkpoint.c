@@ -125,13 +125,15 @@ int co_checkpoint_transfer(struct checkpoint *work, enum transfer_kind kind,
                            struct transfer *transfers, size_t count)
 {
     struct store *store = work->store;
+    /* what is read is the log, what is written goes to its place */
+    struct io_file *file = kind == TRANSFER_READ ? store->log_region.file : disk_file(store->disk);
 
     while (count > 0) {
         uint64_t start_ns = io_now_ns(store->io), rest_ns;
         size_t wave = wave_length(transfers, count);
         int r;
 
-        r = co_transfer(disk_file(store->disk), kind, transfers, wave, WAVE_TRANSFERS);
+        r = co_transfer(file, kind, transfers, wave, WAVE_TRANSFERS);
         if (r < 0)
             return r;
         transfers += wave;

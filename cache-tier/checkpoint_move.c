@@ -88,7 +88,7 @@ static int co_move_record(struct checkpoint *work, struct pending *pending)
     move.control.item.data = work->window;
     move.control.item.data_blocks = blocks;
     if (blocks > 0) {
-        r = co_io_read(disk_file(store->disk), work->window, (size_t)blocks * BLOCK_SIZE,
+        r = co_io_read(store->log_region.file, work->window, (size_t)blocks * BLOCK_SIZE,
                        log_block_offset(store->log, pending->ring_block));
         if (r < 0)
             return r;

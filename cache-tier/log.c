@@ -27,9 +27,8 @@ struct batch {
 };
 
 struct log {
-    struct disk *disk;
+    struct log_region region;
     struct io *io;
-    struct disk_geometry geometry;
     uint64_t ring_blocks;
     uint32_t gather_blocks_max;
     uint32_t reserve_blocks;
@@ -90,7 +89,7 @@ uint64_t log_last_sequence(const struct log *log)
 uint64_t log_block_offset(const struct log *log, uint32_t block)
 {
     assert(block < log->ring_blocks);
-    return log->geometry.log_offset + (LOG_ANCHOR_BLOCKS + (uint64_t)block) * BLOCK_SIZE;
+    return log->region.offset + (LOG_ANCHOR_BLOCKS + (uint64_t)block) * BLOCK_SIZE;
 }
 
 int log_error(const struct log *log)
@@ -168,9 +167,8 @@ int log_anchor_check(const struct log_anchor *anchor, const uint8_t log_uuid[16]
     return 0;
 }
 
-int co_log_write_anchors(struct disk *disk, const struct log_start *start)
+int co_log_write_anchors(const struct log_region *region, const struct log_start *start)
 {
-    const struct disk_geometry *geometry = disk_geometry(disk);
     cleanup(freep) struct log_anchor *anchor = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
 
     if (!anchor)
@@ -179,7 +177,7 @@ int co_log_write_anchors(struct disk *disk, const struct log_start *start)
         int r;
 
         memset(anchor, 0, sizeof(*anchor));
-        memcpy(anchor->log_uuid, geometry->log_uuid.bytes, sizeof(anchor->log_uuid));
+        memcpy(anchor->log_uuid, region->uuid, sizeof(anchor->log_uuid));
         anchor->generation = start->anchor_generation;
         anchor->tail_position = start->tail_position;
         anchor->tail_sequence = start->tail_sequence;
@@ -190,8 +188,8 @@ int co_log_write_anchors(struct disk *disk, const struct log_start *start)
         anchor->incarnation = start->incarnation;
         anchor->copy = copy;
         log_anchor_finish(anchor);
-        r = co_io_write(disk_file(disk), anchor, BLOCK_SIZE,
-                        geometry->log_offset + (uint64_t)copy * BLOCK_SIZE, IO_WRITE_DSYNC);
+        r = co_io_write(region->file, anchor, BLOCK_SIZE,
+                        region->offset + (uint64_t)copy * BLOCK_SIZE, IO_WRITE_DSYNC);
         if (r < 0)
             return r;
     }
@@ -378,7 +376,7 @@ static void header_fill(struct log *log, struct log_batch_header *header)
 {
     header->magic = LOG_BATCH_MAGIC;
     header->version = LOG_FORMAT_VERSION;
-    memcpy(header->log_uuid, log->geometry.log_uuid.bytes, sizeof(header->log_uuid));
+    memcpy(header->log_uuid, log->region.uuid, sizeof(header->log_uuid));
     header->sequence = log->next_sequence;
     header->position = log->next_position;
     header->durable_through = log->next_sequence - 1;
@@ -396,7 +394,7 @@ static void batch_write(struct log *log, struct batch *batch)
     log->next_sequence++;
     log->flight = batch;
     log->left_ns = io_clock_ns(log->io);
-    io_file_writev(disk_file(log->disk), &log->write_op, batch->iov, batch->iov_count,
+    io_file_writev(log->region.file, &log->write_op, batch->iov, batch->iov_count,
                    log_block_offset(log, log_block_of(log, batch->position)),
                    PLANTED(LOG_NOT_SYNCED) ? 0 : IO_WRITE_DSYNC);
 }
@@ -611,7 +609,7 @@ int co_log_move_tail(struct log *log, const struct log_cut *cut)
 
     assert(cut->position >= log->tail_position);
     assert(cut->position <= log->durable_head);
-    r = co_log_write_anchors(log->disk, &start);
+    r = co_log_write_anchors(&log->region, &start);
     if (r < 0)
         return r;
     log->anchor_generation = start.anchor_generation;
@@ -653,16 +651,41 @@ void log_set_start(struct log *log, const struct log_start *start)
     log->incarnation = start->incarnation;
 }
 
-int log_new(struct disk *disk, const struct log_start *start, struct log **ret_log)
+struct log_region log_region_of(struct disk *disk, struct disk *device)
+{
+    const struct disk_log *at = disk_log(disk);
+    struct log_region region = {.io = disk_io(disk),
+                                .file = disk_file(device ? device : disk),
+                                .offset = at->offset,
+                                .bytes = at->bytes,
+                                .begun = at->begun};
+
+    memcpy(region.uuid, at->uuid.bytes, sizeof(region.uuid));
+    return region;
+}
+
+int co_log_format(const struct log_region *region)
+{
+    struct log_start start = {
+        .tail_sequence = 1, .head_sequence = 1, .anchor_generation = 1, .incarnation = 1};
+
+    return co_log_write_anchors(region, &start);
+}
+
+const struct log_region *log_region(const struct log *log)
+{
+    return &log->region;
+}
+
+int log_new(const struct log_region *region, const struct log_start *start, struct log **ret_log)
 {
     cleanup(log_freep) struct log *log = calloc(1, sizeof(*log));
 
     if (!log)
         return -ENOMEM;
-    log->disk = disk;
-    log->io = disk_io(disk);
-    log->geometry = *disk_geometry(disk);
-    log->ring_blocks = log->geometry.log_bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS;
+    log->region = *region;
+    log->io = region->io;
+    log->ring_blocks = log_region_blocks(region);
     log->gather_blocks_max = MIN(GATHER_BLOCKS_MAX, log->ring_blocks / 16);
     log->reserve_blocks = log->ring_blocks / RESERVE_FRACTION;
     log_set_start(log, start);

@@ -16,7 +16,25 @@
 
 struct disk;
 struct histogram; /* s2d/base/metrics.h */
+struct io;
+struct io_file;
 struct log;
+
+/* Where a log is: a region of its disk, or of a cache disk. */
+struct log_region {
+    struct io *io;
+    struct io_file *file; /* borrowed, outlives the log */
+    uint64_t offset, bytes;
+    uint8_t uuid[16]; /* of this life of the log: in every header */
+    bool begun;       /* by co_log_format(): without anchors it is lost; else it may be all zeros */
+};
+/* The region that the disk's superblock names. device: the disk that it lies on; NULL: the disk
+ * itself. */
+struct log_region log_region_of(struct disk *disk, struct disk *device);
+static inline uint64_t log_region_blocks(const struct log_region *region) /* of the ring */
+{
+    return region->bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS;
+}
 
 enum log_class {
     LOG_NORMAL,
@@ -71,7 +89,8 @@ struct log_start {
     uint32_t incarnation; /* of this open; the anchors say so already */
 };
 /* start: copied. Batch lengths between tail and head are then given by log_note_batch(). */
-must_check int log_new(struct disk *disk, const struct log_start *start, struct log **ret_log);
+must_check int log_new(const struct log_region *region, const struct log_start *start,
+                       struct log **ret_log);
 /* Begins again elsewhere; nothing was appended yet. */
 void log_set_start(struct log *log, const struct log_start *start);
 void log_free(struct log *log); /* idle; NULL is fine */
@@ -103,7 +122,8 @@ static inline uint32_t log_block_of(const struct log *log, uint64_t position)
 {
     return position % log_ring_blocks(log);
 }
-/* Offset on the disk of a ring block. */
+const struct log_region *log_region(const struct log *log);
+/* Offset of a ring block in the region's file. */
 uint64_t log_block_offset(const struct log *log, uint32_t block);
 
 /* Walking whole batches from the tail: the length of the durable batch at a position (a boundary).
@@ -134,7 +154,10 @@ struct log_figures log_figures(const struct log *log);
 void log_anchor_finish(struct log_anchor *anchor);
 must_check int log_anchor_check(const struct log_anchor *anchor, const uint8_t log_uuid[16],
                                 unsigned copy); /* 0, -EBADMSG */
-must_check int co_log_write_anchors(struct disk *disk, const struct log_start *start);
+must_check int co_log_write_anchors(const struct log_region *region, const struct log_start *start);
+/* Begins a new life of a log in a region: nothing that lies there counts. Returns 0, -EIO,
+ * -ENOMEM, -ECANCELED. */
+must_check int co_log_format(const struct log_region *region);
 uint32_t log_header_crc(const struct log_batch_header *header); /* header_bytes must be sane */
 
 #endif

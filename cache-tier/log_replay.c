@@ -15,8 +15,7 @@
 #define LARGE_BATCH_BLOCKS 64
 
 struct reader {
-    struct disk *disk;
-    struct disk_geometry geometry;
+    struct log_region region;
     uint64_t ring_blocks;
     uint8_t *window; /* WINDOW_BLOCKS + LOG_BATCH_BLOCKS_MAX blocks */
     uint64_t window_position;
@@ -156,7 +155,7 @@ bool log_batch_data_sound(const struct log_batch_header *header, const uint8_t *
 static int co_read_singly(struct reader *reader, uint8_t *to, uint64_t offset, uint32_t blocks)
 {
     for (uint32_t i = 0; i < blocks; i++) {
-        int r = co_io_read(disk_file(reader->disk), to + (size_t)i * BLOCK_SIZE, BLOCK_SIZE,
+        int r = co_io_read(reader->region.file, to + (size_t)i * BLOCK_SIZE, BLOCK_SIZE,
                            offset + (uint64_t)i * BLOCK_SIZE);
 
         if (r == -ECANCELED)
@@ -173,13 +172,12 @@ static int co_window(struct reader *reader, uint64_t position, uint32_t blocks,
 {
     uint64_t ring_block = position % reader->ring_blocks;
     uint32_t count = MIN(MAX(blocks, reader->read_ahead), reader->ring_blocks - ring_block);
-    uint64_t offset = reader->geometry.log_offset + (LOG_ANCHOR_BLOCKS + ring_block) * BLOCK_SIZE;
+    uint64_t offset = reader->region.offset + (LOG_ANCHOR_BLOCKS + ring_block) * BLOCK_SIZE;
 
     assert(blocks <= count);
     if (position < reader->window_position ||
         position + blocks > reader->window_position + reader->window_blocks) {
-        int r =
-            co_io_read(disk_file(reader->disk), reader->window, (size_t)count * BLOCK_SIZE, offset);
+        int r = co_io_read(reader->region.file, reader->window, (size_t)count * BLOCK_SIZE, offset);
 
         if (r < 0 && r != -ECANCELED)
             r = co_read_singly(reader, reader->window, offset, count);
@@ -207,8 +205,8 @@ static int co_read_header(struct reader *reader, uint64_t position,
         if (r < 0)
             return r;
         header = (const struct log_batch_header *)data;
-        r = log_header_check(header, (size_t)blocks * BLOCK_SIZE, reader->geometry.log_uuid.bytes,
-                             position, reader->ring_blocks);
+        r = log_header_check(header, (size_t)blocks * BLOCK_SIZE, reader->region.uuid, position,
+                             reader->ring_blocks);
         if (r == -EAGAIN) {
             blocks = header->header_blocks;
             continue;
@@ -278,11 +276,11 @@ static int co_find_tail(struct reader *reader, struct log_start *start)
 
     if (!anchors)
         return -ENOMEM;
-    r = co_read_singly(reader, (uint8_t *)anchors, reader->geometry.log_offset, LOG_ANCHOR_BLOCKS);
+    r = co_read_singly(reader, (uint8_t *)anchors, reader->region.offset, LOG_ANCHOR_BLOCKS);
     if (r < 0)
         return r;
     for (unsigned copy = 0; copy < LOG_ANCHOR_BLOCKS; copy++) {
-        if (log_anchor_check(&anchors[copy], reader->geometry.log_uuid.bytes, copy) == 0 &&
+        if (log_anchor_check(&anchors[copy], reader->region.uuid, copy) == 0 &&
             (!best || anchors[copy].generation > best->generation))
             best = &anchors[copy];
     }
@@ -300,7 +298,8 @@ static int co_find_tail(struct reader *reader, struct log_start *start)
     r = co_window(reader, 0, 1, &first);
     if (r < 0)
         return r;
-    if (all_zero(anchors, LOG_ANCHOR_BLOCKS * BLOCK_SIZE) && all_zero(first, BLOCK_SIZE)) {
+    if (!reader->region.begun && all_zero(anchors, LOG_ANCHOR_BLOCKS * BLOCK_SIZE) &&
+        all_zero(first, BLOCK_SIZE)) {
         start->tail_sequence = start->head_sequence = 1; /* as it was claimed: never written */
         return 0;
     }
@@ -476,15 +475,14 @@ static int co_replay(struct reader *reader, struct chain *chain, bool recent)
     found->start.incarnation =
         MAX(MAX(found->start.incarnation, chain->incarnation), chain->incarnation_seen) + 1;
     found->start.anchor_generation++;
-    return co_log_write_anchors(reader->disk, &found->start);
+    return co_log_write_anchors(&reader->region, &found->start);
 }
 
-static int co_replay_from(struct disk *disk, const struct log_replay_ops *ops, void *arg,
-                          bool recent, struct log_found *ret_found)
+static int co_replay_from(const struct log_region *region, const struct log_replay_ops *ops,
+                          void *arg, bool recent, struct log_found *ret_found)
 {
     struct log_found found = {0};
-    struct reader reader = {
-        .disk = disk, .geometry = *disk_geometry(disk), .read_ahead = WINDOW_BLOCKS};
+    struct reader reader = {.region = *region, .read_ahead = WINDOW_BLOCKS};
     cleanup(freep) uint8_t *window =
         aligned_alloc(BLOCK_SIZE, (size_t)LOG_BATCH_BLOCKS_MAX * BLOCK_SIZE);
     cleanup(freep) struct log_batch_header *last =
@@ -496,7 +494,7 @@ static int co_replay_from(struct disk *disk, const struct log_replay_ops *ops, v
     if (!window || !last)
         return -ENOMEM;
     memset(last, 0, sizeof(*last));
-    reader.ring_blocks = reader.geometry.log_bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS;
+    reader.ring_blocks = log_region_blocks(region);
     reader.window = window;
     r = co_replay(&reader, &chain, recent);
     if (r == 0)
@@ -504,14 +502,14 @@ static int co_replay_from(struct disk *disk, const struct log_replay_ops *ops, v
     return r;
 }
 
-int co_log_replay(struct disk *disk, const struct log_replay_ops *ops, void *arg,
+int co_log_replay(const struct log_region *region, const struct log_replay_ops *ops, void *arg,
                   struct log_found *ret_found)
 {
-    return co_replay_from(disk, ops, arg, false, ret_found);
+    return co_replay_from(region, ops, arg, false, ret_found);
 }
 
-int co_log_replay_recent(struct disk *disk, const struct log_replay_ops *ops, void *arg,
-                         struct log_found *ret_found)
+int co_log_replay_recent(const struct log_region *region, const struct log_replay_ops *ops,
+                         void *arg, struct log_found *ret_found)
 {
-    return co_replay_from(disk, ops, arg, true, ret_found);
+    return co_replay_from(region, ops, arg, true, ret_found);
 }

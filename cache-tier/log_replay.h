@@ -33,11 +33,12 @@ struct log_found {
 
 /* Returns 0, -EBADMSG (no anchor and no batch can be made out), -EIO (the medium refuses even
  * anchors), -ENOMEM, -ECANCELED. */
-must_check int co_log_replay(struct disk *disk, const struct log_replay_ops *ops, void *arg,
-                             struct log_found *ret_found);
+must_check int co_log_replay(const struct log_region *region, const struct log_replay_ops *ops,
+                             void *arg, struct log_found *ret_found);
 
 /* Only what came after the last checkpoint ended; touches nothing on the disk. Returns as above. */
-must_check int co_log_replay_recent(struct disk *disk, const struct log_replay_ops *ops, void *arg,
+must_check int co_log_replay_recent(const struct log_region *region,
+                                    const struct log_replay_ops *ops, void *arg,
                                     struct log_found *ret_found);
 
 /* The records of a batch in memory, for fuzzing as well: calls fn for each; false: malformed, and

@@ -239,6 +239,7 @@ static int store_new(struct io *io, struct disk *disk, const struct store_option
     store->io = io;
     store->disk = disk;
     store->geometry = *disk_geometry(disk);
+    store->log_region = log_region_of(disk, options->log_device);
     store->extent_shift = __builtin_ctz(store->geometry.extent_blocks);
     store->metrics = options->metrics;
     store->name = strdup(options->name ? options->name : disk_path(disk));
@@ -249,7 +250,7 @@ static int store_new(struct io *io, struct disk *disk, const struct store_option
         list_init(&store->extents[i].zeros);
 
     overlay = (struct overlay_options){
-        .ring_blocks = store->geometry.log_bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS,
+        .ring_blocks = log_region_blocks(&store->log_region),
         .extent_count = store->geometry.extent_count,
         .extent_blocks = store->geometry.extent_blocks,
     };

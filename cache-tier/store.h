@@ -108,6 +108,8 @@ struct store_options {
         page_cache_pages;    /* checksum pages of 4 KiB kept in RAM, 2 MiB of data each; 0: 4096 */
     struct metrics *metrics; /* may be NULL */
     const char *name;        /* for metrics and logs: the disk's */
+    struct disk *log_device; /* the cache disk that disk_log() names; NULL: the log is on the disk
+                                itself. Borrowed, outlives the store */
 };
 
 /* What was found at the start that the cluster must hear of. */

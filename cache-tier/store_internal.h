@@ -57,7 +57,8 @@ struct store {
     uint32_t extent_shift;
     char *name;
     struct store_health health;
-    struct log *log; /* NULL until replay is over */
+    struct log_region log_region; /* where the log is: on the disk, or on a cache disk */
+    struct log *log;              /* NULL until replay is over */
     struct overlay *overlay;
     struct extent_table *table;
     struct page_cache *pages;

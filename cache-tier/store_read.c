@@ -252,8 +252,10 @@ static uint64_t source_offset(const struct view *view, uint32_t i)
 
 static struct io_file *source_file(const struct view *view, uint32_t i)
 {
-    return view->blocks[i].source == LOOKUP_CACHE ? read_cache_file(view->cache)
-                                                  : disk_file(view->store->disk);
+    if (view->blocks[i].source == LOOKUP_CACHE)
+        return read_cache_file(view->cache);
+    return view->blocks[i].source == LOOKUP_LOG ? view->store->log_region.file
+                                                : disk_file(view->store->disk);
 }
 
 /* How many blocks from i on lie side by side on one device. */

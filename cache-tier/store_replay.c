@@ -74,9 +74,9 @@ static bool target_sane(const struct disk_geometry *geometry, uint64_t target)
 static int co_place_piece(struct store *store, const struct image *images, size_t count,
                           uint8_t *buffer)
 {
-    uint64_t ring = store->geometry.log_bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS;
-    uint64_t first = store->geometry.log_offset + LOG_ANCHOR_BLOCKS * BLOCK_SIZE;
-    struct io_file *file = disk_file(store->disk);
+    const struct log_region *region = &store->log_region;
+    uint64_t ring = log_region_blocks(region);
+    uint64_t first = region->offset + LOG_ANCHOR_BLOCKS * BLOCK_SIZE;
     cleanup(freep) struct transfer *transfers = calloc(count, sizeof(*transfers));
     cleanup(freep) struct iovec *iov = calloc(count, sizeof(*iov));
     int r;
@@ -89,12 +89,13 @@ static int co_place_piece(struct store *store, const struct image *images, size_
                                          .iov_count = 1,
                                          .offset = first + images[i].position % ring * BLOCK_SIZE};
     }
-    r = co_transfer(file, TRANSFER_READ, transfers, count, TRANSFER_DEPTH_MAX);
+    r = co_transfer(region->file, TRANSFER_READ, transfers, count, TRANSFER_DEPTH_MAX);
     if (r < 0)
         return r;
     for (size_t i = 0; i < count; i++)
         transfers[i].offset = images[i].target * BLOCK_SIZE;
-    return co_transfer(file, TRANSFER_WRITE, transfers, count, TRANSFER_DEPTH_MAX);
+    return co_transfer(disk_file(store->disk), TRANSFER_WRITE, transfers, count,
+                       TRANSFER_DEPTH_MAX);
 }
 
 /* Puts the newest image of each target in its place. */
@@ -129,7 +130,7 @@ static int co_replay_images(struct store *store)
     static const struct log_replay_ops ops = {.record = note_image, .batch = ignore_batch};
     struct images images = {0};
     struct log_found found;
-    int r = co_log_replay_recent(store->disk, &ops, &images, &found);
+    int r = co_log_replay_recent(&store->log_region, &ops, &images, &found);
 
     if (r == 0 && images.no_memory)
         r = -ENOMEM;
@@ -326,7 +327,7 @@ static int co_read_compares(struct replay *replay)
         if (!compare->present ||
             extent_table_row(store->table, i)->generation != compare->generation)
             continue;
-        r = co_io_read(disk_file(store->disk), data, blocks * BLOCK_SIZE,
+        r = co_io_read(store->log_region.file, data, blocks * BLOCK_SIZE,
                        log_block_offset(store->log, log_block_of(store->log, compare->position)));
         if (r == -ECANCELED)
             return r;
@@ -421,10 +422,10 @@ static int co_replay_records(struct store *store, struct replay *replay)
     int r;
 
     /* store_apply() wants a log to ask where blocks are: one that has no place yet */
-    r = log_new(store->disk, &nowhere, &store->log);
+    r = log_new(&store->log_region, &nowhere, &store->log);
     if (r < 0)
         return r;
-    r = co_log_replay(store->disk, &ops, replay, &found);
+    r = co_log_replay(&store->log_region, &ops, replay, &found);
     if (r < 0)
         return r;
     if (replay->no_memory)

@@ -1,20 +1,10 @@
 #include <stdio.h>
 
-#include "pool/disk.h"
-#include "pool/disk_format.h"
-#include "pool/superblock.h"
+#include "pool/disk_internal.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
 
 #define LOCK_POLL_NS (50 * MS)
-
-struct disk {
-    struct io *io;
-    struct io_file *file;
-    char *path;
-    struct disk_identity identity;
-    struct disk_geometry geometry;
-};
 
 const char *disk_role_name(enum disk_role role)
 {
@@ -81,7 +71,7 @@ static uint64_t log_bytes_default(uint64_t size_bytes)
 {
     uint64_t quarter = ALIGN_DOWN(size_bytes / 4, MIB);
 
-    return MAX(256 * MIB, MIN(quarter, 16 * GIB));
+    return MAX(256 * MIB, MIN(quarter, DISK_LOG_BYTES_MAX));
 }
 
 /* Places the regions for a number of extents; returns where the last one ends. */
@@ -224,6 +214,15 @@ static int disk_fill(struct disk *disk, const struct superblock *superblock,
                  (unsigned long long)io_file_info(disk->file)->size_bytes);
         return -EBADMSG;
     }
+    r = superblock->role == DISK_CACHE
+            ? superblock_cache_regions(superblock, disk->regions, &disk->region_count)
+            : superblock_log(superblock, &disk->log);
+    if (r < 0) {
+        disk_say(message, "what the superblock of %s says of its log makes no sense: replace it",
+                 disk->path);
+        return r;
+    }
+    *disk->superblock = *superblock;
     memcpy(disk->identity.cluster.bytes, superblock->cluster, 16);
     memcpy(disk->identity.uuid.bytes, superblock->disk, 16);
     disk->identity.disk_id = superblock->disk_id;
@@ -240,8 +239,9 @@ static int disk_new(struct io *io, const char *path, struct disk **ret_disk)
         return -ENOMEM;
     disk->io = io;
     disk->path = strdup(path);
-    if (!disk->path) {
-        free(disk);
+    disk->superblock = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    if (!disk->path || !disk->superblock) {
+        disk_close(disk);
         return -ENOMEM;
     }
     *ret_disk = disk;
@@ -315,6 +315,7 @@ void disk_close(struct disk *disk)
     if (!disk)
         return;
     io_file_close(disk->file);
+    free(disk->superblock);
     free(disk->path);
     free(disk);
 }

@@ -35,6 +35,7 @@ struct disk_message {
 #define DISK_EXTENT_BYTES_MIN MIB
 #define DISK_EXTENT_BYTES_MAX (256 * MIB)
 #define DISK_LOG_BYTES_MIN (4 * MIB) /* asked for by name (tests); what is chosen is larger */
+#define DISK_LOG_BYTES_MAX (16 * GIB)
 #define DISK_LOCK_WAIT_NS (10 * SEC)
 
 struct disk_claim {
@@ -43,7 +44,9 @@ struct disk_claim {
     enum disk_role role;
     enum disk_media media;
     uint64_t extent_bytes; /* power of two; 0: DISK_EXTENT_BYTES_DEFAULT */
-    uint64_t log_bytes;    /* 0: a quarter of the disk, 256 MiB to 16 GiB */
+    /* Capacity: its own log; 0: a quarter of the disk, 256 MiB to 16 GiB. Cache: each log on it; 0:
+     * a sixteenth of the disk, up to 16 GiB. */
+    uint64_t log_bytes;
 };
 
 /* Formats the disk. Its log region is written with zeros once (unwritten blocks of a file cost
@@ -98,7 +101,8 @@ const char *disk_path(const struct disk *disk);
 struct io *disk_io(const struct disk *disk);
 struct io_file *disk_file(const struct disk *disk); /* opened O_DIRECT */
 
-/* Where things are. All offsets are multiples of BLOCK_SIZE. */
+/* Where things are. All offsets are multiples of BLOCK_SIZE. Of a cache disk only size_bytes
+ * counts: it has no extents, and its regions are told by disk_cache_regions(). */
 struct disk_geometry {
     uint64_t size_bytes;
     uint64_t extent_bytes;
@@ -108,10 +112,9 @@ struct disk_geometry {
     uint64_t table_offset;     /* extent table */
     uint32_t table_blocks;
     uint64_t pages_offset; /* checksum pages: extent by extent */
-    uint64_t log_offset;
+    uint64_t log_offset;   /* of the log on the disk itself, idle while disk_log() is elsewhere */
     uint64_t log_bytes;
     uint64_t extents_offset;
-    struct disk_uuid log_uuid; /* in every header of the log: no other writer can forge one */
 };
 const struct disk_geometry *disk_geometry(const struct disk *disk);
 
@@ -132,6 +135,54 @@ static inline uint64_t disk_page_offset(const struct disk_geometry *geometry, ui
  * -ENOSPC. */
 must_check int disk_geometry_plan(uint64_t size_bytes, uint64_t extent_bytes, uint64_t log_bytes,
                                   struct disk_geometry *ret_geometry);
+
+/* ---- the log, here or on a cache disk (disk_format.h) ---- */
+
+/* Where the log of a capacity disk is. */
+struct disk_log {
+    struct disk_uuid device; /* uuid of the disk that it lies on */
+    struct disk_uuid uuid;   /* in every header of the log: no other life of it can be mistaken */
+    uint64_t offset, bytes;
+    bool begun; /* it has anchors: zeros in their place are a loss, and no log as it was claimed */
+};
+const struct disk_log *disk_log(const struct disk *disk);
+bool disk_log_is_own(const struct disk *disk); /* on the disk itself */
+/* The log went, and the extent table does not say so yet. */
+bool disk_log_lost(const struct disk *disk);
+
+bool disk_uuid_equal(struct disk_uuid a, struct disk_uuid b);
+bool disk_uuid_none(struct disk_uuid uuid); /* all zeros */
+
+enum cache_region_kind { CACHE_REGION_NONE, CACHE_REGION_LOG, CACHE_REGION_READ };
+struct cache_region {
+    enum cache_region_kind kind;
+    uint64_t offset, bytes;
+    struct disk_uuid disk;     /* CACHE_REGION_LOG: the capacity disk it is for; none: free */
+    struct disk_uuid log_uuid; /* the log's life */
+};
+/* The regions of a cache disk: its logs first, then at most one CACHE_REGION_READ, which holds
+ * nothing that must outlive a process. Valid until the disk is closed or changed. */
+size_t disk_cache_regions(const struct disk *disk, const struct cache_region **ret_regions);
+/* The log region that is bound to a capacity disk, or NULL. */
+const struct cache_region *disk_cache_log_of(const struct disk *cache, struct disk_uuid disk);
+unsigned disk_cache_free_logs(const struct disk *cache);
+
+/* Takes a free region of a cache disk for the log of `capacity`, with a new log UUID. It is
+ * bound when co_disk_set_log() has said so on the capacity disk. Returns 0, -ENOSPC (no region is
+ * free), -EIO, -ECANCELED. */
+must_check int co_disk_cache_reserve(struct disk *cache, struct disk_uuid capacity,
+                                     struct disk_log *ret_log);
+/* Gives a region back; the capacity disk does not name it any more. Idempotent. Returns 0, -EIO,
+ * -ECANCELED. */
+must_check int co_disk_cache_release(struct disk *cache, struct disk_uuid capacity);
+
+/* The log on the disk itself, with a new UUID: for co_disk_set_log(). */
+struct disk_log disk_own_log(struct disk *disk);
+/* From now on the disk's log is this one, whose anchors are written. lost: what the former one
+ * held is gone. Durable, whole or not at all. Returns 0, -EIO, -ECANCELED. */
+must_check int co_disk_set_log(struct disk *disk, const struct disk_log *log, bool lost);
+/* The extent table says what the loss meant. As above. */
+must_check int co_disk_clear_log_lost(struct disk *disk);
 
 /* ---- looking without claiming ---- */
 

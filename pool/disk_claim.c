@@ -125,6 +125,10 @@ static void superblock_fill(struct io *io, const struct disk_claim *claim,
     superblock->pages_offset = geometry->pages_offset;
     superblock->extents_offset = geometry->extents_offset;
     superblock->claimed_wall_ns = io_wall_ns(io);
+    if (claim->role == DISK_CACHE) {
+        superblock->feature_incompat = SUPERBLOCK_INCOMPAT_CACHE;
+        return;
+    }
     superblock->log_region_count = 1;
     memcpy(region->device, superblock->disk, 16);
     random_uuid(io, region->log_uuid);
@@ -161,16 +165,32 @@ static int co_write_table(struct io_file *file, const struct superblock *superbl
     return 0;
 }
 
-static int co_zero_log(struct io_file *file, const struct disk_geometry *geometry)
+static int co_zero(struct io_file *file, uint64_t offset, uint64_t bytes)
 {
     cleanup(freep) uint8_t *zeros = aligned_alloc(BLOCK_SIZE, ZERO_PIECE);
 
     if (!zeros)
         return -ENOMEM;
     memset(zeros, 0, ZERO_PIECE);
-    for (uint64_t done = 0; done < geometry->log_bytes; done += ZERO_PIECE) {
-        uint64_t length = MIN(ZERO_PIECE, geometry->log_bytes - done);
-        int r = co_io_write(file, zeros, length, geometry->log_offset + done, 0);
+    for (uint64_t done = 0; done < bytes; done += ZERO_PIECE) {
+        uint64_t length = MIN(ZERO_PIECE, bytes - done);
+        int r = co_io_write(file, zeros, length, offset + done, 0);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* The logs: what is read there before it is written must not be what somebody left. */
+static int co_zero_logs(struct io_file *file, const struct superblock *superblock,
+                        const struct disk_geometry *geometry)
+{
+    if (superblock->role == DISK_CAPACITY)
+        return co_zero(file, geometry->log_offset, geometry->log_bytes);
+    for (size_t i = 0; i < SUPERBLOCK_CACHE_REGIONS; i++) {
+        const struct superblock_cache_region *region = &superblock->cache_regions[i];
+        int r = region->kind == CACHE_REGION_LOG ? co_zero(file, region->offset, region->bytes) : 0;
 
         if (r < 0)
             return r;
@@ -187,13 +207,18 @@ static int co_claim_write(struct io *io, struct io_file *file, const struct disk
     if (!superblock)
         return -ENOMEM;
     superblock_fill(io, claim, geometry, superblock);
+    r = claim->role == DISK_CACHE
+            ? superblock_plan_cache(superblock, geometry->size_bytes, claim->log_bytes)
+            : 0;
+    if (r < 0)
+        return r;
     r = co_write_superblock(file, superblock, 0);
     if (r < 0)
         return r;
     r = co_write_table(file, superblock, geometry);
     if (r < 0)
         return r;
-    r = co_zero_log(file, geometry);
+    r = co_zero_logs(file, superblock, geometry);
     if (r < 0)
         return r;
     r = co_io_sync(file);
@@ -205,6 +230,18 @@ static int co_claim_write(struct io *io, struct io_file *file, const struct disk
     if (r < 0)
         return r;
     return co_write_superblock(file, superblock, 0);
+}
+
+/* What the disk will look like; a cache disk's regions are planned into its superblock. */
+static int claim_plan(const struct disk_claim *claim, uint64_t size_bytes,
+                      struct disk_geometry *ret_geometry)
+{
+    struct superblock trial = {0};
+
+    if (claim->role == DISK_CAPACITY)
+        return disk_geometry_plan(size_bytes, claim->extent_bytes, claim->log_bytes, ret_geometry);
+    *ret_geometry = (struct disk_geometry){.size_bytes = ALIGN_DOWN(size_bytes, BLOCK_SIZE)};
+    return superblock_plan_cache(&trial, ret_geometry->size_bytes, claim->log_bytes);
 }
 
 int co_disk_claim(struct io *io, const char *path, const struct disk_claim *claim,
@@ -230,8 +267,7 @@ int co_disk_claim(struct io *io, const char *path, const struct disk_claim *clai
     r = co_claim_look(file, path, claim, message);
     if (r < 0)
         return r;
-    r = disk_geometry_plan(io_file_info(file)->size_bytes, claim->extent_bytes, claim->log_bytes,
-                           &geometry);
+    r = claim_plan(claim, io_file_info(file)->size_bytes, &geometry);
     if (r == -ENOSPC)
         disk_say(message, "%s is too small (%llu bytes) for a log and one extent", path,
                  (unsigned long long)io_file_info(file)->size_bytes);

@@ -7,6 +7,19 @@
  *   (1 MiB)    log region                anchors and ring: cache-tier/log_format.h
  *   (1 MiB)    extents                   extent_count * extent_bytes
  *
+ * A cache disk has no table, pages or extents: behind 1 MiB lie its regions, which
+ * superblock.cache_regions describes: logs, each for one capacity disk of the same node, and read
+ * cache.
+ *
+ * Where the log of a capacity disk is: log_regions[0] is the one on the disk itself, always there.
+ * With log_region_count 2 it lies idle, and log_regions[1] is the log: a region of a cache disk,
+ * whose own superblock names this disk and the same log UUID. The capacity disk decides: a cache
+ * region that its capacity disk does not name is free, whatever it says; a log_regions[1] that the
+ * cache disk does not name is a lost log. So a binding is made on the cache disk first, and undone
+ * on the capacity disk first, and what a crash leaves half-made is told and finished at the next
+ * open. A log begins a new life with a new UUID and anchors that bear it: what an older life left
+ * in the region is never taken for it.
+ *
  * Everything is little-endian and aligned to 4 KiB; each structure has a magic, a version, its own
  * place (so that a misdirected write is seen) and a CRC32C, computed with the crc field as 0 over
  * the whole block. Which pages of an extent were ever written is a bit each in its row of the
@@ -37,18 +50,39 @@ enum superblock_state {
 };
 
 /* Feature bits. Unknown compat: ignored; unknown ro_compat: may be read, not written (we refuse);
- * unknown incompat: refused. None is defined yet. */
+ * unknown incompat: refused. */
+#define SUPERBLOCK_INCOMPAT_CACHE BIT(0) /* a cache disk, or one that has been bound to one */
 #define SUPERBLOCK_RO_COMPAT_KNOWN 0ull
-#define SUPERBLOCK_INCOMPAT_KNOWN 0ull
+#define SUPERBLOCK_INCOMPAT_KNOWN SUPERBLOCK_INCOMPAT_CACHE
 
 struct superblock_log_region {
     uint8_t device[16]; /* uuid of the disk that it is on: this one, or the cache disk */
     uint8_t log_uuid[16];
     uint64_t offset;
     uint64_t bytes;
-    uint64_t reserved[2];
+    uint64_t begun; /* its anchors were written before it was named here; 0: as claimed, zeros */
+    uint64_t reserved;
 };
 static_assert(sizeof(struct superblock_log_region) == 64, "on disk");
+
+enum superblock_flags {
+    /* The log went, with records that were acknowledged: what lies here may be old. Set before the
+     * new log is begun, and gone when the extent table says for each extent what that means. */
+    SUPERBLOCK_LOG_LOST = BIT(0),
+};
+
+#define SUPERBLOCK_CACHE_REGIONS 32
+#define CACHE_LOG_REGIONS 8 /* that a claim makes, or fewer on a small disk */
+struct superblock_cache_region {
+    uint32_t kind; /* enum cache_region_kind of disk.h; 0: none */
+    uint32_t reserved0;
+    uint64_t offset;
+    uint64_t bytes;
+    uint8_t disk[16]; /* a log's: of the capacity disk that it is bound to; zeros: free */
+    uint8_t log_uuid[16];
+    uint64_t reserved;
+};
+static_assert(sizeof(struct superblock_cache_region) == 64, "on disk");
 
 struct superblock {
     uint8_t magic[8];
@@ -67,10 +101,12 @@ struct superblock {
     uint32_t extent_count, pages_per_extent;
     uint64_t table_offset, table_blocks;
     uint64_t pages_offset, extents_offset;
-    uint64_t claimed_wall_ns; /* for people */
-    uint32_t log_region_count, reserved0;
+    uint64_t claimed_wall_ns;  /* for people */
+    uint32_t log_region_count; /* 1 or 2; of a cache disk 0 */
+    uint32_t flags;            /* enum superblock_flags */
     struct superblock_log_region log_regions[SUPERBLOCK_LOG_REGIONS];
-    uint8_t reserved[BLOCK_SIZE - 688];
+    struct superblock_cache_region cache_regions[SUPERBLOCK_CACHE_REGIONS];
+    uint8_t reserved[BLOCK_SIZE - 688 - 64 * SUPERBLOCK_CACHE_REGIONS];
 };
 static_assert(sizeof(struct superblock) == BLOCK_SIZE, "on disk");
 

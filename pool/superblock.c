@@ -104,7 +104,8 @@ static bool geometry_holds(const struct disk_geometry *geometry)
            (uint64_t)geometry->table_blocks * EXTENT_TABLE_ROWS >= geometry->extent_count;
 }
 
-int superblock_geometry(const struct superblock *superblock, struct disk_geometry *ret_geometry)
+static int capacity_geometry(const struct superblock *superblock,
+                             struct disk_geometry *ret_geometry)
 {
     const struct superblock_log_region *region = &superblock->log_regions[0];
     struct disk_geometry geometry = {
@@ -127,8 +128,9 @@ int superblock_geometry(const struct superblock *superblock, struct disk_geometr
         (superblock->extent_bytes & (superblock->extent_bytes - 1)) != 0)
         return -EBADMSG;
     geometry.extent_blocks = superblock->extent_bytes / BLOCK_SIZE;
-    if (odd % BLOCK_SIZE != 0 || superblock->log_region_count != 1 ||
-        superblock->extent_count == 0 || superblock->size_bytes > 1ull << 56 ||
+    if (odd % BLOCK_SIZE != 0 || superblock->log_region_count < 1 ||
+        superblock->log_region_count > 2 || superblock->extent_count == 0 ||
+        superblock->size_bytes > 1ull << 56 ||
         geometry.pages_per_extent != DIV_ROUND_UP(geometry.extent_blocks, CHECKSUM_PAGE_ENTRIES) ||
         memcmp(region->device, superblock->disk, sizeof(region->device)) != 0)
         return -EBADMSG;
@@ -137,7 +139,101 @@ int superblock_geometry(const struct superblock *superblock, struct disk_geometr
         return -EBADMSG;
     if (!geometry_holds(&geometry))
         return -EBADMSG;
-    memcpy(geometry.log_uuid.bytes, region->log_uuid, sizeof(region->log_uuid));
     *ret_geometry = geometry;
+    return 0;
+}
+
+/* ---- cache disks ---- */
+
+#define CACHE_OFFSET MIB                /* of the first region */
+#define CACHE_READ_BYTES_MIN (16 * MIB) /* less is not worth its index */
+
+static uint64_t cache_log_bytes(uint64_t size_bytes, uint64_t asked)
+{
+    uint64_t share = ALIGN_DOWN(size_bytes / 16, MIB);
+
+    return asked ? asked : MAX(DISK_LOG_BYTES_MIN, MIN(share, DISK_LOG_BYTES_MAX));
+}
+
+int superblock_plan_cache(struct superblock *superblock, uint64_t size_bytes, uint64_t log_bytes)
+{
+    uint64_t bytes = cache_log_bytes(size_bytes, log_bytes), offset = CACHE_OFFSET;
+    uint64_t end = ALIGN_DOWN(size_bytes, MIB), logs = size_bytes / 2 / bytes;
+    struct superblock_cache_region *region = superblock->cache_regions;
+
+    if (bytes < DISK_LOG_BYTES_MIN || bytes % BLOCK_SIZE != 0)
+        return -EINVAL;
+    if (end < CACHE_OFFSET + bytes)
+        return -ENOSPC;
+    logs = MAX(1, MIN(logs, CACHE_LOG_REGIONS));
+    for (uint64_t i = 0; i < logs; i++, region++) {
+        *region = (struct superblock_cache_region){
+            .kind = CACHE_REGION_LOG, .offset = offset, .bytes = bytes};
+        offset = ALIGN_UP(offset + bytes, MIB);
+    }
+    if (end > offset && end - offset >= CACHE_READ_BYTES_MIN)
+        *region = (struct superblock_cache_region){
+            .kind = CACHE_REGION_READ, .offset = offset, .bytes = end - offset};
+    return 0;
+}
+
+static int cache_geometry(const struct superblock *superblock, struct disk_geometry *ret_geometry)
+{
+    if (superblock->log_region_count != 0 || superblock->extent_count != 0 ||
+        superblock->size_bytes < CACHE_OFFSET || superblock->size_bytes > 1ull << 56)
+        return -EBADMSG;
+    *ret_geometry = (struct disk_geometry){.size_bytes = superblock->size_bytes};
+    return 0;
+}
+
+int superblock_geometry(const struct superblock *superblock, struct disk_geometry *ret_geometry)
+{
+    if (superblock->role == DISK_CACHE)
+        return cache_geometry(superblock, ret_geometry);
+    return capacity_geometry(superblock, ret_geometry);
+}
+
+int superblock_log(const struct superblock *superblock, struct disk_log *ret_log)
+{
+    const struct superblock_log_region *region;
+
+    if (superblock->log_region_count < 1 || superblock->log_region_count > 2)
+        return -EBADMSG;
+    region = &superblock->log_regions[superblock->log_region_count - 1];
+    if (region->offset % BLOCK_SIZE != 0 || region->bytes % BLOCK_SIZE != 0 ||
+        region->bytes < DISK_LOG_BYTES_MIN || region->offset > 1ull << 56 ||
+        region->bytes > 1ull << 56)
+        return -EBADMSG;
+    *ret_log = (struct disk_log){
+        .offset = region->offset, .bytes = region->bytes, .begun = region->begun != 0};
+    memcpy(ret_log->device.bytes, region->device, sizeof(region->device));
+    memcpy(ret_log->uuid.bytes, region->log_uuid, sizeof(region->log_uuid));
+    return 0;
+}
+
+/* In their order on the disk, without overlap, within it. */
+int superblock_cache_regions(const struct superblock *superblock,
+                             struct cache_region regions[SUPERBLOCK_CACHE_REGIONS],
+                             size_t *ret_count)
+{
+    uint64_t end = CACHE_OFFSET;
+    size_t count = 0;
+
+    while (count < SUPERBLOCK_CACHE_REGIONS && superblock->cache_regions[count].kind != 0) {
+        const struct superblock_cache_region *from = &superblock->cache_regions[count];
+        struct cache_region *to = &regions[count++];
+
+        if (from->kind > CACHE_REGION_READ || (from->offset | from->bytes) % BLOCK_SIZE != 0 ||
+            from->offset < end || from->offset > superblock->size_bytes ||
+            from->bytes > superblock->size_bytes - from->offset ||
+            (from->kind == CACHE_REGION_LOG && from->bytes < DISK_LOG_BYTES_MIN))
+            return -EBADMSG;
+        end = from->offset + from->bytes;
+        *to =
+            (struct cache_region){.kind = from->kind, .offset = from->offset, .bytes = from->bytes};
+        memcpy(to->disk.bytes, from->disk, sizeof(from->disk));
+        memcpy(to->log_uuid.bytes, from->log_uuid, sizeof(from->log_uuid));
+    }
+    *ret_count = count;
     return 0;
 }

@@ -27,6 +27,18 @@ must_check int superblock_choose(const struct superblock *a, const struct superb
 must_check int superblock_geometry(const struct superblock *superblock,
                                    struct disk_geometry *ret_geometry);
 
+/* Room behind the superblocks of a cache disk of size_bytes: fills in its regions, logs of
+ * log_bytes (0: a sixteenth of the disk) in at most half of it, and read cache. Returns 0, -EINVAL,
+ * -ENOSPC.
+ */
+must_check int superblock_plan_cache(struct superblock *superblock, uint64_t size_bytes,
+                                     uint64_t log_bytes);
+/* Of a (checked) superblock: 0, -EBADMSG. */
+must_check int superblock_log(const struct superblock *superblock, struct disk_log *ret_log);
+must_check int superblock_cache_regions(const struct superblock *superblock,
+                                        struct cache_region regions[SUPERBLOCK_CACHE_REGIONS],
+                                        size_t *ret_count);
+
 /* Sets a message; message may be NULL. */
 void disk_say(struct disk_message *message, const char *format, ...) printf_like(2, 3);
 

@@ -2,12 +2,13 @@
 
 static void co_look(struct io *io, void *arg)
 {
-    struct disk_geometry *geometry = arg;
+    struct disk_image *image = arg;
     struct disk *disk = NULL;
 
     if (co_disk_open(io, RIG_PATH, NULL, NULL, &disk) < 0)
         abort();
-    *geometry = *disk_geometry(disk);
+    image->geometry = *disk_geometry(disk);
+    image->log = *disk_log(disk);
     disk_close(disk);
 }
 
@@ -16,7 +17,7 @@ void disk_image_new(struct disk_image *image, void (*co_populate)(struct io *io,
     struct sim_options options = sim_default_options(1);
 
     rig_new_with(&image->rig, &options, IMAGE_DISK_BYTES, IMAGE_LOG_BYTES);
-    rig_run(&image->rig, co_look, &image->geometry);
+    rig_run(&image->rig, co_look, image);
     if (co_populate)
         rig_run(&image->rig, co_populate, NULL);
     image->bytes = malloc(IMAGE_DISK_BYTES);

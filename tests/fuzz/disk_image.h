@@ -12,6 +12,7 @@
 struct disk_image {
     struct rig rig;
     struct disk_geometry geometry;
+    struct disk_log log;
     uint8_t *bytes; /* IMAGE_DISK_BYTES */
 };
 

@@ -15,6 +15,7 @@ struct input {
     const uint8_t *data;
     size_t size;
     struct disk_geometry geometry;
+    struct disk_log log;
 };
 
 /* Takes up to `length` bytes of the input; zeros when it has ended. */
@@ -118,7 +119,7 @@ static void put_batches(struct sim *sim, struct input *input)
             .data_blocks = data_blocks,
             .record_count = records & 0x40 ? records : count,
         };
-        memcpy(header->log_uuid, input->geometry.log_uuid.bytes, 16);
+        memcpy(header->log_uuid, input->log.uuid.bytes, 16);
         header->crc = log_header_crc(header);
         if (sim_disk_poke(sim, 1, RIG_PATH,
                           input->geometry.log_offset + (LOG_ANCHOR_BLOCKS + position) * BLOCK_SIZE,
@@ -164,6 +165,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         disk_image_new(&image, NULL);
     disk_image_restore(&image);
     input.geometry = image.geometry;
+    input.log = image.log;
     put_batches(image.rig.sim, &input);
     rig_run(&image.rig, open_main, NULL);
     return 0;

@@ -8,12 +8,34 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void check_cache_regions(const struct superblock *superblock)
+{
+    struct cache_region regions[SUPERBLOCK_CACHE_REGIONS];
+    uint64_t end = MIB;
+    size_t count;
+
+    if (superblock_cache_regions(superblock, regions, &count) < 0)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        assert(regions[i].offset >= end);
+        end = regions[i].offset + regions[i].bytes;
+        assert(end <= superblock->size_bytes);
+    }
+}
+
 static void check_geometry(const struct superblock *superblock)
 {
     struct disk_geometry geometry;
+    struct disk_log log;
 
     if (superblock_geometry(superblock, &geometry) < 0)
         return;
+    if (superblock->role == DISK_CACHE) {
+        check_cache_regions(superblock);
+        return;
+    }
+    if (superblock_log(superblock, &log) == 0)
+        assert(log.bytes >= DISK_LOG_BYTES_MIN);
     assert(geometry.log_offset + geometry.log_bytes <= geometry.extents_offset);
     assert(disk_block_offset(&geometry, geometry.extent_count - 1, geometry.extent_blocks - 1) <
            geometry.size_bytes);

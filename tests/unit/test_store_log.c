@@ -98,11 +98,12 @@ static const struct log_replay_ops see_ops = {.record = see_record, .batch = see
 
 static struct log *co_open_log(struct disk *disk, struct seen *seen, struct log_found *found)
 {
+    struct log_region region = log_region_of(disk, NULL);
     struct log *log;
 
     memset(seen, 0, sizeof(*seen));
-    assert_int_equal(co_log_replay(disk, &see_ops, seen, found), 0);
-    assert_int_equal(log_new(disk, &found->start, &log), 0);
+    assert_int_equal(co_log_replay(&region, &see_ops, seen, found), 0);
+    assert_int_equal(log_new(&region, &found->start, &log), 0);
     return log;
 }
 

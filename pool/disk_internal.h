@@ -1,0 +1,22 @@
+/* What disk.c and disk_log.c share. */
+#ifndef S2D_POOL_DISK_INTERNAL_H
+#define S2D_POOL_DISK_INTERNAL_H
+
+#include "pool/disk.h"
+#include "pool/disk_format.h"
+#include "pool/superblock.h"
+
+struct disk {
+    struct io *io;
+    struct io_file *file;
+    char *path;
+    struct disk_identity identity;
+    struct disk_geometry geometry;
+    struct superblock *superblock; /* as it is on the medium, a block */
+    bool changing;                 /* the superblock is being written */
+    struct disk_log log;           /* of a capacity disk */
+    struct cache_region regions[SUPERBLOCK_CACHE_REGIONS];
+    size_t region_count; /* of a cache disk */
+};
+
+#endif

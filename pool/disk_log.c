@@ -1,0 +1,213 @@
+/* Where the log of a capacity disk lies, and what a cache disk has for whom. Each change is one new
+ * generation of the superblock: the other copy stays sound while one is written, so it is made
+ * whole or not at all. */
+#include "pool/disk_internal.h"
+#include "s2d/base/co.h"
+#include "s2d/base/io.h"
+
+#define CHANGING_POLL_NS MS
+
+bool disk_uuid_equal(struct disk_uuid a, struct disk_uuid b)
+{
+    return memcmp(a.bytes, b.bytes, sizeof(a.bytes)) == 0;
+}
+
+bool disk_uuid_none(struct disk_uuid uuid)
+{
+    return disk_uuid_equal(uuid, (struct disk_uuid){{0}});
+}
+
+const struct disk_log *disk_log(const struct disk *disk)
+{
+    assert(disk->identity.role == DISK_CAPACITY);
+    return &disk->log;
+}
+
+bool disk_log_is_own(const struct disk *disk)
+{
+    return disk_uuid_equal(disk->log.device, disk->identity.uuid);
+}
+
+bool disk_log_lost(const struct disk *disk)
+{
+    return disk->superblock->flags & SUPERBLOCK_LOG_LOST;
+}
+
+size_t disk_cache_regions(const struct disk *disk, const struct cache_region **ret_regions)
+{
+    *ret_regions = disk->regions;
+    return disk->region_count;
+}
+
+static struct cache_region *region_of(const struct disk *cache, struct disk_uuid disk)
+{
+    for (size_t i = 0; i < cache->region_count; i++) {
+        const struct cache_region *region = &cache->regions[i];
+
+        if (region->kind == CACHE_REGION_LOG && disk_uuid_equal(region->disk, disk))
+            return (struct cache_region *)region;
+    }
+    return NULL;
+}
+
+const struct cache_region *disk_cache_log_of(const struct disk *cache, struct disk_uuid disk)
+{
+    assert(!disk_uuid_none(disk));
+    return region_of(cache, disk);
+}
+
+unsigned disk_cache_free_logs(const struct disk *cache)
+{
+    unsigned count = 0;
+
+    for (size_t i = 0; i < cache->region_count; i++)
+        count +=
+            cache->regions[i].kind == CACHE_REGION_LOG && disk_uuid_none(cache->regions[i].disk);
+    return count;
+}
+
+/* ---- changing it ---- */
+
+static struct disk_uuid new_uuid(struct io *io)
+{
+    uint64_t words[2] = {io_random(io), io_random(io)};
+    struct disk_uuid uuid;
+
+    memcpy(uuid.bytes, words, sizeof(words));
+    uuid.bytes[6] = (uuid.bytes[6] & 0x0f) | 0x40; /* RFC 4122, version 4 */
+    uuid.bytes[8] = (uuid.bytes[8] & 0x3f) | 0x80;
+    return uuid;
+}
+
+/* Writes `next` to both copies. In memory it counts once one of them is durable. */
+static int co_write_both(struct disk *disk, struct superblock *next)
+{
+    static const uint64_t offsets[] = {SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET};
+    int r = 0;
+
+    next->generation++;
+    for (unsigned copy = 2; copy-- > 0 && r == 0;) {
+        superblock_finish(next, copy);
+        r = co_io_write(disk->file, next, BLOCK_SIZE, offsets[copy], IO_WRITE_DSYNC);
+    }
+    return r;
+}
+
+/* Takes turns: a change is made of what is there now. */
+static int co_change_begin(struct disk *disk, struct superblock **ret_next)
+{
+    struct superblock *next;
+
+    while (disk->changing) {
+        int r = co_sleep_ns(CHANGING_POLL_NS);
+
+        if (r < 0)
+            return r;
+    }
+    next = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    if (!next)
+        return -ENOMEM;
+    disk->changing = true;
+    *next = *disk->superblock;
+    next->feature_incompat |= SUPERBLOCK_INCOMPAT_CACHE;
+    *ret_next = next;
+    return 0;
+}
+
+static int co_change_end(struct disk *disk, struct superblock *next)
+{
+    int r = co_write_both(disk, next);
+
+    if (r == 0)
+        *disk->superblock = *next;
+    disk->changing = false;
+    return r;
+}
+
+/* The region as it shall be, on the medium and then here. */
+static int co_set_region(struct disk *cache, struct cache_region *region, struct disk_uuid disk,
+                         struct disk_uuid log_uuid)
+{
+    cleanup(freep) struct superblock *next = NULL;
+    struct superblock_cache_region *to;
+    int r = co_change_begin(cache, &next);
+
+    if (r < 0)
+        return r;
+    to = &next->cache_regions[region - cache->regions];
+    memcpy(to->disk, disk.bytes, sizeof(to->disk));
+    memcpy(to->log_uuid, log_uuid.bytes, sizeof(to->log_uuid));
+    region->disk = disk; /* before the write: nobody else takes it meanwhile */
+    region->log_uuid = log_uuid;
+    return co_change_end(cache, next);
+}
+
+int co_disk_cache_reserve(struct disk *cache, struct disk_uuid capacity, struct disk_log *ret_log)
+{
+    struct cache_region *region = region_of(cache, capacity);
+    int r;
+
+    assert(cache->identity.role == DISK_CACHE);
+    if (!region)
+        region = region_of(cache, (struct disk_uuid){{0}});
+    if (!region)
+        return -ENOSPC;
+    r = co_set_region(cache, region, capacity, new_uuid(cache->io));
+    if (r < 0)
+        return r;
+    *ret_log = (struct disk_log){.device = cache->identity.uuid,
+                                 .uuid = region->log_uuid,
+                                 .offset = region->offset,
+                                 .bytes = region->bytes};
+    return 0;
+}
+
+int co_disk_cache_release(struct disk *cache, struct disk_uuid capacity)
+{
+    static const struct disk_uuid none;
+    struct cache_region *region = region_of(cache, capacity);
+
+    return region ? co_set_region(cache, region, none, none) : 0;
+}
+
+struct disk_log disk_own_log(struct disk *disk)
+{
+    return (struct disk_log){.device = disk->identity.uuid,
+                             .uuid = new_uuid(disk->io),
+                             .offset = disk->geometry.log_offset,
+                             .bytes = disk->geometry.log_bytes};
+}
+
+int co_disk_set_log(struct disk *disk, const struct disk_log *log, bool lost)
+{
+    bool own = disk_uuid_equal(log->device, disk->identity.uuid);
+    cleanup(freep) struct superblock *next = NULL;
+    struct superblock_log_region *region;
+    int r = co_change_begin(disk, &next);
+
+    if (r < 0)
+        return r;
+    next->log_region_count = own ? 1 : 2;
+    if (lost)
+        next->flags |= SUPERBLOCK_LOG_LOST;
+    region = &next->log_regions[next->log_region_count - 1];
+    assert(!own || (log->offset == region->offset && log->bytes == region->bytes));
+    memcpy(region->device, log->device.bytes, sizeof(region->device));
+    memcpy(region->log_uuid, log->uuid.bytes, sizeof(region->log_uuid));
+    region->offset = log->offset;
+    region->bytes = log->bytes;
+    region->begun = 1;
+    r = co_change_end(disk, next);
+    return r < 0 ? r : superblock_log(disk->superblock, &disk->log);
+}
+
+int co_disk_clear_log_lost(struct disk *disk)
+{
+    cleanup(freep) struct superblock *next = NULL;
+    int r = co_change_begin(disk, &next);
+
+    if (r < 0)
+        return r;
+    next->flags &= ~SUPERBLOCK_LOG_LOST;
+    return co_change_end(disk, next);
+}

@@ -1,0 +1,253 @@
+/* Where a capacity disk's log is, is said on two disks; whatever is cut short on the way, the
+ * capacity disk names one log, whole, and no region is held by nobody. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+/* cmocka wants the above first */
+#include <cmocka.h>
+
+#include "pool/disk.h"
+#include "pool/disk_format.h"
+#include "s2d/base/co.h"
+#include "s2d/base/sim.h"
+
+#define CACHE_PATH "/cache"
+#define CACHE_BYTES (64 * MIB)
+#define CAPACITY_BYTES (16 * MIB)
+
+static const struct disk_uuid cluster = {{1, 2, 3}};
+static const char *const capacity_paths[] = {"/disk0", "/disk1"};
+
+static bool machine_down(void *arg)
+{
+    return !sim_is_up(arg, 1);
+}
+
+static void run(struct sim *sim, void (*fn)(struct io *io, void *arg), void *arg)
+{
+    assert_int_equal(sim_start(sim, 1, fn, arg), 0);
+    assert_true(sim_run(sim, sim_now_ns(sim) + 100 * SEC, machine_down, sim));
+}
+
+static void end_program(struct io *io)
+{
+    if (!sim_is_dying(io))
+        io_stop(io);
+}
+
+static void claim_main(struct io *io, void *arg)
+{
+    struct disk_claim claim = {.cluster = cluster,
+                               .disk_id = 1,
+                               .role = DISK_CAPACITY,
+                               .media = DISK_HDD,
+                               .extent_bytes = MIB,
+                               .log_bytes = DISK_LOG_BYTES_MIN};
+
+    (void)arg;
+    for (size_t i = 0; i < ARRAY_SIZE(capacity_paths); i++, claim.disk_id++)
+        assert_int_equal(co_disk_claim(io, capacity_paths[i], &claim, NULL), 0);
+    claim.role = DISK_CACHE;
+    claim.media = DISK_NVME;
+    claim.log_bytes = 0;
+    assert_int_equal(co_disk_claim(io, CACHE_PATH, &claim, NULL), 0);
+    end_program(io);
+}
+
+static struct sim *new_world(uint64_t seed)
+{
+    struct sim_options options = sim_default_options(seed);
+    struct sim *sim;
+
+    assert_int_equal(sim_new(&options, &sim), 0);
+    assert_int_equal(sim_disk_create(sim, 1, CACHE_PATH, CACHE_BYTES), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(capacity_paths); i++)
+        assert_int_equal(sim_disk_create(sim, 1, capacity_paths[i], CAPACITY_BYTES), 0);
+    run(sim, claim_main, NULL);
+    return sim;
+}
+
+struct disks {
+    struct disk *cache, *capacity[2];
+};
+
+static int co_open_disks(struct io *io, struct disks *disks)
+{
+    int r = co_disk_open(io, CACHE_PATH, &cluster, NULL, &disks->cache);
+
+    for (size_t i = 0; i < ARRAY_SIZE(capacity_paths) && r == 0; i++)
+        r = co_disk_open(io, capacity_paths[i], &cluster, NULL, &disks->capacity[i]);
+    return r;
+}
+
+static void close_disks(struct disks *disks)
+{
+    disk_close(disks->cache);
+    for (size_t i = 0; i < ARRAY_SIZE(capacity_paths); i++)
+        disk_close(disks->capacity[i]);
+}
+
+/* ---- a cache disk as it was claimed ---- */
+
+static void look_main(struct io *io, void *arg)
+{
+    const struct cache_region *regions;
+    struct disks disks = {0};
+    size_t count;
+
+    (void)arg;
+    assert_int_equal(co_open_disks(io, &disks), 0);
+    assert_int_equal(disk_identity(disks.cache)->role, DISK_CACHE);
+    assert_int_equal(disk_geometry(disks.cache)->extent_count, 0);
+    count = disk_cache_regions(disks.cache, &regions);
+    assert_int_equal(count, CACHE_LOG_REGIONS + 1); /* a sixteenth each, half of it in all */
+    for (size_t i = 0; i < CACHE_LOG_REGIONS; i++) {
+        assert_int_equal(regions[i].kind, CACHE_REGION_LOG);
+        assert_int_equal(regions[i].bytes, CACHE_BYTES / 16);
+        assert_true(disk_uuid_none(regions[i].disk));
+    }
+    assert_int_equal(regions[count - 1].kind, CACHE_REGION_READ);
+    assert_true(regions[count - 1].bytes >= CACHE_BYTES / 2 - MIB);
+    assert_int_equal(disk_cache_free_logs(disks.cache), CACHE_LOG_REGIONS);
+    assert_true(disk_log_is_own(disks.capacity[0]));
+    assert_false(disk_log(disks.capacity[0])->begun);
+    close_disks(&disks);
+    end_program(io);
+}
+
+static void a_cache_disk_has_logs_and_read_cache(void **state)
+{
+    struct sim *sim = new_world(1);
+
+    (void)state;
+    run(sim, look_main, NULL);
+    sim_free(sim);
+}
+
+/* ---- binding, and back ---- */
+
+static int co_bind(struct disks *disks, size_t i)
+{
+    struct disk_log log;
+    int r = co_disk_cache_reserve(disks->cache, disk_identity(disks->capacity[i])->uuid, &log);
+
+    return r < 0 ? r : co_disk_set_log(disks->capacity[i], &log, false);
+}
+
+static int co_unbind(struct disks *disks, size_t i, bool lost)
+{
+    struct disk_log log = disk_own_log(disks->capacity[i]);
+    int r = co_disk_set_log(disks->capacity[i], &log, lost);
+
+    return r < 0 ? r : co_disk_cache_release(disks->cache, disk_identity(disks->capacity[i])->uuid);
+}
+
+static void bind_main(struct io *io, void *arg)
+{
+    struct disks disks = {0};
+    bool *over = arg;
+    int r = co_open_disks(io, &disks);
+
+    for (size_t i = 0; i < ARRAY_SIZE(capacity_paths) && r == 0; i++)
+        r = co_bind(&disks, i);
+    for (size_t i = 0; i < ARRAY_SIZE(capacity_paths) && r == 0; i++)
+        r = co_unbind(&disks, i, i == 1);
+    if (r == 0)
+        r = co_disk_clear_log_lost(disks.capacity[1]);
+    *over = r == 0;
+    assert_true(r == 0 || sim_is_dying(io));
+    close_disks(&disks);
+    end_program(io);
+}
+
+/* What a start finds: the capacity disk names one log; if that is on the cache disk, the region is
+ * there, for this disk, of that life. */
+static void check_main(struct io *io, void *arg)
+{
+    struct disks disks = {0};
+
+    (void)arg;
+    assert_int_equal(co_open_disks(io, &disks), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(capacity_paths); i++) {
+        struct disk_uuid uuid = disk_identity(disks.capacity[i])->uuid;
+        const struct disk_log *log = disk_log(disks.capacity[i]);
+        const struct cache_region *region = disk_cache_log_of(disks.cache, uuid);
+
+        if (!disk_log_is_own(disks.capacity[i])) {
+            assert_non_null(region);
+            assert_true(disk_uuid_equal(region->log_uuid, log->uuid));
+            assert_int_equal(region->offset, log->offset);
+            assert_int_equal(region->bytes, log->bytes);
+            assert_true(disk_uuid_equal(log->device, disk_identity(disks.cache)->uuid));
+        }
+        assert_true(!disk_log_lost(disks.capacity[i]) || disk_log_is_own(disks.capacity[i]));
+    }
+    close_disks(&disks);
+    end_program(io);
+}
+
+static void power_goes_at_each_write_of_a_binding(void **state)
+{
+    bool over = false;
+
+    (void)state;
+    for (uint64_t nth = 1; !over; nth++) {
+        struct sim *sim = new_world(nth);
+
+        sim_crash_at_write(sim, 1, nth);
+        run(sim, bind_main, &over);
+        sim_crash_at_write(sim, 1, 0);
+        run(sim, check_main, NULL);
+        run(sim, bind_main, &over); /* it can be done again from whatever is there */
+        assert_true(over);
+        over = nth >= 32; /* 2 disks, 2 ways, 2 superblocks of 2 copies: 18 writes */
+        sim_free(sim);
+    }
+}
+
+/* Each life of a log has a name of its own: what is bound again is another log. */
+static void again_main(struct io *io, void *arg)
+{
+    struct disks disks = {0};
+    struct disk_uuid first;
+
+    (void)arg;
+    assert_int_equal(co_open_disks(io, &disks), 0);
+    assert_int_equal(co_bind(&disks, 0), 0);
+    first = disk_log(disks.capacity[0])->uuid;
+    assert_int_equal(disk_cache_free_logs(disks.cache), CACHE_LOG_REGIONS - 1);
+    assert_int_equal(co_unbind(&disks, 0, true), 0);
+    assert_true(disk_log_lost(disks.capacity[0]));
+    assert_true(disk_log(disks.capacity[0])->begun);
+    assert_int_equal(disk_cache_free_logs(disks.cache), CACHE_LOG_REGIONS);
+    assert_int_equal(co_bind(&disks, 0), 0);
+    assert_false(disk_uuid_equal(disk_log(disks.capacity[0])->uuid, first));
+    assert_true(disk_log_lost(disks.capacity[0])); /* another log does not bring back the old one */
+    assert_int_equal(co_disk_clear_log_lost(disks.capacity[0]), 0);
+    close_disks(&disks);
+    assert_int_equal(co_open_disks(io, &disks), 0);
+    assert_false(disk_log_lost(disks.capacity[0]));
+    assert_false(disk_log_is_own(disks.capacity[0]));
+    close_disks(&disks);
+    end_program(io);
+}
+
+static void a_log_that_is_bound_again_is_another(void **state)
+{
+    struct sim *sim = new_world(1);
+
+    (void)state;
+    run(sim, again_main, NULL);
+    sim_free(sim);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_cache_disk_has_logs_and_read_cache),
+        cmocka_unit_test(power_goes_at_each_write_of_a_binding),
+        cmocka_unit_test(a_log_that_is_bound_again_is_another),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
