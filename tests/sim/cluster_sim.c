@@ -22,12 +22,13 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
 
     printf(
         "seed %llu: %u nodes, %s%s%s, %.0f virtual seconds, %llu reads, %llu writes, %llu unknown, "
-        "%llu file operations, transcript %016llx; faults:",
+        "%llu file operations, %llu copies, %llu restores, transcript %016llx; faults:",
         (unsigned long long)world->options.seed, shape->nodes, shape->volumes[0].resiliency,
         shape->volume_count > 1 ? " and " : "",
         shape->volume_count > 1 ? shape->volumes[1].resiliency : "", virtual_seconds,
         (unsigned long long)history.reads, (unsigned long long)history.writes,
         (unsigned long long)history.unknown, (unsigned long long)world->counts.file_operations,
+        (unsigned long long)world->counts.copies, (unsigned long long)world->counts.restores,
         (unsigned long long)hash);
     for (unsigned i = 0; i < kinds; i++) {
         if (faults_happened(world->faults, i))

@@ -6,29 +6,29 @@
  * a data request that is sent again to a new owner runs again, after what another client may have
  * written meanwhile (csv-export/README.md). When repeats of data requests are answered, set
  * SHARED_WRITES: the checker does not care who writes. */
-#include "tests/sim/sim_workload.h"
+#include "tests/sim/sim_blocks.h"
 
 #define FILE_NAME "data"
-#define BIG_BLOCKS 64 /* a read now and then, so that large ones are met too */
 #define SHARED_WRITES 0
 #define WORDS (BLOCK_SIZE / sizeof(uint64_t))
 
-struct blocks { /* the shared file of a volume */
-    const char *volume;
-    uint64_t count;
-    uint32_t regs[]; /* of each */
-};
-
-struct blocks *blocks_new(struct world *world, unsigned volume)
+struct blocks *blocks_make(struct world *world, unsigned volume, const char *path, uint64_t count)
 {
-    uint64_t count = world->shape.blocks;
-    struct blocks *blocks = malloc(sizeof(*blocks) + count * sizeof(uint32_t));
+    struct blocks *blocks = calloc(1, sizeof(*blocks) + count * sizeof(uint32_t));
 
     if (!blocks)
         abort();
     blocks->volume = world->shape.volumes[volume].name;
+    snprintf(blocks->path, sizeof(blocks->path), "%s", path);
     blocks->count = count;
-    for (uint64_t i = 0; i < count; i++)
+    return blocks;
+}
+
+struct blocks *blocks_new(struct world *world, unsigned volume)
+{
+    struct blocks *blocks = blocks_make(world, volume, FILE_NAME, world->shape.blocks);
+
+    for (uint64_t i = 0; i < blocks->count; i++)
         blocks->regs[i] = history_register(world->history, volume ? "block of w" : "block", i);
     return blocks;
 }
@@ -51,6 +51,17 @@ static void fill(uint64_t *words, uint64_t block, uint64_t stamp)
     words[1] = stamp;
 }
 
+/* The stamp was given for this block, of this file or of one that it is a copy of. */
+static bool may_show(struct world *world, const struct blocks *blocks, uint64_t block,
+                     uint64_t stamp)
+{
+    uint32_t reg = stamp_register(world->workload, stamp);
+
+    while (blocks && blocks->regs[block] != reg)
+        blocks = blocks->copy_of;
+    return blocks != NULL;
+}
+
 /* The stamp that the contents are made of; fails the run if they are nothing that anybody wrote to
  * this block. */
 static uint64_t stamp_of(struct machine *machine, const struct blocks *blocks,
@@ -69,22 +80,14 @@ static uint64_t stamp_of(struct machine *machine, const struct blocks *blocks,
                    "%016llx %016llx)",
                    machine->number, (unsigned long long)block, (unsigned long long)words[0],
                    (unsigned long long)words[1]);
-    if (stamp_register(world->workload, words[1]) != blocks->regs[block])
-        world_fail(world, "node %u: block %llu reads as stamp %llu, which was never written to it",
-                   machine->number, (unsigned long long)block, (unsigned long long)words[1]);
+    if (!may_show(world, blocks, block, words[1]))
+        world_fail(
+            world, "node %u: %s: block %llu reads as stamp %llu, which was never written to it",
+            machine->number, blocks->path, (unsigned long long)block, (unsigned long long)words[1]);
     return words[1];
 }
 
 /* ---- requests ---- */
-
-struct request {
-    struct client *client;
-    struct blocks *blocks;
-    struct csv_file *file;
-    uint64_t *buffer;
-    uint64_t first, count; /* blocks */
-    struct history_op ops[BIG_BLOCKS];
-};
 
 static struct history *history_of(const struct request *request)
 {
@@ -112,8 +115,8 @@ static void begin_request(struct request *request, enum history_kind kind, bool 
     }
 }
 
-/* Ends what changed something. Returns whether it was done. */
-static bool end_change(struct request *request, int r, const char *what)
+/* Ends what changed something. */
+static void end_change(struct request *request, int r, const char *what)
 {
     if (r < 0)
         error_is_excused(request->client->machine, r, true, what);
@@ -123,21 +126,22 @@ static bool end_change(struct request *request, int r, const char *what)
         else
             history_unknown(history_of(request), request->ops[i]);
     }
-    return r == 0;
 }
 
-static void co_write(struct request *request)
+int co_request_write(struct request *request)
 {
     int r;
 
     begin_request(request, HISTORY_WRITE, true);
     r = co_csv_write(request->file, request->buffer, request->first * BLOCK_SIZE,
                      request->count * BLOCK_SIZE);
-    if (end_change(request, r, "write"))
+    end_change(request, r, "write");
+    if (r == 0)
         request->client->machine->world->counts.block_writes += request->count;
+    return r;
 }
 
-static void co_trim(struct request *request, bool punch)
+int co_request_trim(struct request *request, bool punch)
 {
     int r;
 
@@ -146,35 +150,49 @@ static void co_trim(struct request *request, bool punch)
         r = co_csv_punch(request->file, request->first * BLOCK_SIZE, request->count * BLOCK_SIZE);
     else
         r = co_csv_zero(request->file, request->first * BLOCK_SIZE, request->count * BLOCK_SIZE);
-    if (end_change(request, r, punch ? "trim" : "write zeroes"))
+    end_change(request, r, punch ? "trim" : "write zeroes");
+    if (r == 0)
         request->client->machine->world->counts.trims++;
+    return r;
 }
 
-static void co_read(struct request *request)
+int co_request_load(struct request *request)
 {
     struct machine *machine = request->client->machine;
-    uint64_t length;
+    uint64_t bytes = request->count * BLOCK_SIZE, length;
+    int r =
+        co_csv_read(request->file, request->buffer, request->first * BLOCK_SIZE, bytes, &length);
+
+    if (r < 0) {
+        error_is_excused(machine, r, false, "read");
+        return r;
+    }
+    if (length < bytes && request->blocks->maybe_short)
+        memset((char *)request->buffer + length, 0, bytes - length);
+    else if (length != bytes)
+        world_fail(machine->world, "node %u: a read of %llu blocks gave %llu bytes",
+                   machine->number, (unsigned long long)request->count, (unsigned long long)length);
+    for (uint64_t i = 0; i < request->count; i++)
+        request->values[i] =
+            stamp_of(machine, request->blocks, request->buffer + i * WORDS, request->first + i);
+    return 0;
+}
+
+int co_request_read(struct request *request)
+{
     int r;
 
     begin_request(request, HISTORY_READ, false);
-    r = co_csv_read(request->file, request->buffer, request->first * BLOCK_SIZE,
-                    request->count * BLOCK_SIZE, &length);
-    if (r == 0 && length != request->count * BLOCK_SIZE)
-        world_fail(machine->world, "node %u: a read of %llu blocks gave %llu bytes",
-                   machine->number, (unsigned long long)request->count, (unsigned long long)length);
-    if (r < 0)
-        error_is_excused(machine, r, false, "read");
+    r = co_request_load(request);
     for (uint64_t i = 0; i < request->count; i++) {
         if (r < 0)
             history_drop(history_of(request), request->ops[i]);
         else
-            history_end(
-                history_of(request), request->ops[i],
-                stamp_of(machine, request->blocks, request->buffer + i * WORDS, request->first + i),
-                now_of(request));
+            history_end(history_of(request), request->ops[i], request->values[i], now_of(request));
     }
     if (r == 0)
-        machine->world->counts.block_reads += request->count;
+        request->client->machine->world->counts.block_reads += request->count;
+    return r;
 }
 
 static void choose_range(struct request *request)
@@ -226,50 +244,56 @@ static void co_one_request(struct request *request)
         draw < world->shape.trim_percent + world->shape.write_percent && choose_own_range(request);
 
     if (change && draw < world->shape.trim_percent) {
-        co_trim(request, draw % 2);
+        co_request_trim(request, draw % 2);
     } else if (change) {
-        co_write(request);
+        co_request_write(request);
     } else {
         choose_range(request);
-        co_read(request);
+        co_request_read(request);
     }
 }
 
 /* ---- clients ---- */
 
-static int co_open_file(struct machine *machine, const char *name, struct csv_file **ret_file)
+int co_request_open(struct request *request, bool read_only)
 {
-    struct csv *csv = node_csv(machine->node);
-    struct csv_volume *volume = csv ? csv_volume_find(csv, name) : NULL;
-    struct csv_open open = {0};
+    struct csv *csv = node_csv(request->client->machine->node);
+    struct csv_volume *volume = csv ? csv_volume_find(csv, request->blocks->volume) : NULL;
+    struct csv_open open = {.read_only = read_only};
     struct fs_attr attr;
-    int r = volume ? co_csv_walk(volume, FILE_NAME, &attr) : -ENOENT;
+    int r = volume ? co_csv_walk(volume, request->blocks->path, &attr) : -ENOENT;
 
     if (r == 0) {
         open.ino = attr.ino;
-        r = co_csv_open(volume, &open, &attr, ret_file);
+        r = co_csv_open(volume, &open, &attr, &request->file);
     }
     csv_volume_put(volume);
+    /* Where memory lies decides what the file system does with it: it must not be chance. */
+    if (!request->buffer && !(request->buffer = aligned_alloc(BLOCK_SIZE, BIG_BLOCKS * BLOCK_SIZE)))
+        abort();
     return r;
 }
 
-static bool co_open_request(struct request *request)
+void request_close(struct request *request)
 {
+    csv_file_close(request->file);
     request->file = NULL;
-    while (co_open_file(request->client->machine, request->blocks->volume, &request->file) < 0) {
+}
+
+void request_done(struct request *request)
+{
+    request_close(request);
+    free(request->buffer);
+    request->buffer = NULL;
+}
+
+static bool co_open_surely(struct request *request)
+{
+    while (co_request_open(request, false) < 0) {
         if (request->client->machine->stopping || co_sleep_ns(50 * MS) < 0)
             return false;
     }
-    request->buffer = aligned_alloc(BLOCK_SIZE, BIG_BLOCKS * BLOCK_SIZE);
-    if (!request->buffer)
-        abort();
     return true;
-}
-
-static void close_request(struct request *request)
-{
-    csv_file_close(request->file);
-    free(request->buffer);
 }
 
 void co_block_client(struct client *client)
@@ -278,11 +302,11 @@ void co_block_client(struct client *client)
     unsigned volume = (unsigned)(client_place(client) % world->shape.volume_count);
     struct request request = {.client = client, .blocks = world_blocks(world, volume)};
 
-    if (!client_goes_on(client) || !co_open_request(&request))
-        return;
-    while (co_client_think(client))
-        co_one_request(&request);
-    close_request(&request);
+    if (client_goes_on(client) && co_open_surely(&request)) {
+        while (co_client_think(client))
+            co_one_request(&request);
+    }
+    request_done(&request);
 }
 
 void co_blocks_read_all(struct machine *machine, struct blocks *blocks)
@@ -291,13 +315,13 @@ void co_blocks_read_all(struct machine *machine, struct blocks *blocks)
     struct request request = {.client = &reader, .blocks = blocks};
     uint64_t count = blocks->count;
 
-    if (!co_open_request(&request))
-        return;
-    for (request.first = 0; request.first < count; request.first += request.count) {
-        request.count = MIN(count - request.first, (uint64_t)BIG_BLOCKS);
-        co_read(&request);
+    if (co_open_surely(&request)) {
+        for (request.first = 0; request.first < count; request.first += request.count) {
+            request.count = MIN(count - request.first, (uint64_t)BIG_BLOCKS);
+            co_request_read(&request);
+        }
     }
-    close_request(&request);
+    request_done(&request);
 }
 
 int co_blocks_prepare(struct machine *machine, const struct blocks *blocks)

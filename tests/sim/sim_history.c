@@ -126,11 +126,28 @@ void history_end(struct history *history, struct history_op handle, uint64_t val
 {
     struct op *op = open_op(history, handle);
 
+    if (op->kind == HISTORY_WRITE)
+        value = op->value;
+    history_seal(history, handle, at_ns);
+    history_settle(history, handle, value);
+}
+
+void history_seal(struct history *history, struct history_op handle, uint64_t at_ns)
+{
+    struct op *op = open_op(history, handle);
+
+    assert(op->end == UINT32_MAX);
     op->end = history->position++;
     op->end_ns = at_ns;
+}
+
+void history_settle(struct history *history, struct history_op handle, uint64_t value)
+{
+    struct op *op = open_op(history, handle);
+
+    assert(op->end != UINT32_MAX);
+    op->value = value;
     op->fate = OP_ENDED;
-    if (op->kind == HISTORY_READ)
-        op->value = value;
 }
 
 void history_unknown(struct history *history, struct history_op op)

@@ -34,6 +34,11 @@ struct history_op history_begin(struct history *history, uint32_t reg, enum hist
                                 uint64_t value, uint32_t who, uint64_t at_ns);
 /* It ended well. value: what a read saw; not used for a write. */
 void history_end(struct history *history, struct history_op op, uint64_t value, uint64_t at_ns);
+/* The same in two steps, where what it was about is learnt only later: first it ended, then this
+ * was its value (of a write, too). A read that is never settled says nothing; a write counts as of
+ * unknown fate. */
+void history_seal(struct history *history, struct history_op op, uint64_t at_ns);
+void history_settle(struct history *history, struct history_op op, uint64_t value);
 /* Nobody knows: a write may have happened, or may yet; a read says nothing. What is neither ended
  * nor dropped counts so. */
 void history_unknown(struct history *history, struct history_op op);

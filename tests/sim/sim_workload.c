@@ -1,10 +1,11 @@
-/* What both levels of clients share: stamps, the judgement of errors, starting and stopping. */
+/* What all kinds of clients share: stamps, the judgement of errors, starting and stopping. */
 #include "tests/sim/sim_workload.h"
 
 struct workload {
     struct world *world;
     struct blocks *blocks[SHAPE_VOLUMES_MAX];
     struct files *files;
+    struct copies *copies;
     uint32_t *stamps; /* the register of each; stamp 0 is nobody's */
     uint64_t stamp_count, stamp_size;
     unsigned running;
@@ -20,6 +21,7 @@ struct workload *workload_new(struct world *world)
     for (unsigned i = 0; i < world->shape.volume_count; i++)
         workload->blocks[i] = blocks_new(world, i);
     workload->files = files_new(world);
+    workload->copies = copies_new();
     workload->stamp_count = 1;
     return workload;
 }
@@ -31,6 +33,7 @@ void workload_free(struct workload *workload)
     for (unsigned i = 0; i < SHAPE_VOLUMES_MAX; i++)
         blocks_free(workload->blocks[i]);
     files_free(workload->files);
+    copies_free(workload->copies);
     free(workload->stamps);
     free(workload);
 }
@@ -43,6 +46,11 @@ struct blocks *world_blocks(struct world *world, unsigned volume)
 struct files *world_files(struct world *world)
 {
     return world->workload->files;
+}
+
+struct copies *world_copies(struct world *world)
+{
+    return world->workload->copies;
 }
 
 /* ---- stamps ---- */
@@ -112,16 +120,20 @@ static void client_main(void *arg)
     }
     if (client.number < world->shape.block_clients)
         co_block_client(&client);
-    else
+    else if (client.number < world->shape.block_clients + world->shape.file_clients)
         co_file_client(&client);
+    else
+        co_copy_client(&client);
     world->workload->running--;
 }
 
 void workload_start(struct machine *machine)
 {
     const struct shape *shape = &machine->world->shape;
+    unsigned count = shape->block_clients + shape->file_clients;
 
-    for (unsigned i = 0; i < shape->block_clients + shape->file_clients; i++) {
+    count += machine->number <= shape->copy_clients;
+    for (unsigned i = 0; i < count; i++) {
         struct client *client = malloc(sizeof(*client));
 
         if (!client)
@@ -154,4 +166,5 @@ void co_workload_read_all(struct machine *machine)
     for (unsigned i = 0; i < machine->world->shape.volume_count; i++)
         co_blocks_read_all(machine, world_blocks(machine->world, i));
     co_files_read_all(machine);
+    co_copies_read_all(machine);
 }

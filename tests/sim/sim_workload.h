@@ -1,4 +1,4 @@
-/* sim_workload: the clients of a run, on every node, at two levels.
+/* sim_workload: the clients of a run, on every node.
  *
  * Block level (sim_blocks.c): clients of all nodes share one file in each volume, as the exports
  * see a disk image: they write, read, trim and zero runs of its blocks, and flush. Several may
@@ -7,6 +7,9 @@
  * File level (sim_files.c): each client has a directory in which it alone makes, renames and
  * removes files, writes their beginnings and sets their sizes; clients of all nodes look into all
  * of them. A file's owner (uid) is its stamp: it is there from the moment the name is.
+ *
+ * Copies (sim_copies.c): clients of some nodes make clones and snapshots of the shared file and of
+ * each other, use them, put them back and remove them.
  *
  * What was asked and answered goes into the world's history. A client of a node that dies is gone;
  * its successor goes on in the same directory. Errors that nothing excuses fail the run. */
@@ -27,11 +30,11 @@ unsigned workload_running(const struct workload *workload);
 /* Program: reads every block, name, file and directory, once, from this node. */
 void co_workload_read_all(struct machine *machine);
 
-/* ---- shared by the two levels ---- */
+/* ---- shared by the kinds of clients ---- */
 
 struct client {
     struct machine *machine;
-    unsigned number; /* on this machine, from 0; block clients first */
+    unsigned number; /* on this machine, from 0; block clients first, then file clients */
 };
 
 uint32_t client_who(const struct client *client); /* its number in reports */
@@ -62,7 +65,14 @@ void files_free(struct files *files);
 void co_file_client(struct client *client);
 void co_files_read_all(struct machine *machine);
 
+struct copies;
+struct copies *copies_new(void);
+void copies_free(struct copies *copies);
+void co_copy_client(struct client *client);
+void co_copies_read_all(struct machine *machine);
+
 struct blocks *world_blocks(struct world *world, unsigned volume);
 struct files *world_files(struct world *world);
+struct copies *world_copies(struct world *world);
 
 #endif

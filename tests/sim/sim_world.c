@@ -86,6 +86,7 @@ static void choose_shape(struct world *world)
         shape->seconds = world->options.seconds;
     shape->block_clients = 1 + (unsigned)world_draw(world, 3);
     shape->file_clients = (unsigned)world_draw(world, 3);
+    shape->copy_clients = world_draw(world, 2) ? 1 + (unsigned)world_draw(world, 3) : 0;
     shape->blocks = 8 << world_draw(world, 6);
     shape->request_blocks_max = 1 << world_draw(world, 5);
     shape->think_ns_max = (4 * MS << world_draw(world, 5)) * (shape->nodes > 4 ? 4 : 1);

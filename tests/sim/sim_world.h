@@ -56,6 +56,7 @@ struct shape {
     unsigned volume_count;
     uint64_t seconds;
     unsigned block_clients, file_clients; /* on each node */
+    unsigned copy_clients;                /* nodes that have one */
     uint64_t blocks;                      /* of the file that block clients share, in each volume */
     unsigned request_blocks_max;
     uint64_t think_ns_max; /* of a client, between two requests */
@@ -81,7 +82,7 @@ struct machine {
 };
 
 struct counts { /* of one run, for its line of figures */
-    uint64_t block_writes, block_reads, trims, file_operations, errors_told;
+    uint64_t block_writes, block_reads, trims, file_operations, errors_told, copies, restores;
 };
 
 struct workload;
