@@ -125,6 +125,23 @@ DEFINE_CLEANUP(struct io_file, io_file_close)
 /* From now on reads, writes and syncs of the file end with this error and do nothing; 0: as before.
  * The fault layer of tests and development clusters. */
 void io_file_set_fault(struct io_file *file, int error);
+
+/* How long a hard disk takes (hdd.c has the model). */
+struct io_hdd_model {
+    uint64_t settle_ns, stroke_ns; /* a seek: to the next track; over the whole disk on top of it */
+    uint64_t turn_ns;
+    uint64_t bytes_per_second; /* under the head */
+};
+/* 7200 turns a minute: about 86 random 4 KiB writes a second at depth 1, as such drives do. */
+#define IO_HDD_7200                                                                                \
+    ((struct io_hdd_model){.settle_ns = 1 * MS,                                                    \
+                           .stroke_ns = 12 * MS,                                                   \
+                           .turn_ns = 60 * SEC / 7200,                                             \
+                           .bytes_per_second = 180 * MIB})
+/* From now on reads and writes of the file take as long as on such a disk (those that are pending
+ * already do not); for benchmarks and development clusters. Returns 0, -EINVAL, -ENOMEM, -EALREADY.
+ */
+must_check int io_file_make_hdd(struct io_file *file, const struct io_hdd_model *model);
 const struct io_file_info *io_file_info(const struct io_file *file);
 struct io *io_file_io(const struct io_file *file);
 

@@ -11,7 +11,8 @@
 struct io_file {
     struct io *io;
     struct io_file_info info;
-    int fault; /* 0, or what every operation ends with */
+    int fault;       /* 0, or what every operation ends with */
+    struct hdd *hdd; /* NULL, or what reads and writes pass through: hdd.h */
 };
 struct io_listener {
     struct io *io;

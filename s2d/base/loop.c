@@ -2,6 +2,7 @@
  * io.h that only hand on. */
 #include <stdio.h>
 
+#include "s2d/base/hdd.h"
 #include "s2d/base/io_backend.h"
 
 void loop_init(struct io *io, const struct io_backend_ops *ops)
@@ -280,8 +281,10 @@ int co_io_open(struct io *io, const char *path, unsigned flags, struct io_file *
 
 void io_file_close(struct io_file *file)
 {
-    if (file)
-        file->io->ops->file_close(file);
+    if (!file)
+        return;
+    hdd_free(take_ptr(file->hdd));
+    file->io->ops->file_close(file);
 }
 
 const struct io_file_info *io_file_info(const struct io_file *file)
@@ -299,6 +302,11 @@ void io_file_set_fault(struct io_file *file, int error)
     file->fault = error;
 }
 
+int io_file_make_hdd(struct io_file *file, const struct io_hdd_model *model)
+{
+    return file->hdd ? -EALREADY : hdd_new(file, model, &file->hdd);
+}
+
 /* An operation never ends inside the call that began it, not even so. */
 static bool is_faulted(struct io_file *file, struct io_op *op)
 {
@@ -314,7 +322,10 @@ void io_file_readv(struct io_file *file, struct io_op *op, const struct iovec *i
 {
     if (is_faulted(file, op))
         return;
-    file->io->ops->file_readv(file, op, iov, iov_count, offset);
+    if (file->hdd)
+        hdd_readv(file->hdd, op, iov, iov_count, offset);
+    else
+        file->io->ops->file_readv(file, op, iov, iov_count, offset);
 }
 
 void io_file_writev(struct io_file *file, struct io_op *op, const struct iovec *iov, int iov_count,
@@ -322,7 +333,10 @@ void io_file_writev(struct io_file *file, struct io_op *op, const struct iovec *
 {
     if (is_faulted(file, op))
         return;
-    file->io->ops->file_writev(file, op, iov, iov_count, offset, flags);
+    if (file->hdd)
+        hdd_writev(file->hdd, op, iov, iov_count, offset, flags);
+    else
+        file->io->ops->file_writev(file, op, iov, iov_count, offset, flags);
 }
 
 void io_file_sync(struct io_file *file, struct io_op *op)

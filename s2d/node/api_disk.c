@@ -89,24 +89,45 @@ static void co_retire(void *arg, const struct api_request *request, struct api_r
         co_api_answer(arg, &disk_kind, id, response);
 }
 
-/* For development clusters: {disk}: the name of a disk of this node, which fails from now on. */
-static void co_fail(void *arg, const struct api_request *request, struct api_response *response)
+/* For development clusters: {disk}: the name of a disk of this node, to which something is done. */
+static void hurt_disk(struct api_context *context, const struct api_request *request,
+                      struct api_response *response, int (*hurt)(struct node *node, uint64_t disk))
 {
     static const char *const names[] = {"disk", NULL};
-    struct api_context *context = arg;
     struct api_arguments arguments = api_arguments(request, response, names);
     const char *name = api_text(&arguments, "disk");
     const struct database *database = arguments.refused ? NULL : api_database(context, response);
     const struct disk_record *disk =
         database ? database_disk_of(database, node_id(context->node), name) : NULL;
 
+    int r;
+
     if (!database)
         return;
-    if (disk && node_fault_disk(context->node, disk->base.id, -EIO) == 0)
+    r = disk ? hurt(context->node, disk->base.id) : -ENOENT;
+    if (r == 0)
         api_answer_json(response, json_object());
-    else
-        api_answer_error(response, -ENOENT, "node %s has no disk '%.64s' that is open",
+    else if (r == -ENOENT)
+        api_answer_error(response, r, "node %s has no disk '%.64s' that is open",
                          node_name(context->node), name);
+    else
+        api_answer_error(response, r, "disk '%.64s' cannot be hurt: %s", name,
+                         r == -EPERM ? "it is a device, not a file" : strerror(-r));
+}
+
+static int fail_disk(struct node *node, uint64_t disk)
+{
+    return node_fault_disk(node, disk, -EIO);
+}
+
+static void co_fail(void *arg, const struct api_request *request, struct api_response *response)
+{
+    hurt_disk(arg, request, response, fail_disk);
+}
+
+static void co_slow(void *arg, const struct api_request *request, struct api_response *response)
+{
+    hurt_disk(arg, request, response, node_slow_disk);
 }
 
 /* ---- the pool ---- */
@@ -159,6 +180,7 @@ const struct api_route api_disk_routes[] = {
     {API_GET, "/v1/disks/{disk}", co_show},
     {API_POST, "/v1/disks/{disk}/retire", co_retire},
     {API_POST, "/v1/development/fail-disk", co_fail},
+    {API_POST, "/v1/development/slow-disk", co_slow},
     {API_GET, "/v1/pool", co_pool},
     {API_POST, "/v1/pool", co_create_pool},
     {0, NULL, NULL},

@@ -517,3 +517,15 @@ int node_fault_disk(struct node *node, uint64_t id, int error)
     io_file_set_fault(disk_file(disk->disk), error);
     return 0;
 }
+
+int node_slow_disk(struct node *node, uint64_t id)
+{
+    struct node_disk *disk = find_disk(node, id);
+
+    if (!disk || !disk->disk)
+        return -ENOENT;
+    if (io_file_info(disk_file(disk->disk))->is_block_device)
+        return -EPERM; /* somebody may want to use it */
+    log_warn(node->io, "disks", "a disk was asked to be slow", "disk=%s", disk->name);
+    return io_file_make_hdd(disk_file(disk->disk), &IO_HDD_7200);
+}

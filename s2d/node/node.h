@@ -123,6 +123,9 @@ int co_node_check_volume(struct node *node, uint64_t volume,
 /* For development clusters: every I/O of this node's disk fails with `error` from now on (0: no
  * more). Returns 0, -ENOENT (no such disk, or it is not open). */
 int node_fault_disk(struct node *node, uint64_t disk, int error);
+/* For development clusters: the disk, which must be a file, is as slow as a hard disk until the
+ * daemon ends. Returns 0, -ENOENT (as above), -EPERM (a device), -EALREADY, -ENOMEM. */
+int node_slow_disk(struct node *node, uint64_t disk);
 
 struct node_disk_status {
     bool open;

@@ -146,6 +146,8 @@ const struct cli_command cli_commands[] = {
     /* ---- development clusters ---- */
     {"development", "fail-disk", "NAME", NULL, CLI_HIDDEN, NULL,
      "Lets every I/O of a disk of this node fail from now on.", run_development_fail_disk},
+    {"development", "slow-disk", "NAME", NULL, CLI_HIDDEN, NULL,
+     "Makes a disk of this node, a file, as slow as a hard disk.", run_development_slow_disk},
     {NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL},
 };
 

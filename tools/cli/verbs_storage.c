@@ -134,15 +134,25 @@ int run_disk_replace(struct cli *cli, const struct cli_arguments *arguments)
     return run_disk_retire(cli, arguments);
 }
 
-int run_development_fail_disk(struct cli *cli, const struct cli_arguments *arguments)
+static int hurt_disk(struct cli *cli, const char *name, char *target, const char *what)
 {
-    const char *name = cli_positional(arguments, 0);
     json_t *json;
-    int status = cli_call(cli, "POST", cli_target("/v1/development/fail-disk"),
-                          json_pack("{s:s}", "disk", name), &json);
+    int status = cli_call(cli, "POST", target, json_pack("{s:s}", "disk", name), &json);
 
     return status != CLI_DONE ? status
-                              : cli_show_done(cli, json, "disk %s fails from now on", name);
+                              : cli_show_done(cli, json, "disk %s %s from now on", name, what);
+}
+
+int run_development_fail_disk(struct cli *cli, const struct cli_arguments *arguments)
+{
+    return hurt_disk(cli, cli_positional(arguments, 0), cli_target("/v1/development/fail-disk"),
+                     "fails");
+}
+
+int run_development_slow_disk(struct cli *cli, const struct cli_arguments *arguments)
+{
+    return hurt_disk(cli, cli_positional(arguments, 0), cli_target("/v1/development/slow-disk"),
+                     "is slow");
 }
 
 /* ---- the pool ---- */

@@ -15,6 +15,7 @@ usage: devcluster [--dir D] COMMAND …
   off N                   the whole host dies: daemon, keepers and QEMUs at once
   cut N… | heal N…        network down (no resets) | up; several nodes that are cut off together reach each other
   fail-disk N DISK        I/O errors from now on, under a running node
+  slow-disk N DISK        it is as slow as a hard disk, until its daemon ends
   wipe-disk N DISK        its contents are destroyed under a running node
   new-disk N DISK SIZE    an empty disk is put in; it belongs to no pool yet
   env                     shell lines: S2D_NODE, S2D_DIR, PATH with the built s2d
@@ -250,6 +251,10 @@ class Node:
         self.disk(name)
         self.s2d("development", "fail-disk", name)
 
+    def slow_disk(self, name):
+        self.disk(name)
+        self.s2d("development", "slow-disk", name)
+
 
 class Cluster:
     def __init__(self, folder):
@@ -416,7 +421,7 @@ def command(cluster, name, arguments):
     of_node = {"kill": Node.kill, "stop": Node.stop, "start": Node.start, "off": Node.off,
                "pause": lambda node: node.signal(signal.SIGSTOP), "resume": lambda node: node.signal(signal.SIGCONT)}
     of_nodes = {"cut": cluster.cut, "heal": cluster.heal}
-    of_disk = {"fail-disk": Node.fail_disk, "wipe-disk": Node.wipe_disk}
+    of_disk = {"fail-disk": Node.fail_disk, "slow-disk": Node.slow_disk, "wipe-disk": Node.wipe_disk}
     if name == "up":
         options = up_options(arguments)
         action = lambda: cluster.up(options)
