@@ -426,6 +426,11 @@ int co_read_whole(struct vdisk *vdisk, co_read_pieces *co_pieces, void *buffer, 
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
     co_group_add(&mirror->calls, 1);
     r = co_pieces(mirror, buffer, offset, length);
+    /* The node may hold a lease again, but that one is not this session's. */
+    if (r == 0 && mirror->stopped) {
+        SOMETIMES("mirror: the session ends while a read is in flight");
+        r = -ESTALE;
+    }
     if (r == 0 && !mirror->options.lease_held(mirror->options.arg) && !PLANTED(READ_NO_LEASE)) {
         SOMETIMES("mirror: the lease is lost while a read is in flight");
         r = -ESTALE;

@@ -257,6 +257,8 @@ void world_run(const struct world_options *options, void (*test)(struct world *w
     assert_int_equal(buffer_pool_new("test", 8 * MIB, &world.buffers), 0);
     assert_int_equal(
         vdisk_config_new(WORLD_SLABS, options->width, WORLD_SLAB_BLOCKS, &world.config), 0);
+    if (options->data_columns > 0)
+        world.config->data_columns = options->data_columns;
     world.config->vdisk = WORLD_VDISK;
     world.config->epoch = 4;
     world.config->session = 4;

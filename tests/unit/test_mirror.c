@@ -184,6 +184,29 @@ static void test_read_waits_for_the_write(void **state)
     world_run(THREE, read_waits_for_the_write);
 }
 
+static void read_ends_with_its_session(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request request = {owner, 1, 0, 0, false};
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    request_start(world, &request);
+    co_sleep_ns(world->columns[0].latency_ns / 2);
+    mirror_stop(owner->mirror); /* as when the lease ran out; there is a new one by now */
+    assert_true(co_done_within(&request, SEC));
+    assert_int_equal(request.result, -ESTALE);
+}
+
+/* I5: a read that was under way when its session ended may be older than what another owner has
+ * answered since, even if this node holds a lease again. */
+static void test_read_ends_with_its_session(void **state)
+{
+    (void)state;
+    world_run(THREE, read_ends_with_its_session);
+    world_run(&(struct world_options){.seed = 1, .width = 4, .slabs = 1, .data_columns = 2},
+              read_ends_with_its_session);
+}
+
 static void away_is_evicted_sooner(struct world *world)
 {
     struct request request = {first_owner(world), 1, 'a', 0, false};
@@ -1027,6 +1050,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_full_pool_is_enospc),
         cmocka_unit_test(test_write_waits_for_every_column),
         cmocka_unit_test(test_read_waits_for_the_write),
+        cmocka_unit_test(test_read_ends_with_its_session),
         cmocka_unit_test(test_away_is_evicted_sooner),
         cmocka_unit_test(test_failed_medium_is_evicted_at_once),
         cmocka_unit_test(test_short_break_evicts_nobody),
