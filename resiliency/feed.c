@@ -377,18 +377,20 @@ static void feed_run(void *arg)
     struct feed *feed = arg;
     struct mirror *mirror = feed->mirror;
 
-    while (!mirror->stopped && !feed->retired) {
-        if (co_cancelled())
-            mirror_stop(mirror); /* this daemon is being torn down */
-        else if (io_now_ns(mirror->io) >= feed->not_before_ns && co_attach(feed) == 0)
-            co_serve(feed);
-        else
-            co_pause(feed);
-    }
-    feed_break(feed, -ECANCELED);
-    feed_detach(feed);
-    feed_drop_unwanted(feed);
-    co_group_wait(&feed->sent);
+    do {
+        while (!mirror->stopped && !feed->retired) {
+            if (co_cancelled())
+                mirror_stop(mirror); /* this daemon is being torn down */
+            else if (io_now_ns(mirror->io) >= feed->not_before_ns && co_attach(feed) == 0)
+                co_serve(feed);
+            else
+                co_pause(feed);
+        }
+        feed_break(feed, -ECANCELED);
+        feed_detach(feed);
+        feed_drop_unwanted(feed);
+        co_group_wait(&feed->sent);
+    } while (!mirror->stopped && !feed->retired); /* meanwhile a new slab may have a column here */
     feed->running = false;
 }
 

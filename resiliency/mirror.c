@@ -74,11 +74,15 @@ int co_mirror_enter(struct mirror *mirror, uint32_t slab, bool allocate)
         if (!mirror->draining) {
             if (!allocated && !allocate)
                 return 0;
-            if (allocated && mirror->slabs[slab].ready)
+            if (allocated && mirror->slabs[slab].ready && !mirror->slabs[slab].closed) {
+                mirror->slabs[slab].entered++;
                 return 1;
+            }
         }
         if (allocated || mirror->draining) {
-            SOMETIMES_IF(allocated, "mirror: a request waits for a takeover");
+            SOMETIMES_IF(allocated && !mirror->slabs[slab].closed,
+                         "mirror: a request waits for a takeover");
+            SOMETIMES_IF(mirror->slabs[slab].closed, "mirror: a request waits for a release");
             mirror->slabs[slab].wanted = true;
             evict_watch(mirror);
             r = co_mirror_wait(mirror, UINT64_MAX);
@@ -88,6 +92,15 @@ int co_mirror_enter(struct mirror *mirror, uint32_t slab, bool allocate)
         if (r < 0)
             return r;
     }
+}
+
+void mirror_leave(struct mirror *mirror, uint32_t slab)
+{
+    struct mirror_slab *state = &mirror->slabs[slab];
+
+    assert(state->entered > 0);
+    if (--state->entered == 0 && state->closed)
+        co_cond_broadcast(&mirror->changed);
 }
 
 /* ---- telling watermarks when no record does ---- */
@@ -135,6 +148,7 @@ static struct mirror_limits limits_or_default(struct mirror_limits limits)
         .retry_ns = limits.retry_ns ? limits.retry_ns : 50 * MS,
         .idle_mark_ns = limits.idle_mark_ns ? limits.idle_mark_ns : 20 * MS,
         .unsettled_bytes = limits.unsettled_bytes ? limits.unsettled_bytes : 16 * MIB,
+        .release_ns = limits.release_ns ? limits.release_ns : 2 * SEC,
         .resync_depth = limits.resync_depth ? limits.resync_depth : 4,
     };
 }
@@ -223,6 +237,8 @@ static int add_metrics(struct mirror *mirror)
          offsetof(struct mirror, lost_blocks)},
         {"s2d_mirror_evictions_total", "proposals to mark a disk's columns stale",
          offsetof(struct mirror, evictions)},
+        {"s2d_mirror_released_slabs_total", "empty slabs given back to the pool",
+         offsetof(struct mirror, released_slabs)},
     };
     char labels[64];
     int r;
@@ -269,6 +285,10 @@ int mirror_new(struct io *io, const struct mirror_options *options, struct vdisk
         r = add_metrics(mirror);
     if (r == 0) /* from here on things run; co_mirror_free() is the only way out */
         r = mirror_spawn(mirror, "takeover", co_takeover_run, mirror);
+    if (r == 0 && options->propose_release &&
+        mirror_spawn(mirror, "release", co_release_run, mirror) < 0)
+        log_warn(io, "mirror", "no memory: empty slabs are kept", "vdisk=%llu",
+                 (unsigned long long)mirror->vdisk.id);
     if (r < 0) {
         remove_metrics(mirror);
         mirror_destroy(mirror);

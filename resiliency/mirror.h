@@ -32,7 +32,9 @@ struct mirror_limits {
     uint64_t idle_mark_ns;   /* a watermark that no record carried is told after [20 ms] */
     uint64_t unsettled_bytes; /* of data above the watermark; more waits: stores must keep it, and a
                                  takeover write it again [16 MiB] */
-    uint32_t resync_depth;    /* pieces of 256 KiB being copied to one disk at once [4] */
+    uint64_t release_ns;   /* a slab that was trimmed is left alone for so long before it is given
+                              back to the pool, if it is empty [2 s] */
+    uint32_t resync_depth; /* pieces of 256 KiB being copied to one disk at once [4] */
 };
 
 struct mirror_heal { /* one run of blocks that was rotten on one copy and is right again */
@@ -65,6 +67,10 @@ struct mirror_options {
      * -ENOSPC, -ESTALE; anything else is tried again. */
     int (*co_request_slabs)(void *arg, uint64_t vdisk, uint64_t epoch, const uint32_t *slabs,
                             size_t count);
+    /* "Nothing is written in this slab, and nothing will be before a configuration answers: drop
+     * it." The command must be void in any other epoch and raise it, and must not be refused in its
+     * own. NULL: slabs are kept (a fixed volume). */
+    void (*propose_release)(void *arg, uint64_t vdisk, uint64_t epoch, uint32_t slab);
     void (*on_heal)(void *arg, const struct mirror_heal *heal); /* may be NULL */
     void *arg;
 };

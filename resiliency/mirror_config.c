@@ -85,6 +85,22 @@ static int apply_column(struct mirror *mirror, size_t index, const struct column
     return 0;
 }
 
+/* Only the owner proposes that a slab goes, and then nobody is inside. */
+static int drop_slab(struct mirror *mirror, uint32_t slab)
+{
+    struct mirror_slab *state = &mirror->slabs[slab];
+
+    if (!state->closed)
+        return -EPROTO;
+    assert(state->entered == 0 || PLANTED(RELEASE_UNDER_WRITES));
+    assert(state->ready);
+    state->ready = false;
+    state->maybe_empty = false;
+    for (uint32_t i = 0; i < mirror->config->width; i++)
+        mirror->slab_feeds[(size_t)slab * mirror->config->width + i] = NULL;
+    return 0;
+}
+
 static int apply_slab(struct mirror *mirror, const struct vdisk_config *old,
                       const struct vdisk_config *new, uint32_t slab)
 {
@@ -92,12 +108,13 @@ static int apply_slab(struct mirror *mirror, const struct vdisk_config *old,
     int r;
 
     if (!vdisk_config_slab_allocated(new, slab))
-        return 0;
+        return was ? drop_slab(mirror, slab) : 0;
     if (!was) {
         SOMETIMES_IF(old, "mirror: a slab is born in a session");
         /* One that is born in our session holds nothing: nobody has written to it. */
         mirror->slabs[slab].ready = old != NULL || PLANTED(TAKEOVER_SKIPPED);
         mirror->slabs_waiting += !mirror->slabs[slab].ready;
+        mirror->slabs[slab].maybe_empty = old == NULL; /* who knows what it held last */
     }
     for (uint32_t i = 0; i < new->width; i++) {
         r = apply_column(mirror, (size_t)slab * new->width + i,

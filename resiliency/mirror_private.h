@@ -42,6 +42,10 @@ struct mirror_slab {
     bool ready;      /* taken over: may be read and written */
     bool wanted;     /* a request waits for it */
     bool requesting; /* space is being asked for */
+    bool closed;     /* nobody enters: it is about to go back to the pool (release.c) */
+    bool maybe_empty;
+    uint32_t entered; /* requests that are inside */
+    uint64_t trimmed_ns;
 };
 
 struct mirror {
@@ -85,8 +89,9 @@ struct mirror {
 
     struct counter reads, writes_done, read_bytes, written_bytes;
     struct counter copied_blocks, rewritten_blocks, healed_blocks, lost_blocks, evictions;
+    struct counter released_slabs;
     struct histogram write_latency;
-    struct counter *metric[9]; /* those registered */
+    struct counter *metric[10]; /* those registered */
 };
 
 /* ---- shared helpers (mirror.c) ---- */
@@ -157,9 +162,10 @@ must_check int mirror_spawn(struct mirror *mirror, const char *name, co_fn *fn, 
 must_check int co_mirror_wait(struct mirror *mirror, uint64_t deadline_ns);
 
 /* The way in for a client's request to a slab: waits until it is taken over; makes space if
- * `allocate`. Returns 1 (go on), 0 (not allocated: it reads as zeros), -ESTALE, -ENOSPC,
- * -ECANCELED. */
+ * `allocate`. Returns 1 (go on; then mirror_leave()), 0 (not allocated: it reads as zeros),
+ * -ESTALE, -ENOSPC, -ECANCELED. The slab stays allocated until mirror_leave(). */
 must_check int co_mirror_enter(struct mirror *mirror, uint32_t slab, bool allocate);
+void mirror_leave(struct mirror *mirror, uint32_t slab);
 
 /* ---- configurations (mirror_config.c) ---- */
 
@@ -219,8 +225,9 @@ must_check int co_read_any(struct mirror *mirror, struct write_extent extent, vo
                            uint64_t *sums, const struct feed *except);
 
 /* The way in for a client's write: its slab is taken over and not too much is unsettled. Returns as
- * co_mirror_enter(). */
+ * co_mirror_enter(); after 1 write_leave(). */
 must_check int co_write_enter(struct mirror *mirror, uint32_t slab, bool allocate);
+void write_leave(struct mirror *mirror, uint32_t slab, bool trimmed);
 
 /* The whole of a client's call that changes something, around its pieces: range, life, lease,
  * figures. data NULL: zeros. */
@@ -255,6 +262,12 @@ must_check int co_read_column_medium(struct mirror *mirror, uint32_t column,
 /* Writes a rotten run of at most PIECE_BLOCKS of one copy again, from another one. Without a lock.
  */
 void co_repair_column(struct mirror *mirror, uint32_t column, struct write_extent extent);
+
+/* ---- giving slabs back (release.c) ---- */
+
+void co_release_run(void *mirror);
+/* Something of the slab was trimmed: perhaps nothing is left. */
+void mirror_note_trim(struct mirror *mirror, uint32_t slab);
 
 /* ---- takeover (takeover.c), resync (resync.c), eviction (evict.c) ---- */
 

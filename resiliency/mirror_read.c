@@ -366,16 +366,11 @@ static int co_read_once(struct read_request *request)
     return r;
 }
 
-static int co_read_piece(struct mirror *mirror, struct write_extent extent, char *buffer)
+static int co_read_inside(struct mirror *mirror, struct write_extent extent, char *buffer)
 {
     struct read_request request = {.mirror = mirror, .extent = extent, .buffer = buffer};
     int r;
 
-    r = co_mirror_enter(mirror, extent.slab, false);
-    if (r == 0)
-        memset(buffer, 0, (size_t)extent.count * BLOCK_SIZE);
-    if (r <= 0)
-        return r;
     while ((r = co_read_once(&request)) == -EHOSTUNREACH) {
         SOMETIMES("mirror: a read waits for a column to come back");
         r = co_mirror_wait(mirror, io_now_ns(mirror->io) + READ_RETRY_NS);
@@ -389,6 +384,19 @@ static int co_read_piece(struct mirror *mirror, struct write_extent extent, char
                   "vdisk=%llu slab=%u block=%u count=%u", (unsigned long long)mirror->vdisk.id,
                   extent.slab, extent.block, extent.count);
     }
+    return r;
+}
+
+static int co_read_piece(struct mirror *mirror, struct write_extent extent, char *buffer)
+{
+    int r = co_mirror_enter(mirror, extent.slab, false);
+
+    if (r == 0)
+        memset(buffer, 0, (size_t)extent.count * BLOCK_SIZE);
+    if (r <= 0)
+        return r;
+    r = co_read_inside(mirror, extent, buffer);
+    mirror_leave(mirror, extent.slab);
     return r;
 }
 

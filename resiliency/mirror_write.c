@@ -383,7 +383,22 @@ int co_write_enter(struct mirror *mirror, uint32_t slab, bool allocate)
     if (r <= 0)
         return r; /* 0: zeros where nothing was ever allocated */
     r = co_wait_for_room(mirror);
-    return r < 0 ? r : 1;
+    if (r < 0) {
+        mirror_leave(mirror, slab);
+        return r;
+    }
+    mirror->writes_entered++;
+    return 1;
+}
+
+void write_leave(struct mirror *mirror, uint32_t slab, bool trimmed)
+{
+    if (trimmed)
+        mirror_note_trim(mirror, slab);
+    mirror_leave(mirror, slab);
+    assert(mirror->writes_entered > 0);
+    if (--mirror->writes_entered == 0 && mirror->draining)
+        co_cond_broadcast(&mirror->progress);
 }
 
 /* data NULL: zeros. */
@@ -397,7 +412,6 @@ static int co_write_piece(struct mirror *mirror, struct write_extent extent, con
     r = co_write_enter(mirror, extent.slab, data != NULL);
     if (r <= 0)
         return r;
-    mirror->writes_entered++;
     write = co_write_get(mirror);
     r = write ? 0 : -ECANCELED;
     if (write) {
@@ -409,8 +423,7 @@ static int co_write_piece(struct mirror *mirror, struct write_extent extent, con
         range_unlock(&mirror->lock, &write->hold);
         write_put(write);
     }
-    if (--mirror->writes_entered == 0 && mirror->draining)
-        co_cond_broadcast(&mirror->progress);
+    write_leave(mirror, extent.slab, !data);
     return r;
 }
 

@@ -157,16 +157,11 @@ static int co_read_unit(const struct unit_read *read)
     return 0;
 }
 
-static int co_read_piece(const struct unit_read *read)
+static int co_read_inside(const struct unit_read *read)
 {
     struct mirror *mirror = read->mirror;
     int r;
 
-    r = co_mirror_enter(mirror, read->rows.slab, false);
-    if (r == 0)
-        memset(read->buffer, 0, (size_t)read->rows.count * BLOCK_SIZE);
-    if (r <= 0)
-        return r;
     while ((r = co_read_unit(read)) == -EHOSTUNREACH) {
         SOMETIMES("parity: a read waits for a column to come back");
         r = co_mirror_wait(mirror, io_now_ns(mirror->io) + READ_RETRY_NS);
@@ -181,6 +176,19 @@ static int co_read_piece(const struct unit_read *read)
                   (unsigned long long)mirror->vdisk.id, read->rows.slab, read->rows.block,
                   read->rows.count, read->column);
     }
+    return r;
+}
+
+static int co_read_piece(const struct unit_read *read)
+{
+    int r = co_mirror_enter(read->mirror, read->rows.slab, false);
+
+    if (r == 0)
+        memset(read->buffer, 0, (size_t)read->rows.count * BLOCK_SIZE);
+    if (r <= 0)
+        return r;
+    r = co_read_inside(read);
+    mirror_leave(read->mirror, read->rows.slab);
     return r;
 }
 

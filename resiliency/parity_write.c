@@ -213,10 +213,8 @@ static int co_write_piece(const struct piece_write *write)
     r = co_write_enter(mirror, write->slab, write->data != NULL);
     if (r <= 0)
         return r;
-    mirror->writes_entered++;
     r = co_write_until_known(write);
-    if (--mirror->writes_entered == 0 && mirror->draining)
-        co_cond_broadcast(&mirror->progress);
+    write_leave(mirror, write->slab, !write->data);
     return r;
 }
 

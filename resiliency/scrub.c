@@ -202,11 +202,14 @@ static int co_scrub_all(struct scrub *scrub)
     int r = 0;
 
     for (uint32_t slab = 0; r == 0 && slab < mirror->slab_count; slab++) {
-        if (!vdisk_config_slab_allocated(mirror->config, slab))
-            continue;
-        for (uint32_t block = 0; r == 0 && block < blocks; block += CHUNK_BLOCKS)
+        for (uint32_t block = 0; r == 0 && block < blocks; block += CHUNK_BLOCKS) {
+            r = co_mirror_enter(mirror, slab, false);
+            if (r <= 0)
+                break;
             r = co_scrub_chunk(
                 scrub, (struct write_extent){slab, block, MIN(blocks - block, CHUNK_BLOCKS)});
+            mirror_leave(mirror, slab);
+        }
     }
     return r;
 }

@@ -49,6 +49,7 @@
     X(PARITY_ONE_LIST, "parity", "one in-sync column tells what to compare [ONESRC]")              \
     X(PARITY_SKIPS_TRIMMED, "parity", "rows that only the returning column has are not compared")  \
     X(JOIN_NO_MARK, "open:parity", "a column joins without the watermark [JOINNOWM]")                   \
+    X(RELEASE_UNDER_WRITES, "cluster", "a slab is given back without a look at who is inside, or what") \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "open:mirror", "a store takes messages of a lower epoch [NOSEAL]")                  \
     X(SEAL_RECORDS_ONLY, "store", "marks and drops of a lower epoch are taken [SEALWRITES]")       \

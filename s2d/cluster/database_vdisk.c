@@ -300,10 +300,28 @@ static void vdisk_replace(struct command *command)
     database_put(database, TABLE_VDISK, vdisk);
 }
 
+/* {vdisk, epoch, number}: the owner says that nothing is written in the slab and waits for this
+ * epoch to end, so in its epoch the command is never refused. Raising it keeps a copy of the
+ * command that comes late from dropping the slab's successor. */
+static void slab_release(struct command *command)
+{
+    struct vdisk_record *vdisk = vdisk_at_epoch(command);
+    uint64_t number = command_u64(command, "number");
+    struct slab_record *slab;
+
+    if (command_refused(command))
+        return;
+    slab = number <= UINT32_MAX ? database_find_mutable(command->database, TABLE_SLAB,
+                                                        slab_id(vdisk->base.id, number))
+                                : NULL;
+    if (slab)
+        database_remove_slab(command->database, slab);
+    vdisk->epoch++;
+    database_put(command->database, TABLE_VDISK, vdisk);
+}
+
 const struct verb vdisk_verbs[] = {
-    {"vdisk.own", vdisk_own},
-    {"vdisk.stale", vdisk_stale},
-    {"vdisk.in_sync", vdisk_in_sync},
-    {"vdisk.replace", vdisk_replace},
-    {NULL, NULL},
+    {"vdisk.own", vdisk_own},         {"slab.release", slab_release},
+    {"vdisk.stale", vdisk_stale},     {"vdisk.in_sync", vdisk_in_sync},
+    {"vdisk.replace", vdisk_replace}, {NULL, NULL},
 };

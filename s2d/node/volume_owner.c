@@ -82,6 +82,15 @@ static void mirror_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, ui
                       "epoch", (json_int_t)epoch, "disk", (json_int_t)disk));
 }
 
+static void mirror_propose_release(void *arg, uint64_t vdisk, uint64_t epoch, uint32_t slab)
+{
+    struct node_volume *volume = arg;
+
+    propose(volume->owner_node,
+            json_pack("{s:s,s:I,s:I,s:I}", "verb", "slab.release", "vdisk", (json_int_t)vdisk,
+                      "epoch", (json_int_t)epoch, "number", (json_int_t)slab));
+}
+
 static void mirror_on_heal(void *arg, const struct mirror_heal *heal)
 {
     struct node_volume *volume = arg;
@@ -164,6 +173,7 @@ static int co_begin_session(struct node_volume *volume)
 static int make_mirror(struct node_volume *volume)
 {
     struct node *node = volume->owner_node;
+    const struct volume_record *record = volume_record_of(volume);
     const struct vdisk_record *vdisk = vdisk_record_of(volume);
     struct mirror_options options = {
         .node = node->identity.node,
@@ -176,6 +186,7 @@ static int make_mirror(struct node_volume *volume)
         .propose_stale = mirror_propose_stale,
         .propose_in_sync = mirror_propose_in_sync,
         .co_request_slabs = mirror_request_slabs,
+        .propose_release = record && record->thin ? mirror_propose_release : NULL,
         .on_heal = mirror_on_heal,
         .arg = volume,
     };

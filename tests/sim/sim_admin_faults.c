@@ -208,6 +208,64 @@ static bool volume_grows(struct world *world, struct fault *fault)
     return begin_act(member_for(world, fault), fault, co_resize);
 }
 
+#define SPREAD_BYTES (24 * MIB) /* some slabs */
+
+/* A file over several slabs, a block in each MiB of it, that goes again: what its slabs become is
+ * theirs to decide. Others may write to the same slabs meanwhile. */
+static int co_spread_file(struct csv_volume *volume, struct act *act, uint64_t *words)
+{
+    struct csv_file *file = NULL;
+    struct fs_new new = {.mode = 0100644};
+    struct csv_open open = {0};
+    struct fs_attr attr;
+    uint64_t length;
+    char name[32];
+    int r;
+
+    snprintf(name, sizeof(name), "spread%u", act->fault.index);
+    r = co_csv_create(volume, FS_ROOT_INO, name, &new, &attr);
+    open.ino = attr.ino;
+    if (r == 0)
+        r = co_csv_open(volume, &open, &attr, &file);
+    if (r == 0)
+        r = co_csv_allocate(file, 0, SPREAD_BYTES, 0);
+    for (uint64_t at = 0; r == 0 && at < SPREAD_BYTES; at += MIB) {
+        for (size_t j = 0; j < BLOCK_SIZE / 8; j++)
+            words[j] = act->fault.draw[0] + at;
+        r = co_csv_write(file, words, at, BLOCK_SIZE);
+    }
+    for (uint64_t at = 0; r == 0 && at < SPREAD_BYTES; at += MIB) {
+        r = co_csv_read(file, words, at, BLOCK_SIZE, &length);
+        if (r == 0 && words[0] != act->fault.draw[0] + at)
+            world_fail(act->machine->world, "byte %llu of %s shows %llx", (unsigned long long)at,
+                       name, (unsigned long long)words[0]);
+    }
+    csv_file_close(file);
+    (void)co_csv_unlink(volume, FS_ROOT_INO, name);
+    return r;
+}
+
+static int co_spread(struct act *act)
+{
+    struct csv_volume *volume =
+        csv_volume_find(node_csv(act->machine->node), volume_shape_of(act)->name);
+    uint64_t *words = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    int r = volume ? 0 : -ENOENT;
+
+    if (!words)
+        abort();
+    if (r == 0)
+        r = co_spread_file(volume, act, words);
+    csv_volume_put(volume);
+    free(words);
+    return r;
+}
+
+static bool slabs_emptied(struct world *world, struct fault *fault)
+{
+    return begin_act(member_for(world, fault), fault, co_spread);
+}
+
 /* ---- the pool ---- */
 
 /* A volume that takes what is left, as far as that can be had: a third as much each try. */
@@ -328,6 +386,7 @@ const struct fault_kind admin_faults[] = {
     {"owner moves", 3, owner_moves, NULL},
     {"volume created, deleted", 2, volume_created, volume_deleted},
     {"volume grows", 1, volume_grows, NULL},
+    {"slabs filled, emptied", 2, slabs_emptied, NULL},
     {"pool full", 1, pool_gets_full, volume_deleted},
     {"pool extended", 1, pool_grows, NULL},
     {"node drains", 1, node_drains, node_resumes},

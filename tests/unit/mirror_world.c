@@ -13,7 +13,7 @@
 struct command {
     struct world *world;
     struct owner *owner;
-    enum { COMMAND_STALE, COMMAND_IN_SYNC, COMMAND_SHOW } kind;
+    enum { COMMAND_STALE, COMMAND_IN_SYNC, COMMAND_RELEASE, COMMAND_SHOW } kind;
     uint64_t epoch, disks[WORLD_DISKS];
     size_t count;
 };
@@ -57,6 +57,11 @@ static void apply_proposal(struct world *world, const struct command *command)
     if (command->epoch != world->config->epoch)
         return; /* void */
     config = world_edit(world);
+    if (command->kind == COMMAND_RELEASE) {
+        memset(&config->columns[command->disks[0] * config->width], 0,
+               config->width * sizeof(config->columns[0]));
+        changed++;
+    }
     for (size_t i = 0; i < command->count; i++) {
         if (command->kind == COMMAND_STALE)
             changed += vdisk_config_mark_stale(config, command->disks[i], config->epoch);
@@ -124,6 +129,16 @@ static void owner_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uin
         queue_command(&(struct command){owner->world, owner, COMMAND_IN_SYNC, epoch, {disk}, 1});
 }
 
+static void owner_propose_release(void *arg, uint64_t vdisk, uint64_t epoch, uint32_t slab)
+{
+    struct owner *owner = arg;
+
+    assert_int_equal(vdisk, WORLD_VDISK);
+    owner->world->release_proposals++;
+    if (!owner->cut_off)
+        queue_command(&(struct command){owner->world, owner, COMMAND_RELEASE, epoch, {slab}, 0});
+}
+
 static void place_slab(struct world *world, struct vdisk_config *config, uint32_t slab)
 {
     world->raft_index++;
@@ -179,6 +194,7 @@ struct owner *world_take_over(struct world *world, uint64_t node)
         .propose_stale = owner_propose_stale,
         .propose_in_sync = owner_propose_in_sync,
         .co_request_slabs = owner_request_slabs,
+        .propose_release = world->thin ? owner_propose_release : NULL,
         .on_heal = owner_on_heal,
         .arg = owner,
     };

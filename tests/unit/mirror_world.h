@@ -35,6 +35,8 @@ struct world {
     struct owner owners[64];
     unsigned owner_count;
     bool full; /* no space for slabs */
+    bool thin; /* empty slabs go back */
+    unsigned release_proposals;
     unsigned stale_proposals, in_sync_proposals, heals;
     struct mirror_limits limits;
     uint64_t grace_until_ns;

@@ -419,6 +419,33 @@ static void a_slab_is_added_once(void **state)
     assert_null(database_slab(s->database, vdisk, 3));
 }
 
+/* A slab that goes back to the pool frees its extents; a copy of the command that comes late must
+ * not take the slab's successor with it. */
+static void a_slab_is_released_once(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk, epoch;
+    json_t *release;
+
+    make_cluster(s, disks);
+    vdisk = make_volume(s, "v", 1);
+    assert_int_equal(
+        add_slab(s, vdisk, 3, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){7, 7, 7}),
+        0);
+    epoch = vdisk_of(s, vdisk)->epoch;
+    release = json_pack("{s:s,s:I,s:I,s:i}", "verb", "slab.release", "vdisk", (json_int_t)vdisk,
+                        "epoch", (json_int_t)epoch, "number", 3);
+    assert_int_equal(apply(s, json_incref(release)), 0);
+    assert_null(database_slab(s->database, vdisk, 3));
+    assert_true(database_extent_is_free(s->database, disks[2], 7));
+    assert_true(vdisk_of(s, vdisk)->epoch > epoch);
+    assert_int_equal(
+        add_slab(s, vdisk, 3, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){7, 7, 7}),
+        0);
+    assert_int_equal(apply(s, release), -ESTALE);
+    assert_non_null(database_slab(s->database, vdisk, 3));
+}
+
 /* I1: a slab that was placed while an "in-sync" for one of its disks was under way is not counted
  * by it: nobody has copied that slab. */
 static void in_sync_does_not_count_a_slab_that_came_later(void **state)
@@ -827,6 +854,7 @@ int main(void)
         TEST(arguments_are_read_before_anything_changes),
         TEST(long_texts_are_cut_between_characters),
         TEST(a_slab_is_added_once),
+        TEST(a_slab_is_released_once),
         TEST(in_sync_does_not_count_a_slab_that_came_later),
         TEST(a_stopped_vm_is_not_restarted),
         TEST(deep_json_is_refused),

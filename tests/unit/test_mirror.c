@@ -112,6 +112,137 @@ static void test_wide_write_crosses_slabs(void **state)
     world_run(THREE, wide_write_crosses_slabs);
 }
 
+/* ---- empty slabs ---- */
+
+static void be_thin(struct world *world)
+{
+    world->thin = true;
+}
+
+static bool slab_is_there(struct world *world, uint32_t slab)
+{
+    return vdisk_config_slab_allocated(world->config, slab);
+}
+
+static int co_trim_slab(struct owner *owner, uint32_t slab)
+{
+    uint64_t bytes = WORLD_SLAB_BLOCKS * BLOCK_SIZE;
+
+    return co_vdisk_trim(mirror_vdisk(owner->mirror), slab * bytes, bytes,
+                         (struct client_request){0});
+}
+
+static void empty_slab_is_given_back(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    uint64_t block = WORLD_SLAB_BLOCKS + 3, generation;
+
+    assert_int_equal(co_owner_write(owner, 3, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, block, 'b'), 0);
+    assert_int_equal(co_owner_write(owner, block + 1, 'c'), 0);
+    generation = world_column(world, 1, 0)->where.generation;
+    assert_int_equal(co_vdisk_trim(mirror_vdisk(owner->mirror), block * BLOCK_SIZE, BLOCK_SIZE,
+                                   (struct client_request){0}),
+                     0);
+    co_sleep_ns(10 * SEC);
+    assert_true(slab_is_there(world, 1)); /* something is left */
+    assert_int_equal(world->release_proposals, 0);
+
+    assert_int_equal(co_trim_slab(owner, 1), 0);
+    co_sleep_ns(10 * SEC);
+    assert_false(slab_is_there(world, 1));
+    assert_true(slab_is_there(world, 0));
+    assert_int_equal(co_owner_read(owner, block + 1), 0);
+    assert_int_equal(co_owner_write(owner, block, 'd'), 0);
+    assert_int_equal(co_owner_read(owner, block), 'd');
+    assert_int_equal(co_owner_read(owner, block + 1), 0);
+    assert_true(world_column(world, 1, 0)->where.generation > generation); /* I10 */
+}
+
+static void test_empty_slab_is_given_back(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = be_thin},
+              empty_slab_is_given_back);
+}
+
+static void released_slab_takes_nothing_with_it(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request write = {.owner = owner, .block = 5, .fill = 'w'};
+
+    assert_int_equal(co_owner_write(owner, 5, 'a'), 0);
+    assert_int_equal(co_trim_slab(owner, 0), 0);
+    world->raft_delay_ns = 700 * MS; /* longer than a proposal waits before it is repeated */
+    while (world->release_proposals == 0)
+        co_sleep_ns(50 * MS);
+    request_start(world, &write); /* between the proposal and its commit */
+    co_sleep_ns(300 * MS);
+    assert_false(write.done);
+    co_sleep_ns(10 * SEC);
+    assert_true(write.done);
+    assert_int_equal(write.result, 0);
+    assert_true(world->release_proposals > 1); /* the later one was void */
+    assert_int_equal(co_owner_read(owner, 5), 'w');
+    world_check_copies(world);
+}
+
+/* A write that comes while the slab goes waits, and lands in the next one. */
+static void test_released_slab_takes_nothing_with_it(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = be_thin},
+              released_slab_takes_nothing_with_it);
+}
+
+static void late_release_is_void(struct world *world)
+{
+    struct owner *owner = first_owner(world), *next;
+
+    assert_int_equal(co_owner_write(owner, 5, 'a'), 0);
+    assert_int_equal(co_trim_slab(owner, 0), 0);
+    world->raft_delay_ns = 5 * SEC;
+    while (world->release_proposals == 0)
+        co_sleep_ns(50 * MS);
+    next = world_take_over(world, 2);
+    assert_int_equal(co_mirror_wait_ready(next->mirror, UINT64_MAX), 0);
+    assert_int_equal(co_owner_write(next, 5, 'n'), 0);
+    co_sleep_ns(20 * SEC);
+    assert_true(slab_is_there(world, 0));
+    assert_int_equal(co_owner_read(next, 5), 'n');
+}
+
+/* An old owner's proposal that comes late must not take the new owner's writes with it. */
+static void test_late_release_is_void(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = be_thin},
+              late_release_is_void);
+}
+
+/* A stale copy may still have data that a resync has to compare: its slab stays. */
+static void stale_column_keeps_its_slab(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_owner_write(owner, 5, 'a'), 0);
+    fake_column_set_reachable(&world->columns[1], false);
+    assert_int_equal(co_trim_slab(owner, 0), 0);
+    co_sleep_ns(10 * SEC);
+    assert_true(slab_is_there(world, 0));
+    assert_int_equal(world->release_proposals, 0);
+    fake_column_set_reachable(&world->columns[1], true);
+    co_sleep_ns(20 * SEC);
+    assert_false(slab_is_there(world, 0));
+}
+
+static void test_stale_column_keeps_its_slab(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = be_thin},
+              stale_column_keeps_its_slab);
+}
+
 static void full_pool_is_enospc(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -1047,6 +1178,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write_is_on_every_column),
         cmocka_unit_test(test_wide_write_crosses_slabs),
+        cmocka_unit_test(test_empty_slab_is_given_back),
+        cmocka_unit_test(test_released_slab_takes_nothing_with_it),
+        cmocka_unit_test(test_late_release_is_void),
+        cmocka_unit_test(test_stale_column_keeps_its_slab),
         cmocka_unit_test(test_full_pool_is_enospc),
         cmocka_unit_test(test_write_waits_for_every_column),
         cmocka_unit_test(test_read_waits_for_the_write),
