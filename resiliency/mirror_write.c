@@ -355,25 +355,34 @@ int co_copy_blocks(struct feed *feed, uint32_t column, struct write_extent exten
 
 /* ---- what stands above ---- */
 
+/* What the stores cannot retire yet: all from the oldest write in flight on; and while a takeover
+ * is under way all of the session, for no watermark goes to the disks of a slab that waits. */
+static uint64_t unsettled_bytes(const struct mirror *mirror)
+{
+    if (mirror->slabs_waiting > 0)
+        return mirror->issued_bytes;
+    if (list_empty(&mirror->in_flight))
+        return 0;
+    return mirror->issued_bytes -
+           list_first(&mirror->in_flight, struct mirror_write, node)->bytes_before;
+}
+
 /* Data above the watermark stays in the stores' logs, committed or not, and a takeover needs as
- * much room again: one stuck write must not let it grow without bound. */
+ * much room again: one stuck write, or a slab whose columns are away, must not let it grow without
+ * bound. */
 static int co_wait_for_room(struct mirror *mirror)
 {
-    while (!list_empty(&mirror->in_flight)) {
-        const struct mirror_write *oldest =
-            list_first(&mirror->in_flight, struct mirror_write, node);
+    while (unsettled_bytes(mirror) >= mirror->limits.unsettled_bytes) {
         int r;
 
         if (mirror->stopped)
             return -ESTALE;
-        if (mirror->issued_bytes - oldest->bytes_before < mirror->limits.unsettled_bytes)
-            return 0;
         SOMETIMES("mirror: writes wait, too much is above the watermark");
         r = co_cond_wait(&mirror->progress);
         if (r < 0)
             return r;
     }
-    return 0;
+    return mirror->stopped ? -ESTALE : 0;
 }
 
 int co_write_enter(struct mirror *mirror, uint32_t slab, bool allocate)

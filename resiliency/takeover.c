@@ -213,6 +213,12 @@ static int co_read_newest(struct takeover *takeover, struct write_extent run, ch
     struct version version = takeover->versions[run.block];
     int r;
 
+    if (PLANTED(TAKEOVER_WRITES_OLDEST) && run.count == 1 &&
+        co_read_column_version(takeover->mirror, (uint32_t)__builtin_ctz(version.columns), run,
+                               version.position, buffer) == 0) {
+        sums[0] = 1; /* written, whatever it is */
+        return 0;
+    }
     r = co_read_version(takeover->mirror, run, version.columns, buffer, sums);
     if (r == -EIO && run.count == 1)
         r = co_read_older(takeover->mirror, run, version, buffer, sums);
@@ -358,6 +364,7 @@ static void slab_done(struct mirror *mirror, uint32_t slab)
     assert(mirror->slabs_waiting > 0);
     mirror->slabs[slab].ready = true;
     mirror->slabs_waiting--;
+    co_cond_broadcast(&mirror->progress); /* of what is above the watermark */
 }
 
 /* Takes over what can be. Returns true if the look was worth repeating: something was done. */

@@ -633,6 +633,37 @@ static void test_stuck_write_bounds_the_others(void **state)
         stuck_write_bounds_the_others);
 }
 
+static void waiting_slab_bounds_the_others(struct world *world)
+{
+    struct owner *owner;
+    struct request request;
+
+    co_owner_end(first_owner(world));
+    fake_column_set_reachable(&world->columns[2], false);
+    fake_column_set_reachable(&world->columns[3], false);
+    owner = world_take_over(world, 1);
+    for (uint64_t block = 0; block < 32; block++)
+        assert_int_equal(co_owner_write(owner, block, 'a'), 0); /* slab 0 serves */
+    request = (struct request){.owner = owner, .block = 40, .fill = 'b'};
+    request_start(world, &request);
+    assert_false(co_done_within(&request, SEC));
+    fake_column_set_reachable(&world->columns[2], true);
+    fake_column_set_reachable(&world->columns[3], true);
+    assert_true(co_done_within(&request, SEC));
+    assert_int_equal(request.result, 0);
+    world_check_copies(world);
+}
+
+/* No watermark of a session flows to the disks of a slab that is not taken over: what the others
+ * write meanwhile stays in their logs, where the takeover needs room. */
+static void test_waiting_slab_bounds_the_others(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){.seed = 1, .width = 2, .slabs = 2, .prepare = two_slabs_apart},
+        waiting_slab_bounds_the_others);
+}
+
 static void new_column_gets_everything(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -1195,6 +1226,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_resync_ends_under_load),
         cmocka_unit_test(test_copies_do_not_outrun_the_watermark),
         cmocka_unit_test(test_stuck_write_bounds_the_others),
+        cmocka_unit_test(test_waiting_slab_bounds_the_others),
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
