@@ -182,6 +182,11 @@ static int authorize(void *arg, const char *volume, const char *path, uint64_t i
     return world->authorize_result;
 }
 
+static bool may_answer(void *arg)
+{
+    return !((struct csv_world *)arg)->lease_lost;
+}
+
 static void co_setup(struct csv_world *world)
 {
     struct fs_format_options format = {.label = "v"};
@@ -196,6 +201,7 @@ static void co_setup(struct csv_world *world)
             .start_counter = 1,
             .bus = world->world->nodes[node].bus,
             .authorize = authorize,
+            .may_answer = may_answer,
             .arg = world,
         };
 

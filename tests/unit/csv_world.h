@@ -31,6 +31,7 @@ struct csv_world {
     struct fs *fs;
     unsigned owner; /* 0: nobody */
     uint64_t session;
+    bool lease_lost; /* of whoever owns it */
     int authorize_result;
     char authorized[256]; /* the last question */
     void (*body)(struct csv_world *world);

@@ -448,6 +448,52 @@ static void test_drain(void **state)
     csv_world_run(drain);
 }
 
+struct one_look {
+    struct csv_volume *volume;
+    struct fs_attr attr;
+    int result;
+    bool done;
+};
+
+static void co_one_look(void *arg)
+{
+    struct one_look *look = arg;
+
+    look->result = co_csv_walk(look->volume, "file", &look->attr);
+    look->done = true;
+}
+
+static void no_answer_without_the_lease(struct csv_world *world)
+{
+    struct one_look here = {.volume = world->volume[1]}, there = {.volume = world->volume[2]};
+    struct fs_attr attr;
+    struct co_group group;
+
+    csv_file_close(co_make_and_open(world->volume[1], "file"));
+    co_closed(world);
+    world->lease_lost = true;
+    co_group_init(&group);
+    assert_int_equal(co_group_spawn(&group, world->world->io, "look", co_one_look, &here), 0);
+    assert_int_equal(co_group_spawn(&group, world->world->io, "look", co_one_look, &there), 0);
+    co_sleep_ns(30 * MS);
+    assert_false(here.done); /* somebody else may have changed it by now */
+    assert_false(there.done);
+    world->lease_lost = false;
+    co_csv_world_move(world, 3, true);
+    assert_int_equal(co_csv_walk(world->volume[3], "file", &attr), 0);
+    co_group_wait(&group);
+    assert_int_equal(here.result, 0);
+    assert_int_equal(there.result, 0);
+    assert_int_equal(here.attr.ino, attr.ino);
+}
+
+/* What an owner knows by heart may be old once its lease has run out, though nobody has told it. */
+static void test_no_answer_without_the_lease(void **state)
+{
+    (void)state;
+    csv_world_run(no_answer_without_the_lease);
+}
+
 /* More at once than the window, of the largest kind, from two nodes. */
 static void co_large_writer(void *arg)
 {
@@ -825,6 +871,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_large_directory),
         cmocka_unit_test(test_open_without_name),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_no_answer_without_the_lease),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_incarnations),
         cmocka_unit_test(test_fence_drains),
