@@ -25,12 +25,11 @@ static bool is_request(const struct vdisk *vdisk, uint64_t offset, uint64_t leng
            offset <= vdisk->size_bytes && length <= vdisk->size_bytes - offset;
 }
 
-static void co_delay(struct ram_vdisk *ram, bool is_slow)
+/* turns: 0: as many as chance says. */
+static void co_delay(struct ram_vdisk *ram, unsigned turns)
 {
-    uint64_t turns = is_slow ? ram->slow_turns : 0;
-
-    if (ram->delay_max && !is_slow)
-        turns = ram_vdisk_random(ram) % (ram->delay_max + 1);
+    if (ram->delay_max && turns == 0)
+        turns = (unsigned)(ram_vdisk_random(ram) % (ram->delay_max + 1));
     for (; turns > 0; turns--)
         co_yield ();
 }
@@ -43,7 +42,7 @@ static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint6
         return -EINVAL;
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
     ram->reads++;
-    co_delay(ram, false);
+    co_delay(ram, 0);
     if (ram->is_cut)
         return -ESTALE;
     if (ram->fail_reads_after && --ram->fail_reads_after == 0)
@@ -85,6 +84,8 @@ static bool has_slabs(struct ram_vdisk *ram, uint64_t offset, uint64_t length)
 
 static int co_change(struct ram_vdisk *ram, const char *buffer, uint64_t offset, uint64_t length)
 {
+    unsigned turns = ram->slow_from && offset >= ram->slow_from ? ram->slow_turns : 0;
+
     if (!is_request(&ram->vdisk, offset, length))
         return -EINVAL;
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
@@ -96,7 +97,7 @@ static int co_change(struct ram_vdisk *ram, const char *buffer, uint64_t offset,
         return -ENOSPC;
     if (ram->writes + ram->trims > ram->cut_after)
         ram->is_cut = true; /* in the middle of this one */
-    co_delay(ram, ram->slow_from && offset >= ram->slow_from);
+    co_delay(ram, !buffer && ram->trim_turns ? ram->trim_turns : turns);
     if (ram->is_cut) {
         change_in_part(ram, buffer, offset, length);
         return -ESTALE;

@@ -14,6 +14,7 @@ struct ram_vdisk {
     unsigned delay_max; /* turns that a request may wait */
     uint64_t slow_from; /* bytes: writes from here on wait slow_turns; 0: none does */
     unsigned slow_turns;
+    unsigned trim_turns; /* that a trim waits; 0: as any other request */
 
     uint64_t reads, writes, trims; /* that began */
     uint64_t bytes_written;
