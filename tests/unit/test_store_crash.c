@@ -183,6 +183,20 @@ static bool co_trim_extent(struct run *run)
     return r == 0;
 }
 
+/* Who has not heard yet that an extent has another life writes nothing to it (I10). */
+static bool co_earlier_life_is_refused(struct run *run, struct extent_ref where)
+{
+    int r;
+
+    run->owner.generation = where.generation;
+    r = co_rig_write(&run->owner, where.extent, 0, 1, run->model->next_stamp);
+    run->owner.seq--; /* what was refused leaves no gap */
+    if (r == -ECANCELED)
+        return false;
+    assert_int_equal(r, -ESTALE);
+    return true;
+}
+
 /* An extent is given back and taken again by a first record in its next life. */
 static bool co_recycle(struct run *run)
 {
@@ -218,7 +232,7 @@ static bool co_recycle(struct run *run)
     for (uint32_t i = 0; i < RIG_EXTENT_BLOCKS; i++)
         cell_set(&run->model->cells[extent][i], 0);
     model_end(run->model, &one);
-    return true;
+    return co_earlier_life_is_refused(run, where);
 }
 
 /* What the last session's owner may still send: a mark of all that it wrote, a tail drop (I4). */
