@@ -10,24 +10,24 @@
     X(ACK_BEFORE_STALE, "cluster", "a column proposed stale is no longer waited for [STALEAFTER]")  \
     X(CATCHING_COUNTS, "mirror", "a column that is catching up stands in for one that is in-sync [CATCHCOUNT]") \
     X(TAKEOVER_WRITES_NOTHING, "mirror", "a takeover does not write again [NOAGAIN]")              \
-    X(TAKEOVER_WRITES_OLDEST, "open:mirror", "a takeover writes the oldest record of a block again [AGAINOLDEST]") \
-    X(TAKEOVER_OWN_LOG, "open:mirror", "a takeover looks at the local log alone [OWNLOG]")              \
+    X(TAKEOVER_WRITES_OLDEST, "aimed", "a takeover writes the oldest record of a block again [AGAINOLDEST]") \
+    X(TAKEOVER_OWN_LOG, "aimed", "a takeover looks at the local log alone [OWNLOG]")              \
     X(TAKEOVER_SERVES_EARLY, "mirror", "a slab serves before what was written again is committed [SERVEEARLY]") \
-    X(MARK_EARLY, "open:mirror", "watermarks of a session flow before its takeover is done [MARKEARLY]") \
+    X(MARK_EARLY, "aimed", "watermarks of a session flow before its takeover is done [MARKEARLY]") \
     X(MARK_AHEAD, "mirror", "a watermark covers writes that are in flight")                        \
     X(MARK_COVERS_NOT, "mirror", "a watermark leaves out records of earlier sessions [NOCOVER]")   \
-    X(STALE_TAIL_KEPT, "open:mirror", "a column that returns does not drop its tail [NOTAIL]")          \
-    X(STALE_TAKES_MARK, "open:mirror", "a stale column takes a watermark before it has dropped its tail [STALEMARK]") \
+    X(STALE_TAIL_KEPT, "aimed", "a column that returns does not drop its tail [NOTAIL]")          \
+    X(STALE_TAKES_MARK, "aimed", "a stale column takes a watermark before it has dropped its tail [STALEMARK]") \
     X(STALE_IS_READ, "mirror", "clients read from a stale column [READSTALE]")                     \
     X(STALE_IS_SOURCE, "mirror", "resync and repair copy from a stale column [STALESRC]")          \
     X(READ_DIRTY, "mirror", "a read does not wait for the write in flight [READDIRTY]")            \
-    X(READ_NO_LEASE, "open:mirror", "an owner reads without its lease [NOLEASE]")                       \
+    X(READ_NO_LEASE, "aimed", "an owner reads without its lease [NOLEASE]")                       \
     X(WRITE_NO_LOCK, "mirror", "a write forgets its range lock")                                   \
     X(COPY_NO_LOCK, "mirror", "a resync copy forgets its range lock")                              \
-    X(RESYNC_NO_BARRIER, "open:mirror", "a resync does not wait for the writes that began before it [MISSED]") \
+    X(RESYNC_NO_BARRIER, "aimed", "a resync does not wait for the writes that began before it [MISSED]") \
     X(RESYNC_SINCE_LATER, "mirror", "a resync compares only what changed after the stale epoch")   \
-    X(JOIN_UNCOUNTED, "open:mirror", "a column is proposed in-sync before it is waited for [JOINNOREQ]") \
-    X(JOIN_OLD_EPOCH, "open:mirror", "an in-sync proposal names no epoch: never void [NOCAS]")         \
+    X(JOIN_UNCOUNTED, "aimed", "a column is proposed in-sync before it is waited for [JOINNOREQ]") \
+    X(JOIN_OLD_EPOCH, "aimed", "an in-sync proposal names no epoch: never void [NOCAS]")         \
     X(LAST_GOES_STALE, "mirror", "the last in-sync column is marked stale too")                    \
     X(RESEND_FORGOTTEN, "mirror", "after a reconnect nothing is sent again")                       \
     X(TAKEOVER_SKIPPED, "mirror", "a new session serves at once, without sealing anybody [RESUME]")   \
@@ -51,12 +51,12 @@
     X(JOIN_NO_MARK, "open:parity", "a column joins without the watermark [JOINNOWM]")                   \
     X(RELEASE_UNDER_WRITES, "cluster", "a slab is given back without a look at who is inside, or what") \
     /* the store: I2, I4, I9, I10 */                                                               \
-    X(SEAL_IGNORED, "open:mirror", "a store takes messages of a lower epoch [NOSEAL]")                  \
+    X(SEAL_IGNORED, "aimed", "a store takes messages of a lower epoch [NOSEAL]")                  \
     X(SEAL_RECORDS_ONLY, "store", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
     X(SEAL_VOLATILE, "store", "a seal is not durable when it is answered [SEALVOL]")               \
     X(TAIL_FORGOTTEN, "store", "a restarted store drops its uncommitted records [SELFDROP]")       \
-    X(DESTAGE_EARLY, "open:mirror", "records count as committed once they are durable [DESTAGE]")       \
-    X(STAMP_OF_RECORD, "open:mirror", "a page's stamp is the record's epoch [STAMPREC]")                \
+    X(DESTAGE_EARLY, "aimed", "records count as committed once they are durable [DESTAGE]")       \
+    X(STAMP_OF_RECORD, "aimed", "a page's stamp is the record's epoch [STAMPREC]")                \
     X(DROP_UNLISTED, "store", "dropped blocks are not put on the compare list [NOLISTTAIL]")       \
     X(LIST_NOT_CARRIED, "store", "a checkpoint does not carry the compare list on [LISTVOL]")      \
     X(LOG_NOT_SYNCED, "store", "a log batch is written without DSYNC")                             \
@@ -68,19 +68,19 @@
     X(REPLAY_TORN, "store", "a torn batch at the end of the log is replayed")                      \
     X(REPLAY_PREDECESSOR, "log", "batches of an earlier incarnation are replayed")               \
     X(REPLAY_SHORT, "store", "replay ends before the last batch")                                  \
-    X(GENERATION_NOT_CHECKED, "open:store", "requests for an extent's earlier life are served")              \
+    X(GENERATION_NOT_CHECKED, "store", "requests for an extent's earlier life are served")              \
     X(GENERATION_NOT_CLEAN, "store", "an extent's new life begins with the old one's records")     \
     X(READ_CACHE_NOT_FORGOTTEN, "read-cache", "a destage leaves old blocks in the read cache")     \
     X(READ_CACHE_NOT_VERIFIED, "read-cache", "blocks from the read cache are believed")            \
     X(READ_CACHE_MISS_IS_ROT, "read-cache", "a mismatch in the read cache is called rot")          \
     X(READ_CACHE_SEEN_EARLY, "read-cache", "blocks count as cached before they are written")       \
     X(READ_CACHE_HIDES_ROT, "read-cache", "a scrub looks at the read cache, not at the medium")    \
-    X(SUMS_NOT_VERIFIED, "open:mirror", "a read does not verify checksums")                             \
+    X(SUMS_NOT_VERIFIED, "mirror", "a read does not verify checksums")                             \
     /* leases and the database */                                                                  \
     X(LEASE_FROM_ANSWER, "lease", "a lease counts from its answer, not from the sending")        \
     X(LEASE_OLD_DATABASE, "lease", "a new lease is used before the database has caught up [OLDLEASE]") \
     X(LEASE_NOT_AWAITED, "cluster", "a silent node is declared down before its lease has run out") \
-    X(ANSWER_NO_LEASE, "open:cluster", "an export answers from memory without the lease")               \
+    X(ANSWER_NO_LEASE, "csv", "an export answers from memory without the lease")               \
     X(RAFT_CUTS_KNOWN, "raft", "a late append cuts off entries that it has in common")             \
     X(RAFT_VOTE_NOT_WRITTEN, "raft", "what is written of a vote is the term alone")                \
     X(RAFT_ACK_LAST_STORED, "raft", "a follower acknowledges its last index")                      \
@@ -102,10 +102,10 @@
     X(FS_NOT_AWAITED, "fs", "an operation is answered before its record is durable")               \
     X(FS_FREED_REUSED, "fs", "a freed block is used again before the checkpoint that frees it")    \
     X(FS_TRIM_EARLY, "fs", "freed blocks are trimmed before the root is durable")                  \
-    X(FS_TRIM_NOT_AWAITED, "open:fs", "freed blocks are used again before their trim is acknowledged")  \
+    X(FS_TRIM_NOT_AWAITED, "fs", "freed blocks are used again before their trim is acknowledged")  \
     X(FS_ROOT_BEFORE_NODES, "fs", "a root is written before the nodes it points to")               \
     X(FS_REPLAY_OVER_DATA, "fs", "a mount does not take the blocks of its journal first")          \
-    X(FS_BATCH_NOT_CHECKED, "open:fs", "a journal batch is replayed whatever its checksum")             \
+    X(FS_BATCH_NOT_CHECKED, "fs", "a journal batch is replayed whatever its checksum")             \
     X(FS_OLD_DATA_SHOWS, "fs", "a partial write into fresh blocks leaves what was there around it") \
     X(FS_REPEAT_RUNS, "csv", "a repeated metadata request runs again")                             \
     /* the exports */                                                                              \

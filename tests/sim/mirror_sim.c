@@ -3,9 +3,10 @@
  * Clients on the owner's node write stamped blocks while machines lose their processes or their
  * power, stand still, are cut off, and disks get slow.
  *
- *   mirror_sim [--seed S] [--runs N] [--data K] [--rot] [--log] [--transcript]
+ *   mirror_sim [--seed S] [--runs N] [--data K] [--aimed] [--rot] [--log] [--transcript]
  *
- * --data K: parity, K+2, on as many nodes, or one more. --rot: mirror_sim_rot.c.
+ * --data K: parity, K+2, on as many nodes, or one more. --rot: mirror_sim_rot.c. --aimed: not any
+ * faults, but schedules that are aimed, of a mirror: mirror_sim_aimed.c.
  *
  * One disk of a run may rot, while all copies are whole; and a column may be replaced by a new one.
  *
@@ -37,7 +38,7 @@ static void start_node(struct node *node)
     check(node->cluster, sim_start(node->cluster->sim, node->number, node_main, node) == 0);
 }
 
-static void crash_node(struct node *node, enum sim_crash_kind kind, uint64_t down_ns)
+void crash_node(struct node *node, enum sim_crash_kind kind, uint64_t down_ns)
 {
     struct cluster *cluster = node->cluster;
 
@@ -211,7 +212,7 @@ static void fault(struct cluster *cluster)
     }
 }
 
-static void heal(struct cluster *cluster)
+void heal(struct cluster *cluster)
 {
     sim_heal_all(cluster->sim);
     for (unsigned i = 1; i <= cluster->node_count; i++) {
@@ -332,13 +333,23 @@ void await_task(struct cluster *cluster, void (*task)(struct node *owner))
     check(cluster, cluster->task_done);
 }
 
-static void finish(struct cluster *cluster)
+void look_at_everything(struct cluster *cluster)
 {
+    uint64_t until_ns = sim_now_ns(cluster->sim) + HEAL_NS;
+
     cluster->clients_stop = true;
-    while (cluster->clients_at_work > 0)
+    while (cluster->clients_at_work > 0) {
+        check(cluster, sim_now_ns(cluster->sim) < until_ns); /* every request is answered */
         step(cluster);
+    }
     await_whole(cluster);
     await_task(cluster, checker_run);
+    cluster->clients_stop = false;
+}
+
+static void finish(struct cluster *cluster)
+{
+    look_at_everything(cluster);
     for (unsigned i = 1; i <= cluster->node_count; i++)
         sim_crash(cluster->sim, i, SIM_HOST_DIES);
 }
@@ -393,6 +404,7 @@ static void run(uint64_t seed, uint32_t data_columns, void (*play_it)(struct clu
     options.torn_writes = true;
     cluster->seed = seed;
     cluster->show_log = log;
+    cluster->aimed = play_it == play_aimed;
     choose_shape(cluster, data_columns);
     check(cluster, sim_new(&options, &cluster->sim) == 0);
     if (transcript)
@@ -418,13 +430,11 @@ static void run(uint64_t seed, uint32_t data_columns, void (*play_it)(struct clu
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
-                                            {"runs", required_argument, NULL, 'r'},
-                                            {"data", required_argument, NULL, 'd'},
-                                            {"log", no_argument, NULL, 'l'},
-                                            {"transcript", no_argument, NULL, 't'},
-                                            {"rot", no_argument, NULL, 'o'},
-                                            {0}};
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'}, {"runs", required_argument, NULL, 'r'},
+        {"data", required_argument, NULL, 'd'}, {"aimed", no_argument, NULL, 'a'},
+        {"log", no_argument, NULL, 'l'},        {"transcript", no_argument, NULL, 't'},
+        {"rot", no_argument, NULL, 'o'},        {0}};
     void (*play_it)(struct cluster * cluster) = play;
     uint64_t seed = 1, runs = 1, data_columns = 1;
     bool transcript = false, log = false;
@@ -441,6 +451,9 @@ int main(int argc, char **argv)
         case 'd':
             data_columns = strtoull(optarg, NULL, 0);
             break;
+        case 'a':
+            play_it = play_aimed;
+            break;
         case 'o':
             play_it = play_rot;
             break;
@@ -451,7 +464,7 @@ int main(int argc, char **argv)
             transcript = true;
             break;
         default:
-            fprintf(stderr, "usage: mirror_sim [--seed S] [--runs N] [--data K] [--rot] "
+            fprintf(stderr, "usage: mirror_sim [--seed S] [--runs N] [--data K] [--aimed] [--rot] "
                             "[--log] [--transcript]\n");
             return 2;
         }
@@ -462,6 +475,10 @@ int main(int argc, char **argv)
     }
     if (play_it == play_rot && data_columns == 1) {
         fprintf(stderr, "mirror_sim: --rot is of parity, it needs --data\n");
+        return 2;
+    }
+    if (play_it == play_aimed && data_columns > 1) {
+        fprintf(stderr, "mirror_sim: --aimed is of a mirror, without --data\n");
         return 2;
     }
     for (uint64_t i = 0; i < runs; i++)

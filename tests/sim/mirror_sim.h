@@ -1,6 +1,6 @@
-/* What the files of mirror_sim share: mirror_sim.c (faults, runs), mirror_sim_rot.c (runs of
- * --rot), mirror_sim_database.c, mirror_sim_node.c (a node's process), mirror_sim_clients.c
- * (requests, and what they may show). */
+/* What the files of mirror_sim share: mirror_sim.c (faults, runs), mirror_sim_aimed.c and
+ * mirror_sim_rot.c (runs of --aimed and --rot), mirror_sim_database.c, mirror_sim_node.c (a node's
+ * process), mirror_sim_clients.c (requests, and what they may show). */
 #ifndef S2D_TESTS_MIRROR_SIM_H
 #define S2D_TESTS_MIRROR_SIM_H
 
@@ -103,6 +103,8 @@ struct cluster {
     uint32_t stride;   /* clients use one block in so many */
     uint32_t used;     /* of each slab, the first so many blocks */
     bool show_log;
+    bool aimed;
+    uint32_t focus; /* the slab that clients work on, from 1; 0: all */
     unsigned node_count;
     struct node nodes[NODES_MAX + 1]; /* from 1 */
     struct vdisk_config *configs[CONFIGS_MAX];
@@ -137,6 +139,16 @@ static inline uint64_t draw(struct cluster *cluster, uint64_t below)
             sim_fail(cluster, #condition, __FILE__, __LINE__);                                     \
     } while (0)
 void sim_fail(struct cluster *cluster, const char *what, const char *file, int line);
+
+/* ---- faults and time ---- */
+
+void run_for(struct cluster *cluster, uint64_t duration_ns);
+void crash_node(struct node *node, enum sim_crash_kind kind, uint64_t down_ns);
+void heal(struct cluster *cluster); /* no fault is left */
+/* Clients rest, everything heals, every block and every copy is looked at; then they go on. */
+void look_at_everything(struct cluster *cluster);
+
+void play_aimed(struct cluster *cluster);
 
 /* ---- the database ---- */
 
@@ -182,6 +194,7 @@ void client_run(void *node);
 void checker_run(struct node *node); /* the last look: reads all, encodes all rows again */
 void filler_run(struct node *node);  /* writes every block */
 void scrub_run(struct node *node);
+void reader_run(void *node);    /* reads what nobody writes */
 void peeker_run(void *node);    /* reads what others are just writing */
 void watcher_run(void *node);   /* does what the run asks for: tasks, planned moves */
 void inspector_run(void *node); /* looks into its own store */

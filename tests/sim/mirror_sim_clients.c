@@ -81,6 +81,12 @@ static bool take_blocks(struct cluster *cluster, uint64_t *ret_block, uint32_t *
     if (cluster->data_columns > 1 && count > 1 && draw(cluster, 2) == 0)
         block -= block % (cluster->data_columns * PARITY_UNIT_BLOCKS); /* whole stripes */
     count = (uint32_t)MIN(count, cluster->block_count - block);
+    if (cluster->focus) {
+        uint32_t at = (uint32_t)(block % cluster->slab_blocks);
+
+        block = (uint64_t)(cluster->focus - 1) * cluster->slab_blocks + at;
+        count = MIN(count, cluster->slab_blocks - at);
+    }
     for (uint32_t i = 0; i < count; i++) {
         struct block *at = &cluster->blocks[block + i];
 
@@ -168,6 +174,28 @@ void client_run(void *arg)
             cluster->blocks[block + i].busy = false;
     }
     buffer_put(node->client_buffers, buffer, bytes);
+}
+
+/* Never waits for a write, so it goes on where an owner can only read any more. */
+void reader_run(void *arg)
+{
+    struct node *node = arg;
+    struct cluster *cluster = node->cluster;
+    char *buffer = co_buffer_get(node->client_buffers, BLOCK_SIZE);
+
+    while (!node->stopping && co_sleep_ns(draw(cluster, 2 * MS)) == 0) {
+        uint64_t number = draw(cluster, cluster->block_count / cluster->stride) * cluster->stride;
+        struct block *block = &cluster->blocks[number];
+
+        if (cluster->clients_stop || !node->mirror || block->busy)
+            continue;
+        block->busy = true;
+        cluster->clients_at_work++;
+        co_client_read(node, buffer, number, 1);
+        cluster->clients_at_work--;
+        block->busy = false;
+    }
+    buffer_put(node->client_buffers, buffer, BLOCK_SIZE);
 }
 
 /* A read beside a write shows what was there, or what is being written; and if that, then for
