@@ -23,6 +23,7 @@ struct modelled {
 struct model {
     struct modelled *root;
     struct modelled *handles[MODEL_HANDLES];
+    struct modelled *snapshots[MODEL_SNAPSHOTS]; /* NULL: there is none */
     uint64_t next_id;
 };
 
@@ -69,6 +70,8 @@ void model_free(struct model *model)
         return;
     for (unsigned i = 0; i < MODEL_HANDLES; i++)
         modelled_put(model->handles[i]);
+    for (unsigned i = 0; i < MODEL_SNAPSHOTS; i++)
+        modelled_put(model->snapshots[i]);
     modelled_put(model->root);
     free(model);
 }
@@ -111,15 +114,26 @@ static struct modelled *modelled_copy(struct modelled **copies, const struct mod
     return copy;
 }
 
+static struct modelled *tree_copy(const struct model *model, const struct modelled *root)
+{
+    struct modelled **copies = calloc(model->next_id + 1, sizeof(struct modelled *));
+    struct modelled *copy;
+
+    check(copies);
+    copy = modelled_copy(copies, root, NULL);
+    free(copies);
+    return copy;
+}
+
 struct model *model_copy(const struct model *model)
 {
     struct model *copy = calloc(1, sizeof(*copy));
-    struct modelled **copies = calloc(model->next_id + 1, sizeof(struct modelled *));
 
-    check(copy && copies);
+    check(copy);
     copy->next_id = model->next_id;
-    copy->root = modelled_copy(copies, model->root, NULL);
-    free(copies);
+    copy->root = tree_copy(model, model->root);
+    for (unsigned i = 0; i < MODEL_SNAPSHOTS; i++)
+        copy->snapshots[i] = model->snapshots[i] ? tree_copy(model, model->snapshots[i]) : NULL;
     return copy;
 }
 
@@ -463,6 +477,30 @@ static int apply_hold(struct model *model, const struct op *op)
     return 0;
 }
 
+static int apply_snapshot(struct model *model, const struct op *op)
+{
+    struct modelled **snapshot = &model->snapshots[op->handle % MODEL_SNAPSHOTS];
+
+    if (op->kind == OP_SNAPSHOT) {
+        if (*snapshot)
+            return -EEXIST;
+        *snapshot = tree_copy(model, model->root);
+        return 0;
+    }
+    for (unsigned i = 0; op->kind == OP_RESTORE && i < MODEL_HANDLES; i++) {
+        modelled_put(model->handles[i]);
+        model->handles[i] = NULL;
+    }
+    if (!*snapshot)
+        return -ENOENT;
+    modelled_put(op->kind == OP_RESTORE ? model->root : *snapshot);
+    if (op->kind == OP_RESTORE)
+        model->root = tree_copy(model, *snapshot);
+    else
+        *snapshot = NULL;
+    return 0;
+}
+
 int model_apply(struct model *model, const struct op *op)
 {
     switch (op->kind) {
@@ -501,6 +539,10 @@ int model_apply(struct model *model, const struct op *op)
         modelled_put(model->handles[op->handle]);
         model->handles[op->handle] = NULL;
         return 0;
+    case OP_SNAPSHOT:
+    case OP_UNSNAPSHOT:
+    case OP_RESTORE:
+        return apply_snapshot(model, op);
     case OP_CHECKPOINT:
     case OP_KINDS:
         return 0;
@@ -560,11 +602,12 @@ struct op op_random(uint64_t (*random)(void *arg), void *arg)
 {
     /* How often each comes, of the sum. */
     static const unsigned weights[OP_KINDS] = {
-        [OP_CREATE] = 12,    [OP_MKDIR] = 6,    [OP_SYMLINK] = 2,     [OP_LINK] = 4,
-        [OP_UNLINK] = 7,     [OP_RMDIR] = 3,    [OP_RENAME] = 9,      [OP_WRITE] = 24,
-        [OP_WRITE_HELD] = 4, [OP_TRUNCATE] = 6, [OP_ALLOCATE] = 3,    [OP_PUNCH] = 5,
-        [OP_ZERO] = 3,       [OP_CHMOD] = 2,    [OP_HOLD] = 3,        [OP_DROP] = 2,
-        [OP_CHECKPOINT] = 3, [OP_CLONE] = 10,   [OP_CLONE_RANGE] = 10};
+        [OP_CREATE] = 12,    [OP_MKDIR] = 6,    [OP_SYMLINK] = 2,      [OP_LINK] = 4,
+        [OP_UNLINK] = 7,     [OP_RMDIR] = 3,    [OP_RENAME] = 9,       [OP_WRITE] = 24,
+        [OP_WRITE_HELD] = 4, [OP_TRUNCATE] = 6, [OP_ALLOCATE] = 3,     [OP_PUNCH] = 5,
+        [OP_ZERO] = 3,       [OP_CHMOD] = 2,    [OP_HOLD] = 3,         [OP_DROP] = 2,
+        [OP_CHECKPOINT] = 3, [OP_CLONE] = 10,   [OP_CLONE_RANGE] = 10, [OP_SNAPSHOT] = 5,
+        [OP_UNSNAPSHOT] = 3, [OP_RESTORE] = 2};
     struct op op = {.seed = random(arg) % 1000 + 1};
     unsigned sum = 0, pick;
 
@@ -596,10 +639,28 @@ struct op op_random(uint64_t (*random)(void *arg), void *arg)
 
 const char *op_name(enum op_kind kind)
 {
-    static const char *const names[] = {
-        "create",      "mkdir",      "symlink",  "link",     "unlink",    "rmdir", "rename",
-        "write",       "write-held", "truncate", "allocate", "punch",     "zero",  "clone",
-        "clone-range", "chmod",      "hold",     "drop",     "checkpoint"};
+    static const char *const names[] = {"create",
+                                        "mkdir",
+                                        "symlink",
+                                        "link",
+                                        "unlink",
+                                        "rmdir",
+                                        "rename",
+                                        "write",
+                                        "write-held",
+                                        "truncate",
+                                        "allocate",
+                                        "punch",
+                                        "zero",
+                                        "clone",
+                                        "clone-range",
+                                        "chmod",
+                                        "hold",
+                                        "drop",
+                                        "checkpoint",
+                                        "snapshot",
+                                        "snapshot-delete",
+                                        "snapshot-restore"};
 
     return names[kind];
 }
@@ -657,6 +718,41 @@ static int co_hold(struct world *world, const char *path, const struct op *op,
     fs_inode_put(handles[op->handle]);
     handles[op->handle] = inode;
     return 0;
+}
+
+/* Below /.snapshots: those of all workers lie there side by side. */
+static void snapshot_name(const char *base, unsigned number, char ret_name[32])
+{
+    snprintf(ret_name, 32, "%s-%u", base, number % MODEL_SNAPSHOTS);
+}
+
+int co_op_restore(struct world *world, const char *base, const struct op *op)
+{
+    char name[32];
+
+    snapshot_name(base, op->handle, name);
+    return co_fs_snapshot_restore(world->fs, name, FS_NO_REQUEST);
+}
+
+static int co_snapshot_run(struct world *world, const char *base, const struct op *op,
+                           struct fs_inode **handles)
+{
+    cleanup(fs_inode_putp) struct fs_inode *dir = NULL;
+    char name[32];
+    int r;
+
+    snapshot_name(base, op->handle, name);
+    if (op->kind == OP_UNSNAPSHOT)
+        return co_fs_snapshot_delete(world->fs, name, FS_NO_REQUEST);
+    if (op->kind == OP_RESTORE) {
+        for (unsigned i = 0; i < MODEL_HANDLES; i++) {
+            fs_inode_put(handles[i]);
+            handles[i] = NULL;
+        }
+        return co_op_restore(world, base, op);
+    }
+    r = co_open(world, base, &dir);
+    return r < 0 ? r : co_fs_snapshot_create(dir, name, FS_NO_REQUEST);
 }
 
 int co_op_run(struct world *world, const char *base, const struct op *op, struct fs_inode **handles,
@@ -720,6 +816,10 @@ int co_op_run(struct world *world, const char *base, const struct op *op, struct
         return co_drop(*op, handles, model);
     case OP_CHECKPOINT:
         return co_fs_checkpoint(world->fs);
+    case OP_SNAPSHOT:
+    case OP_UNSNAPSHOT:
+    case OP_RESTORE:
+        return co_snapshot_run(world, base, op, handles);
     case OP_KINDS:
         break;
     }
@@ -842,6 +942,25 @@ static const char *co_compare_one(struct compare *compare, struct fs_inode *inod
     return co_compare_file(inode, file, other ? other : file);
 }
 
+/* Snapshots are never loose: an operation on data does not touch them. */
+static const char *co_compare_snapshot(struct world *world, const char *base, unsigned number,
+                                       struct modelled *root)
+{
+    cleanup(fs_inode_putp) struct fs_inode *dir = NULL;
+    struct compare compare = {.world = world};
+    char name[32], path[64];
+    int r;
+
+    snapshot_name(base, number, name);
+    snprintf(path, sizeof(path), FS_SNAPSHOTS_NAME "/%s", name);
+    r = co_open(world, path, &dir);
+    if (r < 0)
+        return root ? "a snapshot is gone" : NULL;
+    if (!root)
+        return "a snapshot that should not be";
+    return co_compare_one(&compare, dir, root) ? "a snapshot" : NULL;
+}
+
 const char *co_model_compare(struct world *world, const char *base, const struct model *model,
                              const struct model *other, uint64_t loose_id)
 {
@@ -854,5 +973,7 @@ const char *co_model_compare(struct world *world, const char *base, const struct
         return "the base directory is gone";
     difference = co_compare_one(&compare, dir, model->root);
     fs_inode_put(dir);
+    for (unsigned i = 0; !difference && i < MODEL_SNAPSHOTS; i++)
+        difference = co_compare_snapshot(world, base, i, model->snapshots[i]);
     return difference;
 }

@@ -7,6 +7,7 @@
 
 #define MODEL_FILE_MAX (1400 * KIB)
 #define MODEL_HANDLES 3
+#define MODEL_SNAPSHOTS 2 /* of the whole model; handle % 2 says which */
 
 enum op_kind {
     OP_CREATE,
@@ -28,6 +29,9 @@ enum op_kind {
     OP_HOLD, /* opens a handle */
     OP_DROP, /* compares what it shows and closes it */
     OP_CHECKPOINT,
+    OP_SNAPSHOT,
+    OP_UNSNAPSHOT,
+    OP_RESTORE, /* drops the handles first: which files keep their inodes is not modelled */
     OP_KINDS,
 };
 
@@ -63,8 +67,11 @@ const char *op_name(enum op_kind kind);
 int co_op_run(struct world *world, const char *base, const struct op *op, struct fs_inode **handles,
               struct model *model);
 
-/* Is what lies at `base` the model? loose_id: a file that may be, block by block and in size, as in
- * `other` (0: none). Returns NULL or what differs. */
+/* Makes a snapshot what the directory is, again: after a crash that is allowed at any time. */
+int co_op_restore(struct world *world, const char *base, const struct op *op);
+
+/* Is what lies at `base`, and in its snapshots, the model? loose_id: a file that may be, block by
+ * block and in size, as in `other` (0: none). Returns NULL or what differs. */
 const char *co_model_compare(struct world *world, const char *base, const struct model *model,
                              const struct model *other, uint64_t loose_id);
 
