@@ -1,19 +1,28 @@
-/* What the mirror itself costs: 4 KiB requests on three columns that answer at once and do nothing.
- * Prints nanoseconds of CPU per request at depth 32, the checksum included.
+/* What a vdisk itself costs, on columns that answer at once and do nothing: nanoseconds of CPU per
+ * request at depth 32, the checksum included. A three-way mirror, with requests of 4 KiB; with
+ * --data K parity K+2, with requests of a whole stripe, and then a line in JSON for tools/bench:
+ * what encoding does inside the write path, and what ISA-L's own call does on the same shape right
+ * after, in GB of data a second.
  *
- *   bench_mirror [requests] */
+ *   bench_mirror [--data K] [requests] */
+#include <getopt.h>
+#include <isa-l/erasure_code.h>
 #include <stdio.h>
 #include <time.h>
 
 #include "resiliency/column_store.h"
+#include "resiliency/erasure.h"
 #include "resiliency/mirror.h"
+#include "resiliency/parity_layout.h"
 #include "s2d/base/buffer.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
 
 #define DEPTH 32
+#define MIRROR_WIDTH 3
 #define SLABS 16
-#define SLAB_BLOCKS 4096
+#define COLUMN_BLOCKS 4096
+#define ROUNDS 5 /* of encoding here and there: the median of their ratios counts */
 
 /* Everything it takes is durable at the end of the turn. */
 struct null_column {
@@ -87,12 +96,43 @@ static const struct column_store_ops null_ops = {
 
 struct bench {
     struct io *io;
-    struct null_column columns[3];
+    struct null_column columns[VDISK_COLUMNS_MAX];
+    uint32_t width, data_columns;
+    size_t request_bytes;
     struct mirror *mirror;
     struct buffer_pool *buffers;
+    char *received; /* what clients copy from, as from a socket */
     uint64_t requests, left;
     bool reading;
 };
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * SEC + (uint64_t)now.tv_nsec;
+}
+
+/* ---- encoding, as the write path calls it (the linker sends it here: --wrap) ---- */
+
+static uint64_t encode_ns, encode_bytes;
+
+void __real_erasure_encode(const struct erasure *erasure, size_t length, const void *const *data,
+                           void *const *parity);
+void __wrap_erasure_encode(const struct erasure *erasure, size_t length, const void *const *data,
+                           void *const *parity);
+void __wrap_erasure_encode(const struct erasure *erasure, size_t length, const void *const *data,
+                           void *const *parity)
+{
+    uint64_t start_ns = cpu_ns();
+
+    __real_erasure_encode(erasure, length, data, parity);
+    encode_ns += cpu_ns() - start_ns;
+    encode_bytes += length;
+}
+
+/* ---- columns ---- */
 
 static struct column_store *bench_column(void *arg, uint64_t node, uint64_t disk)
 {
@@ -108,33 +148,34 @@ static bool bench_lease(void *arg)
     return true;
 }
 
+static uint64_t vdisk_bytes(const struct bench *bench)
+{
+    return (uint64_t)SLABS * COLUMN_BLOCKS * bench->data_columns * BLOCK_SIZE;
+}
+
 static void bench_client(void *arg)
 {
     struct bench *bench = arg;
     struct vdisk *vdisk = mirror_vdisk(bench->mirror);
-    void *buffer = co_buffer_get(bench->buffers, BLOCK_SIZE);
+    size_t bytes = bench->request_bytes;
+    uint64_t places = vdisk_bytes(bench) / bytes;
+    char *buffer = co_buffer_get(bench->buffers, bytes);
 
     while (bench->left > 0) {
-        uint64_t offset = io_random(bench->io) % (SLABS * SLAB_BLOCKS) * BLOCK_SIZE;
+        uint64_t offset = io_random(bench->io) % places * bytes;
         int r;
 
         bench->left--;
+        if (!bench->reading && bench->data_columns > 1)
+            memcpy(buffer, bench->received, bytes);
         r = bench->reading
-                ? co_vdisk_read(vdisk, buffer, offset, BLOCK_SIZE)
-                : co_vdisk_write(vdisk, buffer, offset, BLOCK_SIZE, (struct client_request){0});
+                ? co_vdisk_read(vdisk, buffer, offset, bytes)
+                : co_vdisk_write(vdisk, buffer, offset, bytes, (struct client_request){0});
         assert(r == 0);
         if (bench->reading)
             co_yield ();
     }
-    buffer_put(bench->buffers, buffer, BLOCK_SIZE);
-}
-
-static uint64_t cpu_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (uint64_t)now.tv_sec * SEC + (uint64_t)now.tv_nsec;
+    buffer_put(bench->buffers, buffer, bytes);
 }
 
 static void co_measure(struct bench *bench, bool reading)
@@ -154,18 +195,82 @@ static void co_measure(struct bench *bench, bool reading)
            (double)(cpu_ns() - start_ns) / (double)bench->requests);
 }
 
-static struct vdisk_config *make_config(void)
+/* ---- ISA-L alone ---- */
+
+/* Nanoseconds for as many stripes, on as many buffers in turn as clients have. */
+static uint64_t measure_isal(const struct bench *bench, uint64_t stripes)
+{
+    size_t unit = PARITY_UNIT_BLOCKS * BLOCK_SIZE, stripe = bench->width * unit;
+    int k = (int)bench->data_columns;
+    unsigned char matrix[ERASURE_COLUMNS_MAX * ERASURE_DATA_MAX];
+    unsigned char tables[32 * ERASURE_DATA_MAX * ERASURE_PARITY_MAX];
+    unsigned char *memory = aligned_alloc(BLOCK_SIZE, DEPTH * stripe);
+    unsigned char *columns[VDISK_COLUMNS_MAX];
+    uint64_t start_ns;
+
+    if (!memory)
+        abort();
+    memset(memory, 0x5a, DEPTH * stripe);
+    gf_gen_cauchy1_matrix(matrix, k + PARITY_COLUMNS, k);
+    ec_init_tables(k, PARITY_COLUMNS, matrix + k * k, tables);
+    start_ns = cpu_ns();
+    for (uint64_t i = 0; i < stripes; i++) {
+        for (uint32_t j = 0; j < bench->width; j++)
+            columns[j] = memory + i % DEPTH * stripe + j * unit;
+        ec_encode_data((int)unit, k, PARITY_COLUMNS, tables, columns, columns + k);
+    }
+    start_ns = cpu_ns() - start_ns;
+    free(memory);
+    return start_ns;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+static void co_measure_encoding(struct bench *bench)
+{
+    double here[ROUNDS], alone[ROUNDS], share[ROUNDS];
+
+    for (int i = 0; i < ROUNDS; i++) {
+        uint64_t stripe_bytes = bench->request_bytes;
+
+        encode_ns = encode_bytes = 0;
+        co_measure(bench, false);
+        assert(encode_bytes * bench->data_columns == bench->requests * stripe_bytes);
+        here[i] = (double)bench->requests * (double)stripe_bytes / (double)encode_ns;
+        alone[i] = (double)bench->requests * (double)stripe_bytes /
+                   (double)measure_isal(bench, bench->requests);
+        share[i] = here[i] / alone[i];
+    }
+    qsort(here, ROUNDS, sizeof(*here), compare_doubles);
+    qsort(alone, ROUNDS, sizeof(*alone), compare_doubles);
+    qsort(share, ROUNDS, sizeof(*share), compare_doubles);
+    printf("{\"shape\": \"%u+%d\", \"path_gb_per_s\": %.2f, \"isal_gb_per_s\": %.2f, \"share\": "
+           "%.3f}\n",
+           bench->data_columns, PARITY_COLUMNS, here[ROUNDS / 2], alone[ROUNDS / 2],
+           share[ROUNDS / 2]);
+}
+
+/* ---- running ---- */
+
+static struct vdisk_config *make_config(const struct bench *bench)
 {
     struct vdisk_config *config;
+    uint32_t width = bench->width;
 
-    if (vdisk_config_new(SLABS, 3, SLAB_BLOCKS, &config) < 0)
+    if (vdisk_config_new(SLABS, width, COLUMN_BLOCKS * bench->data_columns, &config) < 0)
         abort();
+    config->data_columns = bench->data_columns;
     config->vdisk = config->epoch = config->session = config->owner = 1;
-    config->size_bytes = (uint64_t)SLABS * SLAB_BLOCKS * BLOCK_SIZE;
-    for (uint32_t i = 0; i < SLABS * 3; i++)
-        config->columns[i] = (struct column_config){.disk = 1 + i % 3,
-                                                    .node = 1 + i % 3,
-                                                    .where = {.extent = i / 3, .generation = 1},
+    config->size_bytes = vdisk_bytes(bench);
+    for (uint32_t i = 0; i < SLABS * width; i++)
+        config->columns[i] = (struct column_config){.disk = 1 + i % width,
+                                                    .node = 1 + i % width,
+                                                    .where = {.extent = i / width, .generation = 1},
                                                     .state = COLUMN_IN_SYNC};
     return config;
 }
@@ -173,14 +278,14 @@ static struct vdisk_config *make_config(void)
 static void bench_main(void *arg)
 {
     struct bench *bench = arg;
-    cleanup(vdisk_config_putp) struct vdisk_config *config = make_config();
+    cleanup(vdisk_config_putp) struct vdisk_config *config = make_config(bench);
     struct mirror_options options = {.node = 1,
                                      .buffers = bench->buffers,
                                      .column = bench_column,
                                      .lease_held = bench_lease,
                                      .arg = bench};
 
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < bench->width; i++) {
         struct null_column *null = &bench->columns[i];
 
         null->base = (struct column_store){&null_ops, i + 1, i + 1, i == 0, true};
@@ -191,21 +296,42 @@ static void bench_main(void *arg)
     if (mirror_new(bench->io, &options, config, &bench->mirror) < 0 ||
         co_mirror_wait_ready(bench->mirror, UINT64_MAX) < 0)
         abort();
-    co_measure(bench, false);
-    co_measure(bench, true);
+    if (bench->data_columns > 1) {
+        co_measure_encoding(bench);
+    } else {
+        co_measure(bench, false);
+        co_measure(bench, true);
+    }
     co_mirror_free(bench->mirror);
     io_stop(bench->io);
 }
 
 int main(int argc, char **argv)
 {
-    struct bench bench = {.requests = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000};
+    static const struct option options[] = {{"data", required_argument, NULL, 'd'}, {0}};
+    struct bench bench = {.width = MIRROR_WIDTH, .data_columns = 1, .request_bytes = BLOCK_SIZE};
+    int option;
 
-    if (io_uring_new(NULL, &bench.io) < 0 || buffer_pool_new("bench", MIB, &bench.buffers) < 0 ||
+    while ((option = getopt_long(argc, argv, "", options, NULL)) == 'd') {
+        bench.data_columns = (uint32_t)strtoul(optarg, NULL, 0);
+        bench.width = bench.data_columns + PARITY_COLUMNS;
+        bench.request_bytes = (size_t)bench.data_columns * PARITY_UNIT_BLOCKS * BLOCK_SIZE;
+    }
+    if (option != -1 || bench.data_columns < 1 || bench.data_columns > ERASURE_DATA_MAX) {
+        fprintf(stderr, "usage: bench_mirror [--data K] [requests]\n");
+        return 2;
+    }
+    bench.requests = bench.data_columns > 1 ? 10000 : 1000000;
+    if (optind < argc)
+        bench.requests = strtoull(argv[optind], NULL, 0);
+    bench.received = calloc(1, bench.request_bytes);
+    if (!bench.received || io_uring_new(NULL, &bench.io) < 0 ||
+        buffer_pool_new("bench", 64 * MIB, &bench.buffers) < 0 ||
         co_spawn(bench.io, "main", bench_main, &bench) < 0)
         abort();
     io_run(bench.io);
     buffer_pool_free(bench.buffers);
     io_free(bench.io);
+    free(bench.received);
     return 0;
 }

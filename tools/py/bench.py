@@ -332,12 +332,12 @@ def log_bytes_per_node(s2d):
 
 
 @contextlib.contextmanager
-def devcluster(options, folder):
-    """A three-node cluster; yields (s2d, folder, environment), where s2d(...) returns what the verb printed as JSON."""
+def devcluster(options, folder, nodes=3):
+    """A cluster; yields (s2d, folder, environment), where s2d(...) returns what the verb printed as JSON."""
     tool = os.path.join(ROOT, "tools/devcluster")
     say(f"devcluster up, {options.disks} a node, preallocated")
     try:
-        run(tool, "up", "--nodes", "3", "--disks", options.disks, "--preallocate", "--dir", folder)
+        run(tool, "up", "--nodes", str(nodes), "--disks", options.disks, "--preallocate", "--dir", folder)
         shell = run("sh", "-c", 'eval "$("$0" env --dir "$1")"; exec env -0', tool, folder)
         environment = dict(line.split("=", 1) for line in shell.split("\0") if line)
         yield lambda *words: json.loads(run("s2d", "--json", "--yes", *words, env=environment) or "null")
@@ -406,7 +406,14 @@ def floor_of(options, program, folder):
     return lambda job: run_floor(program, folder, options.seconds, [job])[job]
 
 
-COMMANDS = {"floor": bench_floor, "volume": bench_volume, "nbd": bench_nbd, "idle": bench_idle}
+def bench_parity(options, floor_program, folder):
+    sys.modules.setdefault("bench", sys.modules[__name__])  # it calls us back
+    import bench_parity as parity  # pylint: disable=import-outside-toplevel
+
+    return parity.run(options, floor_program, folder)
+
+
+COMMANDS = {"floor": bench_floor, "volume": bench_volume, "nbd": bench_nbd, "idle": bench_idle, "parity": bench_parity}
 
 
 def run_visibly(*command):
@@ -419,11 +426,12 @@ def build(options):
     """Builds what is needed; returns the path of bench-floor."""
     folder = os.path.abspath(options.build_dir or os.path.join(ROOT, "build"))
     if options.build_dir:
-        run_visibly("cmake", "--build", folder, "--target", "bench-floor")
+        run_visibly("cmake", "--build", folder, "--target", "bench-floor", *(["bench_mirror"] if options.what == "parity" else []))
     else:
-        of_cluster = options.what in ("volume", "idle")
+        of_cluster = options.what in ("volume", "idle", "parity")
+        targets = ["all", "bench_mirror"] if options.what == "parity" else [] if of_cluster else ["bench-floor"]
         run_visibly(os.path.join(ROOT, "tools/install-packages"), "test", *(["run"] if of_cluster else []))
-        run_visibly(os.path.join(ROOT, "tools/build"), "release", *([] if of_cluster else ["bench-floor"]))
+        run_visibly(os.path.join(ROOT, "tools/build"), "release", *targets)
     return os.path.join(folder, "tools/bench-floor")
 
 
@@ -463,10 +471,13 @@ def describe_machine():
 def bench(options):
     folder = tempfile.mkdtemp(prefix="s2d-bench-", dir=options.dir)
     try:
-        rows, idle = COMMANDS[options.what](options, build(options), folder)
+        rows, idle, *found = COMMANDS[options.what](options, build(options), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    found = verdicts(rows, idle) if options.what != "floor" else []
+    if found:
+        found = found[0]
+    elif options.what != "floor":
+        found = verdicts(rows, idle)
     if rows:
         print_rows(rows)
     print_idle(idle)
