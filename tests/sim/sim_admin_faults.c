@@ -208,7 +208,8 @@ static bool volume_grows(struct world *world, struct fault *fault)
     return begin_act(member_for(world, fault), fault, co_resize);
 }
 
-#define SPREAD_BYTES (24 * MIB) /* some slabs */
+#define SPREAD_BYTES (12 * MIB) /* some slabs */
+#define SPREAD_NS (15 * SEC)    /* until its space has returned: the volume must not get full */
 
 /* A file over several slabs, a block in each MiB of it, that goes again: what its slabs become is
  * theirs to decide. Others may write to the same slabs meanwhile. */
@@ -263,6 +264,9 @@ static int co_spread(struct act *act)
 
 static bool slabs_emptied(struct world *world, struct fault *fault)
 {
+    if (world_now_ns(world) < world->spread_not_before_ns)
+        return false;
+    world->spread_not_before_ns = world_now_ns(world) + SPREAD_NS;
     return begin_act(member_for(world, fault), fault, co_spread);
 }
 

@@ -100,11 +100,12 @@ struct world {
     unsigned acts;      /* of administrators, under way */
     bool quiet;         /* faults are over, and clients stop */
     bool pool_full;     /* ENOSPC is an honest answer */
-    unsigned rotten;    /* the machine whose disks lie, fail and die in this run */
-    bool damaged;       /* they have done so */
-    bool exposed;       /* since then they had the only in-sync copy of something: EIO is an honest
-                           answer */
-    bool lost;          /* and at the end not all was healthy for that reason */
+    uint64_t spread_not_before_ns;
+    unsigned rotten; /* the machine whose disks lie, fail and die in this run */
+    bool damaged;    /* they have done so */
+    bool exposed;    /* since then they had the only in-sync copy of something: EIO is an honest
+                        answer */
+    bool lost;       /* and at the end not all was healthy for that reason */
     struct history *history;
     struct workload *workload;
     struct invariants *invariants;
