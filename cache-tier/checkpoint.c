@@ -23,6 +23,7 @@
 #include "cache-tier/checkpoint_internal.h"
 
 #define REGION_FRACTION 16
+#define WIDE_FRACTION 4 /* see widen_region() */
 
 /* ---- the region ---- */
 
@@ -54,6 +55,69 @@ static uint64_t pending_in_region(const struct checkpoint *work)
     return blocks;
 }
 
+/* The oldest uncommitted record behind the region; where it begins. */
+static uint64_t next_pending(const struct checkpoint *work)
+{
+    struct stream *stream, *next;
+    uint64_t position = UINT64_MAX;
+
+    HASH_ITER(hh, work->store->streams.table, stream, next)
+    {
+        list_for_each (node, &stream->pending) {
+            const struct pending *pending = list_entry(node, struct pending, node);
+
+            if (!in_region(work, pending))
+                position = MIN(position, pending->batch_position);
+        }
+    }
+    return position;
+}
+
+/* Notes the checksum pages that the blocks of a piece of the log belong to. Returns how many are
+ * new. */
+static uint64_t note_pages(struct checkpoint *work, uint64_t from, uint64_t to)
+{
+    const struct store *store = work->store;
+    uint64_t count = 0;
+
+    for (uint64_t position = from; position < to; position++) {
+        uint32_t at = log_block_of(store->log, position);
+        uint64_t page, bit;
+
+        if (!overlay_in_use(store->overlay, at))
+            continue;
+        page = overlay_key(store->overlay, at) / CHECKSUM_PAGE_ENTRIES; /* about */
+        bit = 1ull << (page % 64);
+        count += !(work->pages_seen[page / 64] & bit);
+        work->pages_seen[page / 64] |= bit;
+    }
+    return count;
+}
+
+/* A hard disk takes about as long for many blocks as for few, as long as it sweeps over all of them
+ * in one direction: the time goes into what lies between. So the region grows to a quarter of the
+ * log, but not over records that would have to be copied, nor over more checksum pages than what is
+ * kept for their images has room for. */
+static void widen_region(struct checkpoint *work, uint64_t want_blocks)
+{
+    struct log *log = work->store->log;
+    uint64_t end = work->from + log_ring_blocks(log) / WIDE_FRACTION;
+    uint64_t pages;
+
+    end = MIN(MIN(end, log_head(log)), next_pending(work));
+    memset(work->pages_seen, 0, work->pages_seen_bytes);
+    pages = note_pages(work, work->from, work->cut);
+    while (work->cut < end) {
+        uint64_t next = work->cut + log_batch_blocks(log, work->cut);
+
+        pages += note_pages(work, work->cut, next);
+        if (next > end || pages > want_blocks)
+            break;
+        work->cut = next;
+        work->batches++;
+    }
+}
+
 /* The oldest sixteenth of the log, or more: as long as most of it is uncommitted records, which are
  * only copied, it frees too little. Returns 0, or -EAGAIN: the copies would not fit in what is kept
  * for them. */
@@ -75,6 +139,8 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
         SOMETIMES("checkpoint: waits for a watermark");
         return -EAGAIN;
     }
+    if (log_is_elsewhere(work->store))
+        widen_region(work, want_blocks);
     return 0;
 }
 
@@ -89,6 +155,9 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
  * for as long as a checkpoint runs; a small one costs a wake-up a block. */
 #define WAVE_TRANSFERS 16
 #define WAVE_BLOCKS 128
+/* On a disk that has no log, and that is behind: no more of a wave than a queue that never runs
+ * dry, or what lies ahead of the head of a hard disk has passed by when the next wave comes. */
+#define STREAM_TRANSFERS 256
 #define RESTS_MAX 3
 #define REST_NS_MAX (50 * MS)
 
@@ -109,10 +178,12 @@ static uint64_t rest_after(const struct store *store, uint64_t took_ns)
     return MIN(took_ns * RESTS_MAX * MIN(hurry - used, span) / span, REST_NS_MAX);
 }
 
-static size_t wave_length(const struct transfer *transfers, size_t count)
+static size_t wave_length(const struct store *store, const struct transfer *transfers, size_t count)
 {
     size_t bytes = 0, n = 0;
 
+    if (log_is_elsewhere(store) && rest_after(store, SEC) == 0)
+        return MIN(count, STREAM_TRANSFERS);
     while (n < MIN(count, WAVE_TRANSFERS) && bytes < WAVE_BLOCKS * BLOCK_SIZE) {
         for (int i = 0; i < transfers[n].iov_count; i++)
             bytes += transfers[n].iov[i].iov_len;
@@ -130,7 +201,7 @@ int co_checkpoint_transfer(struct checkpoint *work, enum transfer_kind kind,
 
     while (count > 0) {
         uint64_t start_ns = io_now_ns(store->io), rest_ns;
-        size_t wave = wave_length(transfers, count);
+        size_t wave = wave_length(store, transfers, count);
         int r;
 
         r = co_transfer(file, kind, transfers, wave, WAVE_TRANSFERS);
@@ -310,11 +381,20 @@ static void work_free(struct checkpoint *work)
     if (!work)
         return;
     free(work->items);
+    free(work->pages_seen);
     free(work->window);
     free(work->transfers);
     free(work->iov);
     free(work->pages);
     free(work);
+}
+
+/* A bit to each CHECKSUM_PAGE_ENTRIES keys. */
+static size_t pages_seen_bytes(const struct store *store)
+{
+    uint64_t pages = store_key(store, store->geometry.extent_count, 0) / CHECKSUM_PAGE_ENTRIES + 1;
+
+    return DIV_ROUND_UP(pages, 64) * 8;
 }
 
 static int work_new(struct store *store, struct checkpoint **ret_work)
@@ -325,11 +405,15 @@ static int work_new(struct store *store, struct checkpoint **ret_work)
         return -ENOMEM;
     work->store = store;
     work->item_size = log_ring_blocks(store->log) / REGION_FRACTION + LOG_BATCH_BLOCKS_MAX;
+    if (log_is_elsewhere(store))
+        work->item_size = log_ring_blocks(store->log) / WIDE_FRACTION + LOG_BATCH_BLOCKS_MAX;
+    work->pages_seen_bytes = pages_seen_bytes(store);
+    work->pages_seen = malloc(work->pages_seen_bytes);
     work->items = malloc(work->item_size * sizeof(*work->items));
     work->window = aligned_alloc(BLOCK_SIZE, (size_t)CHECKPOINT_WINDOW_BLOCKS * BLOCK_SIZE);
     work->transfers = malloc(CHECKPOINT_WINDOW_BLOCKS * sizeof(*work->transfers));
     work->iov = malloc(CHECKPOINT_WINDOW_BLOCKS * sizeof(*work->iov));
-    if (!work->items || !work->window || !work->transfers || !work->iov) {
+    if (!work->items || !work->pages_seen || !work->window || !work->transfers || !work->iov) {
         work_free(work);
         return -ENOMEM;
     }

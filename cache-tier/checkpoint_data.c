@@ -1,6 +1,10 @@
-/* Step 3 of a checkpoint: blocks from the log to their place. They are read back in the order of
- * the log, so in few large pieces, and written in the order of the disk, neighbours merged, a
- * window at a time. */
+/* Step 3 of a checkpoint: blocks from the log to their place, a window at a time: read back from
+ * the log, in its order, and written in the order of the disk, neighbours merged.
+ *
+ * With the log on the disk itself a window is a piece of the log, and few large reads bring it.
+ * With the log on a faster disk it is a piece of the place: a slow disk is swept once a checkpoint,
+ * in one direction, over gaps that are as small as the region is large; the log's disk does not
+ * mind small reads. */
 #include "cache-tier/checkpoint_internal.h"
 
 /* ---- 3: data ---- */
@@ -94,6 +98,20 @@ int checkpoint_collect(struct checkpoint *work)
     return r;
 }
 
+static int compare_keys(const void *a, const void *b)
+{
+    const struct destage *x = a, *y = b;
+
+    return x->key < y->key ? -1 : x->key > y->key;
+}
+
+static int compare_ring_blocks(const void *a, const void *b)
+{
+    const struct destage *x = a, *y = b;
+
+    return x->ring_block < y->ring_block ? -1 : x->ring_block > y->ring_block;
+}
+
 /* Reads the live blocks of items (in log order, one to each window block) with few large reads. */
 static int co_read_window(struct checkpoint *work, const struct destage *items, size_t count)
 {
@@ -161,10 +179,15 @@ int co_checkpoint_data(struct checkpoint *work)
 
     if (!placed)
         return -ENOMEM;
+    if (log_is_elsewhere(work->store))
+        qsort(work->items, work->item_count, sizeof(*work->items), compare_keys);
     for (size_t done = 0; done < work->item_count;) {
         size_t count = MIN(CHECKPOINT_WINDOW_BLOCKS, work->item_count - done);
-        int r = co_read_window(work, &work->items[done], count);
+        int r;
 
+        if (log_is_elsewhere(work->store))
+            qsort(&work->items[done], count, sizeof(*work->items), compare_ring_blocks);
+        r = co_read_window(work, &work->items[done], count);
         if (r < 0)
             return r;
         for (size_t i = 0; i < count; i++)

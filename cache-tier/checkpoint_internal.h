@@ -34,12 +34,20 @@ struct checkpoint {
     struct image *images;
     size_t image_count;
     uint8_t *table_blocks; /* encoded */
+    uint64_t *pages_seen;  /* a bit to each 504 keys, for widen_region() */
+    size_t pages_seen_bytes;
     uint64_t images_done, copies_done;
 };
 
 static inline bool in_region(const struct checkpoint *work, const struct pending *pending)
 {
     return pending->batch_position < work->cut;
+}
+
+/* The log is on another disk than the blocks: what reads the one does not disturb the other. */
+static inline bool log_is_elsewhere(const struct store *store)
+{
+    return store->log_region.file != disk_file(store->disk);
 }
 
 /* The extent was given away or emptied since the region was collected. */

@@ -145,14 +145,19 @@ static int capacity_geometry(const struct superblock *superblock,
 
 /* ---- cache disks ---- */
 
-#define CACHE_OFFSET MIB                /* of the first region */
-#define CACHE_READ_BYTES_MIN (16 * MIB) /* less is not worth its index */
+#define CACHE_OFFSET MIB                  /* of the first region */
+#define CACHE_LOG_BYTES_LEAST (256 * MIB) /* but no more than a sixteenth of the disk */
+#define CACHE_READ_BYTES_MIN (16 * MIB)   /* less is not worth its index */
 
+/* All logs of a large disk are a sixteenth of it: a log takes 8 MiB of RAM a GiB, read cache less
+ * than 0.4 (README.md of cache-tier), and a TB of cache disk shall not take a GiB. */
 static uint64_t cache_log_bytes(uint64_t size_bytes, uint64_t asked)
 {
-    uint64_t share = ALIGN_DOWN(size_bytes / 16, MIB);
+    uint64_t least = MIN(CACHE_LOG_BYTES_LEAST, ALIGN_DOWN(size_bytes / 16, MIB));
+    uint64_t share = ALIGN_DOWN(size_bytes / 16 / CACHE_LOG_REGIONS, MIB);
 
-    return asked ? asked : MAX(DISK_LOG_BYTES_MIN, MIN(share, DISK_LOG_BYTES_MAX));
+    share = MAX(MAX(share, least), DISK_LOG_BYTES_MIN);
+    return asked ? asked : MIN(share, DISK_LOG_BYTES_MAX);
 }
 
 int superblock_plan_cache(struct superblock *superblock, uint64_t size_bytes, uint64_t log_bytes)

@@ -3,6 +3,10 @@
  * then random reads.
  *
  *   bench_store [--path FILE] [--size BYTES] [--laps N] [--depth N] [--seconds-read N] [--keep]
+ *               [--span BYTES] [--hdd] [--cache FILE [--cache-size BYTES] [--log BYTES]]
+ *
+ * --span: only the first BYTES of the disk are written and read. --hdd: it is as slow as a hard
+ * disk. --cache: the log lies on this file, and with --hdd a read cache.
  *
  * Prints records a second, latency percentiles, and CPU per record: of this process, kernel work on
  * its behalf included. */
@@ -12,6 +16,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "cache-tier/read_cache.h"
 #include "cache-tier/store.h"
 #include "pool/disk.h"
 #include "s2d/base/checksum.h"
@@ -29,9 +34,12 @@ struct bench {
     uint64_t size_bytes;
     unsigned laps, depth;
     uint64_t read_seconds;
-    bool keep;
+    uint64_t span_bytes; /* 0: all */
+    bool keep, hdd;
+    const char *cache_path; /* NULL: the log is on the disk */
+    uint64_t cache_bytes, log_bytes;
 
-    struct disk *disk;
+    struct disk *disk, *cache;
     struct store *store;
     struct disk_geometry geometry;
     uint64_t random;
@@ -59,6 +67,15 @@ static uint64_t next_random(struct bench *bench)
     bench->random ^= bench->random >> 7;
     bench->random ^= bench->random << 17;
     return bench->random;
+}
+
+static uint64_t random_place(struct bench *bench)
+{
+    uint64_t blocks = (uint64_t)bench->geometry.extent_count * bench->geometry.extent_blocks;
+
+    if (bench->span_bytes > 0)
+        blocks = MIN(blocks, bench->span_bytes / BLOCK_SIZE);
+    return next_random(bench) % blocks;
 }
 
 struct cpu {
@@ -99,8 +116,7 @@ static void submit(struct slot *slot)
     struct phase *phase = slot->phase;
     struct bench *bench = phase->bench;
     struct record *record = &slot->append.record;
-    uint64_t place = next_random(bench) %
-                     ((uint64_t)bench->geometry.extent_count * bench->geometry.extent_blocks);
+    uint64_t place = random_place(bench);
 
     *record = (struct record){
         .vdisk = VDISK,
@@ -199,8 +215,7 @@ static void read_main(void *arg)
     uint8_t *data = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
 
     while (io_clock_ns(bench->io) < reader->until_ns) {
-        uint64_t place = next_random(bench) %
-                         ((uint64_t)bench->geometry.extent_count * bench->geometry.extent_blocks);
+        uint64_t place = random_place(bench);
         struct extent_ref where = {place / bench->geometry.extent_blocks, 1};
         uint64_t started_ns = io_clock_ns(bench->io);
         int r = co_store_read(bench->store, VDISK, where, place % bench->geometry.extent_blocks, 1,
@@ -243,21 +258,65 @@ static int co_read_phase(struct bench *bench, unsigned depth, const char *what)
 /* ---- the disk ---- */
 
 /* Every block of the file is written once: sparse or unwritten ones would be measured instead. */
-static int make_file(const struct bench *bench)
+static int make_file(const char *path, uint64_t size_bytes)
 {
-    int fd = open(bench->path, O_CREAT | O_EXCL | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+    int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
     uint8_t *zeros = aligned_alloc(BLOCK_SIZE, MIB);
 
     if (fd < 0)
         return -errno;
     memset(zeros, 0, MIB);
-    for (uint64_t at = 0; at < bench->size_bytes; at += MIB)
+    for (uint64_t at = 0; at < size_bytes; at += MIB)
         if (pwrite(fd, zeros, MIB, at) != (ssize_t)MIB)
             return -EIO;
     fsync(fd);
     close(fd);
     free(zeros);
     return 0;
+}
+
+static int co_prepare_cache(struct bench *bench, struct disk_claim *claim,
+                            struct disk_message *message)
+{
+    int r;
+
+    claim->role = DISK_CACHE;
+    claim->disk_id = 2;
+    claim->log_bytes = bench->log_bytes;
+    r = co_disk_claim(bench->io, bench->cache_path, claim, message);
+    claim->disk_id = 1;
+    return r < 0 ? r : co_disk_open(bench->io, bench->cache_path, NULL, message, &bench->cache);
+}
+
+static int co_bind(struct bench *bench)
+{
+    struct disk_log log;
+    int r = co_disk_cache_reserve(bench->cache, disk_identity(bench->disk)->uuid, &log);
+
+    struct log_region region = {.io = bench->io, .file = disk_file(bench->cache)};
+
+    if (r < 0)
+        return r;
+    region.offset = log.offset;
+    region.bytes = log.bytes;
+    memcpy(region.uuid, log.uuid.bytes, sizeof(region.uuid));
+    r = co_log_format(&region);
+    return r < 0 ? r : co_disk_set_log(bench->disk, &log, false);
+}
+
+static int co_add_read_cache(struct bench *bench)
+{
+    const struct cache_region *regions;
+    size_t count = disk_cache_regions(bench->cache, &regions);
+    struct read_cache_options options = {.file = disk_file(bench->cache)};
+
+    for (size_t i = 0; i < count; i++) {
+        if (regions[i].kind != CACHE_REGION_READ)
+            continue;
+        options.offset = regions[i].offset;
+        options.bytes = regions[i].bytes;
+    }
+    return co_store_set_read_cache(bench->store, &options);
 }
 
 static int co_prepare(struct bench *bench)
@@ -271,9 +330,14 @@ static int co_prepare(struct bench *bench)
     };
     struct store_options options = {.name = "bench"};
     struct disk_message message = {""};
-    int r;
+    int r = 0;
 
-    r = co_disk_claim(bench->io, bench->path, &claim, &message);
+    if (bench->cache_path)
+        r = co_prepare_cache(bench, &claim, &message);
+    claim.role = DISK_CAPACITY;
+    claim.log_bytes = bench->cache_path ? DISK_LOG_BYTES_MIN : bench->log_bytes;
+    if (r == 0)
+        r = co_disk_claim(bench->io, bench->path, &claim, &message);
     if (r == 0)
         r = co_disk_open(bench->io, bench->path, NULL, &message, &bench->disk);
     if (r < 0) {
@@ -281,7 +345,14 @@ static int co_prepare(struct bench *bench)
         return r;
     }
     bench->geometry = *disk_geometry(bench->disk);
-    return co_store_open(bench->io, bench->disk, &options, &bench->store);
+    if (bench->cache_path)
+        r = co_bind(bench);
+    if (r == 0 && bench->hdd)
+        r = io_file_make_hdd(disk_file(bench->disk), &IO_HDD_7200);
+    options.log_device = bench->cache;
+    if (r == 0)
+        r = co_store_open(bench->io, bench->disk, &options, &bench->store);
+    return r == 0 && bench->cache_path && bench->hdd ? co_add_read_cache(bench) : r;
 }
 
 static int co_bench(struct bench *bench)
@@ -291,10 +362,10 @@ static int co_bench(struct bench *bench)
 
     if (r < 0)
         return r;
-    lap = bench->geometry.log_bytes / BLOCK_SIZE;
+    lap = store_stats(bench->store).log_bytes / BLOCK_SIZE;
     printf("disk %llu MiB, log %llu MiB, %u extents\n",
            (unsigned long long)(bench->size_bytes / MIB),
-           (unsigned long long)(bench->geometry.log_bytes / MIB), bench->geometry.extent_count);
+           (unsigned long long)(lap * BLOCK_SIZE / MIB), bench->geometry.extent_count);
     r = co_write_phase(bench, bench->depth, epoch++, bench->laps * lap, "write depth 32");
     if (r == 0) /* a record of depth 1 takes two blocks of the log */
         r = co_write_phase(bench, 1, epoch++, bench->laps * lap / 2, "write depth 1");
@@ -306,6 +377,7 @@ static int co_bench(struct bench *bench)
         r = co_read_phase(bench, 32, "read depth 32");
     co_store_close(bench->store);
     disk_close(bench->disk);
+    disk_close(bench->cache);
     return r;
 }
 
@@ -327,12 +399,18 @@ int main(int argc, char **argv)
                                             {"depth", required_argument, NULL, 'd'},
                                             {"seconds-read", required_argument, NULL, 'r'},
                                             {"keep", no_argument, NULL, 'k'},
+                                            {"span", required_argument, NULL, 'a'},
+                                            {"hdd", no_argument, NULL, 'h'},
+                                            {"cache", required_argument, NULL, 'c'},
+                                            {"cache-size", required_argument, NULL, 'z'},
+                                            {"log", required_argument, NULL, 'g'},
                                             {0}};
     struct bench bench = {.path = "bench_store.disk",
                           .size_bytes = 2 * GIB,
                           .laps = 3,
                           .depth = 32,
                           .read_seconds = 3,
+                          .cache_bytes = GIB,
                           .random = 88172645463325252ull};
     int option, r;
 
@@ -356,11 +434,28 @@ int main(int argc, char **argv)
         case 'k':
             bench.keep = true;
             break;
+        case 'a':
+            bench.span_bytes = strtoull(optarg, NULL, 0);
+            break;
+        case 'h':
+            bench.hdd = true;
+            break;
+        case 'c':
+            bench.cache_path = optarg;
+            break;
+        case 'z':
+            bench.cache_bytes = ALIGN_DOWN(strtoull(optarg, NULL, 0), MIB);
+            break;
+        case 'g':
+            bench.log_bytes = ALIGN_DOWN(strtoull(optarg, NULL, 0), MIB);
+            break;
         default:
             return 2;
         }
     }
-    r = make_file(&bench);
+    r = make_file(bench.path, bench.size_bytes);
+    if (r == 0 && bench.cache_path)
+        r = make_file(bench.cache_path, bench.cache_bytes);
     if (r == 0)
         r = io_uring_new(NULL, &bench.io);
     if (r == 0)
@@ -373,5 +468,7 @@ int main(int argc, char **argv)
     io_free(bench.io);
     if (!bench.keep)
         unlink(bench.path);
+    if (!bench.keep && bench.cache_path)
+        unlink(bench.cache_path);
     return 0;
 }
