@@ -1,8 +1,6 @@
 /* What administrators do while all of this goes on: each is a coroutine on some node that gives the
  * commands of the command line. A refusal, or a node that dies in the middle, is part of life; what
- * was left undone is done at the end (admin_tidy_up()).
- *
- * Not here yet: a node evicted and replaced (see sim_disk_faults.c). */
+ * was left undone is done at the end (admin_tidy_up()). */
 #include "tests/sim/sim_faults_private.h"
 
 #include "tests/sim/sim_check.h"
@@ -11,12 +9,6 @@
 #define VOLUME_BYTES_MAX (128 * MIB) /* that the clients' volume is grown to */
 #define EXTRA_NAME "extra"           /* volumes of faults: their names begin so */
 #define EXTRA_BLOCKS 24
-
-struct act {
-    struct machine *machine;
-    struct fault fault;
-    int (*co_act)(struct act *act);
-};
 
 static void act_main(void *arg)
 {
@@ -29,8 +21,7 @@ static void act_main(void *arg)
     free(act);
 }
 
-static bool begin_act(struct machine *machine, const struct fault *fault,
-                      int (*co_act)(struct act *act))
+bool begin_act(struct machine *machine, const struct fault *fault, int (*co_act)(struct act *act))
 {
     struct act *act = malloc(sizeof(*act));
 
@@ -45,12 +36,12 @@ static bool begin_act(struct machine *machine, const struct fault *fault,
     return false;
 }
 
-static struct machine *member_for(struct world *world, const struct fault *fault)
+struct machine *member_for(struct world *world, const struct fault *fault)
 {
     return world_any_member(world, fault->machine->number);
 }
 
-static int co_command(struct node *node, json_t *command)
+int co_command(struct node *node, json_t *command)
 {
     struct command_result result;
     int r = co_node_propose(node, command, &result);
@@ -305,7 +296,7 @@ static bool pool_gets_full(struct world *world, struct fault *fault)
     return true;
 }
 
-static int co_claim_next(struct act *act)
+int co_claim_next(struct act *act)
 {
     for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
         if (act->machine->disks[i].exists && !act->machine->disks[i].claimed)
@@ -314,21 +305,29 @@ static int co_claim_next(struct act *act)
     return 0;
 }
 
-static bool pool_grows(struct world *world, struct fault *fault)
+int add_disk(struct machine *machine)
 {
-    struct machine *machine = fault->machine;
+    struct world *world = machine->world;
     char path[DISK_PATH_MAX];
     unsigned disk = 0;
 
     while (disk < MACHINE_DISKS_MAX && machine->disks[disk].exists)
         disk++;
-    if (disk == MACHINE_DISKS_MAX || !machine_is_up(machine) || machine->stopping)
-        return false;
+    if (disk == MACHINE_DISKS_MAX)
+        return -ENOSPC;
     disk_path_of(disk, path);
     if (sim_disk_create(world->sim, machine->number, path, world->shape.disk_bytes) < 0)
-        return false;
+        abort();
     machine->disks[disk].exists = true;
-    begin_act(machine, fault, co_claim_next);
+    return (int)disk;
+}
+
+static bool pool_grows(struct world *world, struct fault *fault)
+{
+    (void)world;
+    if (!machine_is_up(fault->machine) || fault->machine->stopping || add_disk(fault->machine) < 0)
+        return false;
+    begin_act(fault->machine, fault, co_claim_next);
     return true;
 }
 
@@ -387,14 +386,14 @@ static void node_resumes(struct world *world, struct fault *fault)
 }
 
 const struct fault_kind admin_faults[] = {
-    {"owner moves", 3, owner_moves, NULL},
-    {"volume created, deleted", 2, volume_created, volume_deleted},
-    {"volume grows", 1, volume_grows, NULL},
-    {"slabs filled, emptied", 2, slabs_emptied, NULL},
-    {"pool full", 1, pool_gets_full, volume_deleted},
-    {"pool extended", 1, pool_grows, NULL},
-    {"node drains", 1, node_drains, node_resumes},
-    {NULL, 0, NULL, NULL},
+    {"owner moves", 3, owner_moves, NULL, false},
+    {"volume created, deleted", 2, volume_created, volume_deleted, false},
+    {"volume grows", 1, volume_grows, NULL, false},
+    {"slabs filled, emptied", 2, slabs_emptied, NULL, false},
+    {"pool full", 1, pool_gets_full, volume_deleted, false},
+    {"pool extended", 1, pool_grows, NULL, false},
+    {"node drains", 1, node_drains, node_resumes, false},
+    {NULL, 0, NULL, NULL, false},
 };
 
 /* ---- at the end ---- */
@@ -433,7 +432,8 @@ static bool has_failed_disk(struct machine *machine)
         struct machine_disk *of = machine_disk_of(machine->world, database, disk->base.id, &at);
         struct node_disk_status status;
 
-        if (at != machine || !of->claimed || of->dead || disk->extents == 0)
+        if (at != machine || !of->claimed || of->dead || disk->extents == 0 ||
+            disk->state == DISK_RETIRED)
             continue;
         if (node_disk_status(machine->node, disk->base.id, &status) == 0 && !status.open)
             return true;

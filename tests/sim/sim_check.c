@@ -76,6 +76,23 @@ static bool columns_are_in_sync(struct world *world, const struct database *data
     return true;
 }
 
+/* A disk that died or was overwritten is known for it, and none is being emptied that could be
+ * empty. */
+static bool disks_are_known(struct world *world, const struct database *database)
+{
+    const struct disk_record *disk;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        const struct machine_disk *of = machine_disk_of(world, database, disk->base.id, NULL);
+
+        if (of && of->dead && disk->state == DISK_OK)
+            return false;
+        if (disk->state == DISK_RETIRING && database_used_extents(database, disk->base.id) == 0)
+            return false;
+    }
+    return true;
+}
+
 static bool volumes_are_served(struct world *world, const struct database *database)
 {
     const struct volume_record *volume;
@@ -101,7 +118,7 @@ static bool is_healthy(void *arg)
 
         if (!database || database_count(database, TABLE_SLAB) == 0 || !nodes_are_up(database) ||
             !columns_are_in_sync(world, database) || !nothing_is_to_move(database) ||
-            !volumes_are_served(world, database))
+            !disks_are_known(world, database) || !volumes_are_served(world, database))
             return false;
     }
     return true;

@@ -4,9 +4,8 @@
  * Lost and misdirected writes are those of data in its place. A log write that was lost and is the
  * last before a crash looks like one that was never made; nothing on that disk could tell.
  *
- * A column on a dead disk gets a new place (repair.h), if there is room for it. Not here yet: a
- * disk replaced, and a node replaced by an empty one; the death of a cache device (there are none
- * apart yet). */
+ * A column on a dead disk gets a new place (repair.h), if there is room for it; what administrators
+ * exchange is in sim_replace_faults.c. Not here yet: the death of a cache device. */
 #include <limits.h>
 
 #include "pool/disk_format.h"
@@ -81,6 +80,7 @@ static bool set_fault(struct world *world, struct fault *fault, enum sim_disk_fa
     disk_path_of(disk, path);
     sim_disk_set_fault(world->sim, machine->number, path, kind);
     machine->disks[disk].dead = kind == SIM_DISK_DEAD;
+    world->pool_full = true; /* nothing is placed on it until it is taken up again */
     return true;
 }
 
@@ -167,15 +167,12 @@ static void flip_bit(struct world *world, const struct machine *machine, unsigne
 }
 
 /* In data, now and then in a checksum page, or in one copy of the superblock. */
-static bool bit_rots(struct world *world, struct fault *fault)
+static bool one_bit_rots(struct world *world, const struct fault *fault, struct machine *machine,
+                         unsigned disk, const struct disk_geometry *geometry)
 {
-    struct disk_geometry geometry;
-    struct machine *machine;
-    unsigned disk = choose_victim(world, fault, &machine);
     uint64_t data, page, offset;
 
-    if (disk == UINT_MAX || !disk_geometry_of(machine, disk, &geometry) ||
-        !find_data(world, fault, machine, disk, &geometry, &data, &page))
+    if (!find_data(world, fault, machine, disk, geometry, &data, &page))
         return false;
     offset = data;
     if (fault->draw[2] % 8 == 0)
@@ -183,6 +180,58 @@ static bool bit_rots(struct world *world, struct fault *fault)
     else if (fault->draw[2] % 32 == 1)
         offset = 0;
     flip_bit(world, machine, disk, offset, fault->draw[2] >> 8);
+    return true;
+}
+
+/* A few at once: most are in blocks that nobody reads. */
+static bool bits_rot(struct world *world, struct fault *fault)
+{
+    struct disk_geometry geometry;
+    struct fault each = *fault;
+    struct machine *machine;
+    unsigned disk = choose_victim(world, fault, &machine), rotten = 0;
+
+    if (disk == UINT_MAX || !disk_geometry_of(machine, disk, &geometry))
+        return false;
+    for (uint64_t i = 0; i <= (fault->draw[0] >> 32 & 15); i++) {
+        each.draw[1] += UINT64_C(0x9e3779b97f4a7c15);
+        each.draw[2] = each.draw[2] * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        rotten += one_bit_rots(world, &each, machine, disk, &geometry);
+    }
+    return rotten > 0;
+}
+
+/* ---- a disk overwritten with zeros, under the daemon ---- */
+
+#define WIPE_BYTES (64 * KIB) /* at once; what is zeros already stays unwritten */
+
+static void wipe(struct world *world, const struct machine *machine, const char *path)
+{
+    static const uint8_t zeros[WIPE_BYTES];
+    static uint8_t bytes[WIPE_BYTES];
+
+    for (uint64_t at = 0; at < world->shape.disk_bytes; at += WIPE_BYTES) {
+        if (sim_disk_peek(world->sim, machine->number, path, at, bytes, WIPE_BYTES) < 0 ||
+            memcmp(bytes, zeros, WIPE_BYTES) == 0)
+            continue;
+        if (sim_disk_poke(world->sim, machine->number, path, at, zeros, WIPE_BYTES) < 0)
+            abort();
+    }
+}
+
+static bool disk_is_wiped(struct world *world, struct fault *fault)
+{
+    struct machine *machine;
+    unsigned disk = choose_victim(world, fault, &machine);
+    char path[DISK_PATH_MAX];
+
+    if (disk == UINT_MAX || world->shape.nodes == 1)
+        return false;
+    disk_path_of(disk, path);
+    wipe(world, machine, path);
+    world->damaged = true;
+    machine->disks[disk].dead = true;
+    world->pool_full = true;
     return true;
 }
 
@@ -228,12 +277,13 @@ static void writes_are_true(struct world *world, struct fault *fault)
 }
 
 const struct fault_kind disk_faults[] = {
-    {"slow disk", 3, gets_slow, gets_fast},
-    {"read errors", 1, reads_fail, works_again},
-    {"write errors", 1, writes_fail, works_again},
-    {"disk dies", 1, disk_dies, NULL},
-    {"bit rots", 3, bit_rots, NULL},
-    {"write lost", 2, write_gets_lost, writes_are_true},
-    {"write misdirected", 2, write_goes_astray, writes_are_true},
-    {NULL, 0, NULL, NULL},
+    {"slow disk", 3, gets_slow, gets_fast, false},
+    {"read errors", 1, reads_fail, works_again, true},
+    {"write errors", 1, writes_fail, works_again, true},
+    {"disk dies", 1, disk_dies, NULL, true},
+    {"disk wiped", 1, disk_is_wiped, NULL, true},
+    {"bits rot", 3, bits_rot, NULL, true},
+    {"write lost", 2, write_gets_lost, writes_are_true, true},
+    {"write misdirected", 2, write_goes_astray, writes_are_true, true},
+    {NULL, 0, NULL, NULL, false},
 };

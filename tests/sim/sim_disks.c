@@ -68,6 +68,7 @@ struct placed *placed_of(struct world *world, const struct database *database)
 {
     struct placed *placed = calloc(1, sizeof(*placed));
     const struct slab_record *slab;
+    const struct disk_record *record;
 
     if (!placed)
         abort();
@@ -77,6 +78,12 @@ struct placed *placed_of(struct world *world, const struct database *database)
         calloc(database_count(database, TABLE_SLAB) * COLUMNS_MAX + 1, sizeof(*placed->columns));
     if (!placed->columns)
         abort();
+    for (size_t i = 0; (record = database_at(database, TABLE_DISK, i)); i++) {
+        struct machine_disk *of = machine_disk_of(world, database, record->base.id, NULL);
+
+        if (of && record->state == DISK_RETIRED)
+            of->retired = true;
+    }
     for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
         const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, slab->vdisk);
 
@@ -269,7 +276,7 @@ static void reader_main(struct io *io, void *arg)
     for (reader->disk = 0; reader->disk < MACHINE_DISKS_MAX; reader->disk++) {
         const struct machine_disk *disk = &reader->machine->disks[reader->disk];
 
-        if (disk->claimed && !disk->dead)
+        if (disk->claimed && !disk->dead && !disk->retired)
             co_read_disk(reader, io);
     }
     free(reader->buffer);

@@ -4,6 +4,8 @@
 
 #define FAULTS_MAX 1000
 #define KINDS_MAX 64
+#define TRIES_MAX 30 /* of a fault that waits */
+#define TRY_AGAIN_NS (100 * MS)
 
 struct faults {
     const struct fault_kind *kinds[KINDS_MAX];
@@ -18,7 +20,8 @@ struct faults {
 
 static unsigned list_kinds(const struct fault_kind **ret_kinds)
 {
-    static const struct fault_kind *const tables[] = {machine_faults, disk_faults, admin_faults};
+    static const struct fault_kind *const tables[] = {machine_faults, disk_faults, admin_faults,
+                                                      replace_faults};
     unsigned count = 0;
 
     for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
@@ -153,8 +156,13 @@ static void begin(struct world *world, struct fault *fault)
     const struct fault_kind *kind = world->faults->kinds[fault->kind];
 
     fault->state = FAULT_OVER;
-    if (!kind->apply(world, fault))
+    if (!kind->apply(world, fault)) {
+        if (kind->waits && fault->tries++ < TRIES_MAX) {
+            fault->state = FAULT_PLANNED;
+            fault->at_ns += TRY_AGAIN_NS;
+        }
         return;
+    }
     world->faults->happened[fault->kind]++;
     world_tell(world, "fault %u: %s, node %u (%u), for %.3f s", fault->index, kind->name,
                fault->machine->number, fault->other->number, (double)fault->for_ns / 1e9);

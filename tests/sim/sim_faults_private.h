@@ -1,6 +1,6 @@
 /* What the files of the faults share: sim_faults.c (plan and agenda), sim_machine_faults.c
  * (machines, clocks, network), sim_disk_faults.c (disks), sim_admin_faults.c (what administrators
- * do). */
+ * do), sim_replace_faults.c (disks and nodes that they exchange). */
 #ifndef TESTS_SIM_FAULTS_PRIVATE_H
 #define TESTS_SIM_FAULTS_PRIVATE_H
 
@@ -11,6 +11,7 @@ struct fault {
     uint64_t at_ns, for_ns;          /* from the start of the faults */
     struct machine *machine, *other; /* two different ones, unless there is but one */
     uint64_t draw[3];                /* for what else is to be chosen */
+    unsigned tries;                  /* that it was put off, of a kind that waits */
     enum { FAULT_PLANNED, FAULT_ACTIVE, FAULT_OVER } state;
 };
 
@@ -21,15 +22,35 @@ struct fault_kind {
     unsigned weight;
     bool (*apply)(struct world *world, struct fault *fault);
     void (*mend)(struct world *world, struct fault *fault);
+    bool waits; /* when it cannot happen now, it is tried again some times: it needs a moment in
+                   which all is well, which others leave seldom */
 };
 
-extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[]; /* end: name NULL */
+/* Each ends with a name of NULL. */
+extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[];
 
 void start_if_down(struct machine *machine);
 /* All nodes are up, and all columns of all slabs are in-sync, as every node says. */
 bool all_in_sync(struct world *world);
 
-/* sim_admin_faults.c: what remains to be done by an administrator. Returns true when nothing is. */
+/* ---- administrators (sim_admin_faults.c) ---- */
+
+struct act { /* a coroutine on some node that gives commands */
+    struct machine *machine;
+    struct fault fault;
+    int (*co_act)(struct act *act);
+};
+
+/* Begins one. machine NULL: nobody can be told. Returns false when it cannot be. */
+bool begin_act(struct machine *machine, const struct fault *fault, int (*co_act)(struct act *act));
+int co_command(struct node *node, json_t *command); /* command: stolen */
+struct machine *member_for(struct world *world, const struct fault *fault);
+/* Claims the machine's next disk that exists and is not claimed; 0 when there is none. */
+int co_claim_next(struct act *act);
+/* Puts an empty disk into a free place of the machine. Returns its number, or -ENOSPC. */
+int add_disk(struct machine *machine);
+
+/* What remains to be done by an administrator. Returns true when nothing is. */
 bool admin_tidy_up(struct world *world);
 
 #endif

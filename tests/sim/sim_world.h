@@ -26,7 +26,7 @@
 #include "tests/sim/sim_history.h"
 
 #define MACHINES_MAX 16
-#define MACHINE_DISKS_MAX 4 /* those that a run adds included */
+#define MACHINE_DISKS_MAX 6 /* those that a run adds included */
 #define SHAPE_VOLUMES_MAX 2 /* that clients use */
 #define SETUP_NS (120 * SEC)
 #define HEAL_NS (240 * SEC) /* within which all is well again after the last fault */
@@ -64,7 +64,9 @@ struct shape {
 };
 
 struct machine_disk {
-    bool exists, claimed, dead; /* dead: for good */
+    bool exists, claimed;
+    bool dead;    /* for good */
+    bool retired; /* taken out again: nothing of it may be looked at */
 };
 
 struct machine {
@@ -99,7 +101,7 @@ struct world {
     bool ready;         /* the cluster, its volume and the shared file are there */
     unsigned acts;      /* of administrators, under way */
     bool quiet;         /* faults are over, and clients stop */
-    bool pool_full;     /* ENOSPC is an honest answer */
+    bool pool_full;     /* or too little of it is left: ENOSPC is an honest answer */
     uint64_t spread_not_before_ns;
     unsigned rotten; /* the machine whose disks lie, fail and die in this run */
     bool damaged;    /* they have done so */
