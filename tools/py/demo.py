@@ -5,9 +5,11 @@ usage: sudo tools/demo [--check] [--dir D]
 
 Installs what is missing, builds, starts a three-node cluster of real daemons, makes a pool and a three-way-mirror volume,
 boots a VM from a disk on it, kills the daemon that owns the volume, then the daemon of the VM's own node, and shows each time
-that the guest's data is all there and that exactly one copy of the VM runs. The cluster stays up; the last line says how
+that the guest's data is all there and that exactly one copy of the VM runs. Then a second VM is linked to the first one's
+disk, and on a cluster of five nodes a parity volume loses two of them at once. The three-node cluster stays up; the last line says how
 to stop it. --check: leaves nothing behind, and exits with 0 only when every step was verified.
 """
+import filecmp
 import pathlib
 import shutil
 import subprocess
@@ -20,6 +22,8 @@ sys.dont_write_bytecode = True
 
 from lab import CopyCounter, Failed, Guest, Lab  # noqa: E402
 
+LINKED = "vm2"  # cloned from VM
+PARITY = "archive"
 VOLUME, VM, DISK = "volume1", "vm1", "volume1/vm1.raw"
 
 
@@ -48,6 +52,7 @@ def prepare():
 class Demo:
     def __init__(self, folder):
         self.lab = Lab(folder)
+        self.parity_lab = Lab(f"{folder}-parity")
         self.guest = Guest(self.lab, VM)
         self.copies = CopyCounter(self.lab, VM)
         self.summary = []
@@ -69,9 +74,10 @@ class Demo:
         return f"owned by {volume['owner']}"
 
     def image(self):
-        image = subprocess.run([ROOT / "tools/guest-image"], capture_output=True, text=True, check=True).stdout.strip()
-        self.lab.s2d("file", "import", image.splitlines()[-1], DISK)
-        return f"{pathlib.Path(image.splitlines()[-1]).stat().st_size >> 20} MiB in {DISK}"
+        made = subprocess.run([ROOT / "tools/guest-image"], capture_output=True, text=True, check=True).stdout.strip()
+        self.disk_image = pathlib.Path(made.splitlines()[-1])
+        self.lab.s2d("file", "import", self.disk_image, DISK)
+        return f"{self.disk_image.stat().st_size >> 20} MiB in {DISK}"
 
     def boot(self):
         owner = self.lab.owner(VOLUME)
@@ -138,6 +144,61 @@ class Demo:
         self.summary.append(f"never more than one copy of the VM ran ({self.copies.looks} looks)")
         return f"{self.copies.looks} looks, never two"
 
+    # ---- a clone ----
+
+    def linked(self):
+        guest = Guest(self.lab, LINKED)
+        before = self.guest.acknowledged()
+        begun = time.monotonic()
+        self.lab.s2d("vm", "create", LINKED, "--clone-of", VM)
+        took = time.monotonic() - begun
+        self.lab.s2d("vm", "start", LINKED, "--on", f"node{self.home}")
+        found = guest.wait_boot(1, 120)
+        if found < before:
+            raise Failed(f"the original had acknowledged {before}, the linked VM found {found}")
+        guest.wait_ticks(5, 60)
+        answer = guest.ask(guest.node(), "verify")
+        if not answer.startswith("OK") or guest.errors():
+            raise Failed(f"the linked VM says: {answer} {guest.errors()}")
+        self.check_guest()
+        self.lab.s2d("vm", "kill", LINKED, "--yes")
+        self.summary.append(f"a VM linked to the running one in {took:.1f} s, with all that was on its disk")
+        return f"made in {took:.1f} s, found {found} of at least {before}; {answer}"
+
+    # ---- parity, on more nodes ----
+
+    def parity(self):
+        lab = self.parity_lab
+        lab.devcluster("up", "--nodes", 5, "--disks", "ssd:1x2G")
+        lab.s2d("volume", "create", PARITY, "--size", "1G", "--resiliency", "parity2")
+        lab.s2d("file", "import", self.disk_image, f"{PARITY}/image")
+        shape = lab.json("volume", "show", PARITY)
+        if shape["resiliency"] != "parity2":
+            raise Failed(f"the volume is {shape['resiliency']}")
+        return f"5 nodes, {shape['columns']} columns, {self.disk_image.stat().st_size >> 20} MiB in it"
+
+    def compare(self):
+        copy = self.parity_lab.dir / "image"
+        copy.unlink(missing_ok=True)
+        self.parity_lab.s2d("file", "export", f"{PARITY}/image", copy)
+        if not filecmp.cmp(self.disk_image, copy, shallow=False):
+            raise Failed("the file is not what was written")
+        copy.unlink()
+
+    def kill_two(self):
+        owner = self.parity_lab.owner(PARITY)
+        other = owner % 5 + 1
+        for number in (owner, other):
+            self.parity_lab.devcluster("kill", number)
+        self.compare()
+        for number in (owner, other):
+            self.parity_lab.devcluster("start", number)
+        self.parity_lab.wait_healthy()
+        self.compare()
+        self.parity_lab.devcluster("down")
+        self.summary.append("a parity volume without two of its five nodes: all of a file read, byte for byte")
+        return f"without node{owner} (its owner) and node{other} the file was whole; healthy again when they were back"
+
     def run(self):
         steps = Steps()
         steps.run("packages and build", prepare)
@@ -151,6 +212,9 @@ class Demo:
         steps.run("the daemon of the VM's own node is killed", self.kill_home)
         steps.run(f"node{self.home} comes back", lambda: self.return_of(self.home))
         steps.run("one copy of the VM, at any time", self.one_copy)
+        steps.run("a second VM, linked to the first one's disk", self.linked)
+        steps.run("a parity volume, on a cluster of its own", self.parity)
+        steps.run("two nodes of that cluster are killed at once", self.kill_two)
         print(f"\nAll of it verified, in {time.monotonic() - steps.start:.0f} seconds:")
         for line in self.summary:
             print(f"  - {line}")
@@ -192,7 +256,9 @@ def main():
                 shutil.copy(log, keep / f"{log.parent.name}.log")
             print(f"demo: the daemons' logs are in {keep}", file=sys.stderr)
         demo.lab.devcluster("down")
-    elif pathlib.Path(folder, "devcluster.json").exists():
+    if pathlib.Path(demo.parity_lab.dir, "devcluster.json").exists():
+        demo.parity_lab.devcluster("down")
+    if not check and pathlib.Path(folder, "devcluster.json").exists():
         print(f"\nThe cluster is up: eval \"$({ROOT}/tools/devcluster --dir {folder} env)\"; s2d cluster status"
               f"\nTo stop it: {ROOT}/tools/devcluster --dir {folder} down")
     return status
