@@ -126,6 +126,10 @@ DEFINE_CLEANUP(struct io_file, io_file_close)
  * The fault layer of tests and development clusters. */
 void io_file_set_fault(struct io_file *file, int error);
 
+/* What is written to files opened from now on stays in RAM, and is shown to later reads of the same
+ * open file; the medium is only read. For looking at disks with code that writes. */
+void io_keep_writes(struct io *io);
+
 /* How long a hard disk takes (hdd.c has the model). */
 struct io_hdd_model {
     uint64_t settle_ns, stroke_ns; /* a seek: to the next track; over the whole disk on top of it */

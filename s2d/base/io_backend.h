@@ -11,8 +11,9 @@
 struct io_file {
     struct io *io;
     struct io_file_info info;
-    int fault;       /* 0, or what every operation ends with */
-    struct hdd *hdd; /* NULL, or what reads and writes pass through: hdd.h */
+    int fault;               /* 0, or what every operation ends with */
+    struct hdd *hdd;         /* NULL, or what reads and writes pass through: hdd.h */
+    struct scratch *scratch; /* NULL, or where writes stay: scratch.h */
 };
 struct io_listener {
     struct io *io;
@@ -71,6 +72,7 @@ struct io {
     struct log_sink *log;
     uint64_t now_ns; /* this turn's clock */
     bool stopping;
+    bool keeps_writes; /* of files opened from now on */
 
     struct list ready;    /* struct co: to be resumed */
     struct list queued;   /* struct io_task: io_queue() */

@@ -4,6 +4,7 @@
 
 #include "s2d/base/hdd.h"
 #include "s2d/base/io_backend.h"
+#include "s2d/base/scratch.h"
 
 void loop_init(struct io *io, const struct io_backend_ops *ops)
 {
@@ -276,7 +277,21 @@ void co_offload(struct io *io, io_callback *fn, void *arg)
 
 int co_io_open(struct io *io, const char *path, unsigned flags, struct io_file **ret_file)
 {
-    return io->ops->co_open(io, path, flags, ret_file);
+    int r = io->ops->co_open(io, path, flags, ret_file);
+
+    if (r < 0 || !io->keeps_writes)
+        return r;
+    (*ret_file)->scratch = scratch_new(*ret_file);
+    if (!(*ret_file)->scratch) {
+        io_file_close(take_ptr(*ret_file));
+        return -ENOMEM;
+    }
+    return 0;
+}
+
+void io_keep_writes(struct io *io)
+{
+    io->keeps_writes = true;
 }
 
 void io_file_close(struct io_file *file)
@@ -284,6 +299,7 @@ void io_file_close(struct io_file *file)
     if (!file)
         return;
     hdd_free(take_ptr(file->hdd));
+    scratch_free(take_ptr(file->scratch));
     file->io->ops->file_close(file);
 }
 
@@ -322,7 +338,9 @@ void io_file_readv(struct io_file *file, struct io_op *op, const struct iovec *i
 {
     if (is_faulted(file, op))
         return;
-    if (file->hdd)
+    if (file->scratch)
+        scratch_readv(file->scratch, op, iov, iov_count, offset);
+    else if (file->hdd)
         hdd_readv(file->hdd, op, iov, iov_count, offset);
     else
         file->io->ops->file_readv(file, op, iov, iov_count, offset);
@@ -333,7 +351,9 @@ void io_file_writev(struct io_file *file, struct io_op *op, const struct iovec *
 {
     if (is_faulted(file, op))
         return;
-    if (file->hdd)
+    if (file->scratch)
+        scratch_writev(file->scratch, op, iov, iov_count, offset);
+    else if (file->hdd)
         hdd_writev(file->hdd, op, iov, iov_count, offset, flags);
     else
         file->io->ops->file_writev(file, op, iov, iov_count, offset, flags);
@@ -348,6 +368,11 @@ void io_file_sync(struct io_file *file, struct io_op *op)
 
 void io_file_discard(struct io_file *file, struct io_op *op, uint64_t offset, uint64_t length)
 {
+    if (file->scratch) {
+        op->extra[0] = (uint64_t)(int64_t)-EOPNOTSUPP;
+        list_push_back(&file->io->faulted, &op->node);
+        return;
+    }
     file->io->ops->file_discard(file, op, offset, length);
 }
 

@@ -83,4 +83,10 @@ must_check int consensus_transfer(struct consensus *consensus);
 /* Proof that the peer's process is gone. */
 void consensus_peer_down(struct consensus *consensus, uint64_t node);
 
+/* The database as a node that is stopped left it, without its consensus. What was committed and not
+ * applied yet is not in it. *ret_database: for database_free(). Blocks. Returns 0, -EIO, -EBADMSG,
+ * -ENOMEM. */
+must_check int consensus_read_database(struct kv *kv, struct database **ret_database,
+                                       uint64_t *ret_applied);
+
 #endif

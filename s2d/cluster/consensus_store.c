@@ -189,3 +189,45 @@ void consensus_put_change(struct consensus *consensus, const struct database_cha
     free(text);
     json_decref(json);
 }
+
+struct database_reader {
+    struct database *database;
+    uint64_t applied;
+};
+
+static int read_applied(void *arg, const char *key, const void *value, size_t bytes)
+{
+    struct database_reader *reader = arg;
+
+    (void)key;
+    if (bytes != sizeof(reader->applied))
+        return -EBADMSG;
+    memcpy(&reader->applied, value, bytes);
+    return 0;
+}
+
+static int read_record(void *arg, const char *key, const void *value, size_t bytes)
+{
+    return database_load(((struct database_reader *)arg)->database,
+                         key + strlen(CONSENSUS_STATE_PREFIX), value, bytes);
+}
+
+int consensus_read_database(struct kv *kv, struct database **ret_database, uint64_t *ret_applied)
+{
+    struct database_reader reader = {0};
+    int r = database_new(&reader.database);
+
+    if (r == 0)
+        r = kv_each(kv, CONSENSUS_KEY_APPLIED, read_applied, &reader);
+    if (r == 0)
+        r = kv_each(kv, CONSENSUS_STATE_PREFIX, read_record, &reader);
+    if (r == 0)
+        r = database_verify(reader.database);
+    if (r < 0) {
+        database_free(reader.database);
+        return r;
+    }
+    *ret_database = reader.database;
+    *ret_applied = reader.applied;
+    return 0;
+}

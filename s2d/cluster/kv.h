@@ -28,6 +28,10 @@ struct kv {
 must_check int kv_rocksdb_open(const char *path, char *ret_message, size_t message_bytes,
                                struct kv **ret_kv);
 
+/* Only to be read; whoever else has it goes on. What a log that was not closed holds is read too. */
+must_check int kv_rocksdb_open_read_only(const char *path, char *ret_message, size_t message_bytes,
+                                         struct kv **ret_kv);
+
 /* The twin in memory. Its contents live in a struct kv_disk, which outlives it: what was written
  * before a crash is there at the next open. */
 struct kv_disk;

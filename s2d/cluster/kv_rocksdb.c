@@ -134,7 +134,8 @@ static void configure(struct kv_rocksdb *store)
     rocksdb_options_set_wal_recovery_mode(store->options, RECOVERY_TOLERATE_CORRUPTED_TAIL);
 }
 
-int kv_rocksdb_open(const char *path, char *ret_message, size_t message_bytes, struct kv **ret_kv)
+static int open_store(const char *path, bool read_only, char *ret_message, size_t message_bytes,
+                      struct kv **ret_kv)
 {
     struct kv_rocksdb *store = calloc(1, sizeof(*store));
     char *error = NULL;
@@ -144,7 +145,8 @@ int kv_rocksdb_open(const char *path, char *ret_message, size_t message_bytes, s
         return -ENOMEM;
     store->kv.ops = &rocksdb_kv_ops;
     configure(store);
-    store->db = rocksdb_open(store->options, path, &error);
+    store->db = read_only ? rocksdb_open_for_read_only(store->options, path, 0, &error)
+                          : rocksdb_open(store->options, path, &error);
     if (store->db) {
         *ret_kv = &store->kv;
         return 0;
@@ -157,4 +159,15 @@ int kv_rocksdb_open(const char *path, char *ret_message, size_t message_bytes, s
         rocksdb_free(error);
     rocksdb_kv_close(&store->kv);
     return r;
+}
+
+int kv_rocksdb_open(const char *path, char *ret_message, size_t message_bytes, struct kv **ret_kv)
+{
+    return open_store(path, false, ret_message, message_bytes, ret_kv);
+}
+
+int kv_rocksdb_open_read_only(const char *path, char *ret_message, size_t message_bytes,
+                              struct kv **ret_kv)
+{
+    return open_store(path, true, ret_message, message_bytes, ret_kv);
 }

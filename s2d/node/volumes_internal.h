@@ -2,7 +2,7 @@
  *
  *   volumes.c       which vdisks there are; following the database; stopping
  *   volume_owner.c  a vdisk's coroutine: owned or not, and what its mirror asks for meanwhile
- *   volume_slabs.c  from the database to a configuration, and slabs on demand
+ *   volume_slabs.c  slabs on demand
  *   volume_admin.c  what administrators ask for */
 #ifndef S2D_NODE_VOLUMES_INTERNAL_H
 #define S2D_NODE_VOLUMES_INTERNAL_H
@@ -11,6 +11,7 @@
 #include "fs-refs-lite/fs.h"
 #include "resiliency/mirror.h"
 #include "s2d/node/node_internal.h"
+#include "s2d/node/volume_config.h"
 
 #define HAND_OVER_NS (5 * SEC)
 
@@ -60,9 +61,6 @@ void volume_main(void *volume);
 
 /* ---- volume_slabs.c ---- */
 
-/* What the database says of the vdisk, for a mirror. Returns 0, -ENOMEM. */
-must_check int volume_make_config(const struct database *database, const struct vdisk_record *vdisk,
-                                  struct vdisk_config **ret_config);
 /* Adds the slabs (those that exist are skipped) and some ahead. Returns 0 when all of the wanted
  * exist, -ENOSPC, or what the database said. */
 must_check int co_volume_add_slabs(struct node *node, uint64_t vdisk_id, const uint32_t *wanted,
