@@ -205,6 +205,8 @@ int co_checkpoint_transfer(struct checkpoint *work, enum transfer_kind kind,
         int r;
 
         r = co_transfer(file, kind, transfers, wave, WAVE_TRANSFERS);
+        if (kind == TRANSFER_READ)
+            log_note_device(store->log, r);
         if (r < 0)
             return r;
         transfers += wave;

@@ -90,6 +90,7 @@ static int co_move_record(struct checkpoint *work, struct pending *pending)
     if (blocks > 0) {
         r = co_io_read(store->log_region.file, work->window, (size_t)blocks * BLOCK_SIZE,
                        log_block_offset(store->log, pending->ring_block));
+        log_note_device(store->log, r);
         if (r < 0)
             return r;
     }

@@ -40,6 +40,8 @@ struct log {
     uint64_t anchor_generation;
     uint32_t incarnation;
     int error;
+    bool device_failed;
+    bool held;
 
     struct batch batches[2];
     struct batch *gather, *flight; /* flight: NULL when idle */
@@ -89,7 +91,7 @@ uint64_t log_last_sequence(const struct log *log)
 uint64_t log_block_offset(const struct log *log, uint32_t block)
 {
     assert(block < log->ring_blocks);
-    return log->region.offset + (LOG_ANCHOR_BLOCKS + (uint64_t)block) * BLOCK_SIZE;
+    return log_region_offset(&log->region, block);
 }
 
 int log_error(const struct log *log)
@@ -281,6 +283,8 @@ static void admit_waiting(struct log *log, enum log_class class)
     while (!list_empty(&log->waiting[class])) {
         struct log_item *item = list_first(&log->waiting[class], struct log_item, node);
 
+        if (class == LOG_NORMAL && log->held && item->result == 0)
+            return;
         list_remove(&item->node);
         if (!item_place(log, item, class)) {
             list_push_front(&log->waiting[class], &item->node);
@@ -300,7 +304,7 @@ static void admit(struct log *log)
 static bool must_wait(const struct log *log, enum log_class class)
 {
     return !list_empty(&log->waiting[LOG_RESERVED]) ||
-           (class == LOG_NORMAL && !list_empty(&log->waiting[LOG_NORMAL]));
+           (class == LOG_NORMAL && (log->held || !list_empty(&log->waiting[LOG_NORMAL])));
 }
 
 static void item_queue(struct log *log, struct log_item *item, enum log_class class)
@@ -311,6 +315,8 @@ static void item_queue(struct log *log, struct log_item *item, enum log_class cl
         SOMETIMES_IF(!has_room(log, 1, class), "log: full, appends wait");
         list_push_back(&log->waiting[class], &item->node);
     }
+    if (log->held)
+        admit(log); /* what was turned away goes by, if nothing waits before it */
     commit_soon(log);
 }
 
@@ -531,6 +537,7 @@ static void write_done(struct io_op *op, int result)
     if (result >= 0 && log->error == 0) {
         batch_landed(log, batch, 0);
     } else {
+        log_note_device(log, result);
         if (log->error == 0)
             log_fail(log, result < 0 ? result : log->error);
         batch_landed(log, batch, log->error);
@@ -572,6 +579,36 @@ void log_fail(struct log *log, int error)
         log->on_error(log->on_error_arg, error);
 }
 
+void log_note_device(struct log *log, int error)
+{
+    log->device_failed |= error < 0 && error != -ECANCELED;
+}
+
+bool log_device_failed(const struct log *log)
+{
+    return log->device_failed;
+}
+
+void log_hold(struct log *log, bool held)
+{
+    log->held = held;
+    if (!held)
+        admit(log);
+}
+
+bool log_quiet(const struct log *log)
+{
+    return !log->flight && list_empty(&log->gather->items) && !log->close_batch;
+}
+
+void log_hand_over(struct log *from, struct log *to)
+{
+    assert(log_quiet(from));
+    for (unsigned class = 0; class < ARRAY_SIZE(from->waiting); class ++)
+        list_splice(&from->waiting[class], &to->waiting[class]);
+    admit(to);
+}
+
 void co_log_drain(struct log *log)
 {
     while (!log_idle(log)) {
@@ -610,6 +647,7 @@ int co_log_move_tail(struct log *log, const struct log_cut *cut)
     assert(cut->position >= log->tail_position);
     assert(cut->position <= log->durable_head);
     r = co_log_write_anchors(&log->region, &start);
+    log_note_device(log, r);
     if (r < 0)
         return r;
     log->anchor_generation = start.anchor_generation;
@@ -670,11 +708,6 @@ int co_log_format(const struct log_region *region)
         .tail_sequence = 1, .head_sequence = 1, .anchor_generation = 1, .incarnation = 1};
 
     return co_log_write_anchors(region, &start);
-}
-
-const struct log_region *log_region(const struct log *log)
-{
-    return &log->region;
 }
 
 int log_new(const struct log_region *region, const struct log_start *start, struct log **ret_log)

@@ -35,6 +35,11 @@ static inline uint64_t log_region_blocks(const struct log_region *region) /* of 
 {
     return region->bytes / BLOCK_SIZE - LOG_ANCHOR_BLOCKS;
 }
+/* Offset of a ring block in the region's file. */
+static inline uint64_t log_region_offset(const struct log_region *region, uint32_t block)
+{
+    return region->offset + (LOG_ANCHOR_BLOCKS + (uint64_t)block) * BLOCK_SIZE;
+}
 
 enum log_class {
     LOG_NORMAL,
@@ -75,6 +80,12 @@ void log_reject(struct log *log, struct log_item *item, int result);
 /* Rejects every waiting item that match() names. */
 typedef bool log_match_fn(void *arg, const struct log_item *item);
 void log_reject_waiting(struct log *log, log_match_fn *match, void *arg, int result);
+/* LOG_NORMAL items wait from here on, whatever room there is, until held is false again. */
+void log_hold(struct log *log, bool held);
+/* Nothing is in flight or gathered; items may wait. */
+bool log_quiet(const struct log *log);
+/* What waits goes on in another log, in its order. */
+void log_hand_over(struct log *from, struct log *to);
 /* Whether match() names a waiting LOG_NORMAL item. */
 bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg);
 
@@ -104,6 +115,10 @@ void log_set_progress_handler(struct log *log, void (*fn)(void *arg), void *arg)
  * done(). */
 void log_fail(struct log *log, int error);
 int log_error(const struct log *log); /* 0: sound */
+/* A write or read of the log's own region failed; with log_fail() alone it need not have. */
+bool log_device_failed(const struct log *log);
+void log_note_device(struct log *log,
+                     int error);      /* of a read of it; 0 and -ECANCELED say nothing */
 bool log_idle(const struct log *log); /* nothing in flight, gathered or waiting */
 /* Suspends until idle. */
 void co_log_drain(struct log *log);
@@ -122,7 +137,6 @@ static inline uint32_t log_block_of(const struct log *log, uint64_t position)
 {
     return position % log_ring_blocks(log);
 }
-const struct log_region *log_region(const struct log *log);
 /* Offset of a ring block in the region's file. */
 uint64_t log_block_offset(const struct log *log, uint32_t block);
 

@@ -106,6 +106,7 @@ void store_forget_extent(struct store *store, uint32_t extent)
     }
     rotten_forget(&store->rotten, store_key(store, extent, 0), 1ull << store->extent_shift);
     free(take_ptr(store->extents[extent].compare));
+    store->extents[extent].withheld = false;
     store->extents[extent].forgotten_in = store->checkpoint.serial;
 }
 
@@ -172,6 +173,7 @@ int co_store_free_extent(struct store *store, struct extent_ref where)
     struct control_wait wait = {0};
     struct extent_control control = {.where = where};
     const struct extent_row *row;
+    STORE_GATE(store);
 
     if (where.extent >= store->geometry.extent_count)
         return -EINVAL;
@@ -224,11 +226,22 @@ static void store_free(struct store *store)
 }
 DEFINE_CLEANUP(struct store, store_free)
 
+int store_new_overlay(struct store *store, const struct log_region *region,
+                      struct overlay **ret_overlay)
+{
+    struct overlay_options options = {
+        .ring_blocks = log_region_blocks(region),
+        .extent_count = store->geometry.extent_count,
+        .extent_blocks = store->geometry.extent_blocks,
+    };
+
+    return overlay_new(&options, ret_overlay);
+}
+
 static int store_new(struct io *io, struct disk *disk, const struct store_options *options,
                      struct store **ret_store)
 {
     cleanup(store_freep) struct store *store = calloc(1, sizeof(*store));
-    struct overlay_options overlay;
     struct page_cache_options pages;
     int r;
 
@@ -238,6 +251,7 @@ static int store_new(struct io *io, struct disk *disk, const struct store_option
     list_init(&store->copies);
     store->io = io;
     store->disk = disk;
+    co_cond_init(&store->gate);
     store->geometry = *disk_geometry(disk);
     store->log_region = log_region_of(disk, options->log_device);
     store->extent_shift = __builtin_ctz(store->geometry.extent_blocks);
@@ -249,12 +263,7 @@ static int store_new(struct io *io, struct disk *disk, const struct store_option
     for (uint32_t i = 0; i < store->geometry.extent_count; i++)
         list_init(&store->extents[i].zeros);
 
-    overlay = (struct overlay_options){
-        .ring_blocks = log_region_blocks(&store->log_region),
-        .extent_count = store->geometry.extent_count,
-        .extent_blocks = store->geometry.extent_blocks,
-    };
-    r = overlay_new(&overlay, &store->overlay);
+    r = store_new_overlay(store, &store->log_region, &store->overlay);
     if (r < 0)
         return r;
     pages = (struct page_cache_options){
@@ -274,6 +283,12 @@ static void log_progressed(void *arg)
     checkpoint_poke(arg);
 }
 
+void store_watch_log(struct store *store)
+{
+    log_set_error_handler(store->log, log_failed, store);
+    log_set_progress_handler(store->log, log_progressed, store);
+}
+
 int co_store_open(struct io *io, struct disk *disk, const struct store_options *options,
                   struct store **ret_store)
 {
@@ -286,8 +301,7 @@ int co_store_open(struct io *io, struct disk *disk, const struct store_options *
     r = co_store_replay(store);
     if (r < 0)
         return r;
-    log_set_error_handler(store->log, log_failed, store);
-    log_set_progress_handler(store->log, log_progressed, store);
+    store_watch_log(store);
     r = store_metrics_add(store);
     if (r == 0)
         r = checkpoint_start(store);

@@ -21,7 +21,8 @@
 #include "s2d/base/base.h"
 
 struct io;
-struct disk;    /* pool/disk.h */
+struct disk; /* pool/disk.h */
+struct disk_log;
 struct metrics; /* s2d/base/metrics.h */
 struct store;
 
@@ -145,6 +146,41 @@ must_check int co_store_set_read_cache(struct store *store,
                                        const struct read_cache_options *options);
 /* Called on the loop when the medium fails (an event, never an abort), with what failed. */
 void store_set_error_handler(struct store *store, void (*fn)(void *arg, int error), void *arg);
+
+/* ---- a log on a cache disk (pool/disk.h, disk_format.h) ---- */
+
+/* Goes on with another log, in the region `to` of `device` (NULL: of the disk itself), which is
+ * nobody's yet. Readers and writers notice a pause. The old region is free when it returns 0; its
+ * device may go when what reads there has ended. Returns 0; -EAGAIN (records stayed uncommitted, so
+ * it was given up: later), an error of the new region or its memory: the old log goes on; or -EIO
+ * (the disk itself failed, and with it the store), -ECANCELED. */
+must_check int co_store_move_log(struct store *store, struct disk *device,
+                                 const struct disk_log *to);
+/* For a disk whose log is lost (its device failed, or is away, or has another life of it): begins
+ * an empty one, `to` on `device` (NULL: the disk itself), and says on the disk that the former one
+ * is lost. The store is closed. Returns 0, -EIO, -ENOMEM, -ECANCELED. */
+must_check int co_store_begin_log(struct disk *disk, struct disk *device,
+                                  const struct disk_log *to);
+/* The device of the log failed, if not the disk: all writing ended. What was not destaged is lost
+ * here: close the store, name another log (co_disk_set_log(), lost), open it again. */
+bool store_log_device_failed(const struct store *store);
+
+/* The disk's log was lost (disk_log_lost()): what its extent table says may be old as well. Called
+ * after co_store_open(), before anybody reads or writes here, with what the database says as of
+ * its entry `index`: every column on the disk, and the epoch of each vdisk that has some. Extents
+ * the database does not know are free; the others are damaged. Lower epochs are fenced off, though
+ * the seals are lost. Durable when it returns 0. Returns 0, -EIO, -ENOMEM, -ECANCELED. */
+struct store_fence {
+    uint64_t vdisk, epoch;
+};
+struct store_extent;
+must_check int co_store_settle_loss(struct store *store, uint64_t index,
+                                    const struct store_extent *columns, size_t column_count,
+                                    const struct store_fence *fences, size_t fence_count);
+/* The column is damaged, and the last in-sync one of its slab, so that nobody calls it stale (I3):
+ * what was acknowledged may be gone, and no copy tells. Its blocks are not given out from now on
+ * (-EBADMSG), rather than old ones. Until co_store_clear_compare(), or the store closes. */
+void store_withhold(struct store *store, struct extent_ref where);
 
 /* ---- the owner's stream ---- */
 

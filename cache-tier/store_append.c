@@ -158,7 +158,7 @@ bool store_is_append_of(void *stream, const struct log_item *item)
  * the very ones that it will commit. Never past a record of its stream that waits for room. */
 static enum log_class append_class(const struct store *store, const struct store_append *append)
 {
-    if (!(append->record.flags & RECORD_REWRITE))
+    if (!(append->record.flags & RECORD_REWRITE) || store->moving)
         return LOG_NORMAL;
     return log_any_waiting(store->log, store_is_append_of, append->stream) ? LOG_NORMAL
                                                                            : LOG_RESERVED;

@@ -109,6 +109,7 @@ int co_store_drop_tail(struct store *store, uint64_t vdisk, uint64_t epoch,
 {
     static const struct log_item_ops ops = {.encode = drop_encode, .done = drop_done};
     cleanup(freep) struct drop *drops = calloc(MAX(count, 1), sizeof(*drops));
+    STORE_GATE(store);
     struct stream_control fence;
     struct control_wait wait = {0};
     struct stream *stream;
@@ -251,6 +252,7 @@ void store_apply_clear(struct store *store, struct extent_ref where)
     if (row->generation != where.generation)
         return;
     free(take_ptr(store->extents[where.extent].compare));
+    store->extents[where.extent].withheld = false;
     if (row->flags & (EXTENT_DAMAGED | EXTENT_ADOPTED))
         extent_table_change(store->table, where.extent)->flags &=
             ~(EXTENT_DAMAGED | EXTENT_ADOPTED);
@@ -270,6 +272,7 @@ int co_store_clear_compare(struct store *store, uint64_t vdisk, uint64_t epoch,
 {
     static const struct log_item_ops ops = {.encode = clear_encode, .done = clear_done};
     cleanup(freep) struct clear *clears = calloc(MAX(count, 1), sizeof(*clears));
+    STORE_GATE(store);
     struct stream_control fence;
     struct control_wait wait = {0};
     struct stream *stream;

@@ -99,6 +99,7 @@ static int seal_fill(const struct stream *stream, struct store_seal *ret_seal)
 int co_store_seal(struct store *store, uint64_t vdisk, uint64_t epoch, uint64_t session,
                   struct store_seal *ret_seal)
 {
+    STORE_GATE(store);
     struct stream *stream = stream_find_or_add(&store->streams, vdisk);
     int r;
 
@@ -140,6 +141,7 @@ void store_seal_done(struct store_seal *seal)
 int co_store_mark(struct store *store, uint64_t vdisk, uint64_t epoch,
                   struct log_position watermark, bool durable)
 {
+    STORE_GATE(store);
     struct stream *stream = stream_find(&store->streams, vdisk);
 
     if (!stream || (epoch < stream->sealed_epoch && !PLANTED(SEAL_RECORDS_ONLY)) ||

@@ -7,6 +7,7 @@
  *   store_read.c     reading, checksums
  *   store_compare.c  columns that return
  *   store_replay.c   the same state again from the log
+ *   store_log.c      another log for it: moving over, and what the loss of one means
  *   checkpoint*.c    destaging; the only thing that moves the tail */
 #ifndef S2D_CACHE_TIER_STORE_INTERNAL_H
 #define S2D_CACHE_TIER_STORE_INTERNAL_H
@@ -30,6 +31,7 @@ struct extent_state {
     struct list zeros;     /* struct pending of RECORD_ZERO */
     uint64_t *compare;     /* compare list, a bit to each block; NULL: empty */
     uint64_t forgotten_in; /* the checkpoint during which it was emptied last */
+    bool withheld;         /* store_withhold() */
 };
 
 struct store_counters {
@@ -70,6 +72,11 @@ struct store {
     struct list copies;  /* struct pending, in no stream */
     bool passing_copies; /* replay is before `copies_done` */
     struct checkpoint_state checkpoint;
+    /* Who puts something into the log outside of appends and checkpoints holds the gate; the log
+     * moves over when nobody does. */
+    struct co_cond gate;
+    uint32_t gate_users;
+    bool moving;
     bool closing;
     uint64_t commits; /* watermarks that moved; wakes a checkpoint that waits for one */
     struct store_counters counters;
@@ -97,6 +104,10 @@ struct record_place {
 void store_fail(struct store *store, int error);
 /* The medium failed, and we go on. */
 void store_report(struct store *store, int error);
+/* The log is the store's from now on: its errors and progress. */
+void store_watch_log(struct store *store);
+int store_new_overlay(struct store *store, const struct log_region *region,
+                      struct overlay **ret_overlay);
 /* Everything the extent held here goes: versions, pending records, compare list. */
 void store_forget_extent(struct store *store, uint32_t extent);
 /* May a request name the extent so? Returns 0, 1 (newer than the row: nothing of it is here yet),
@@ -122,6 +133,13 @@ void control_init(struct control *control, struct store *store, struct control_w
 void control_append(struct control *control);           /* counts it in its wait */
 void control_done(struct control *control, int result); /* for its ops->done() to call last */
 int co_control_wait(struct control_wait *wait);         /* 0 or the first error */
+
+/* ---- store_log.c ---- */
+
+struct store *co_store_gate(struct store *store); /* for cleanup(store_gate_leave) */
+void store_gate_leave(struct store **store);
+#define STORE_GATE(store)                                                                          \
+    __attribute__((unused)) cleanup(store_gate_leave) struct store *gate_held = co_store_gate(store)
 
 /* ---- store_metrics.c ---- */
 

@@ -78,6 +78,7 @@ struct view {
     uint32_t block, count;
     const struct log_position *at;           /* NULL: as they are */
     bool empty;                              /* nothing of that generation is here: all zeros */
+    struct log_region log;                   /* where it was when they were looked up */
     struct read_cache *cache;                /* pinned: blocks come from it; NULL: none does */
     int cache_result;                        /* of its device */
     struct lookup blocks[RECORD_BLOCKS_MAX]; /* the first count; left uninitialised: it is 4 KiB */
@@ -195,6 +196,7 @@ static int co_view(struct view *view, uint64_t vdisk)
         if (r < 0)
             return r;
     }
+    view->log = store->log_region;
     for (uint32_t i = 0; i < view->count; i++) {
         uint32_t block = view->block + i;
 
@@ -204,6 +206,11 @@ static int co_view(struct view *view, uint64_t vdisk)
     }
     unpin(store, &pins);
     return 0;
+}
+
+static bool is_withheld(const struct view *view)
+{
+    return view->store->extents[view->where.extent].withheld;
 }
 
 static bool needs_read(const struct lookup *lookup)
@@ -244,7 +251,7 @@ static uint64_t source_offset(const struct view *view, uint32_t i)
     const struct lookup *lookup = &view->blocks[i];
 
     if (lookup->source == LOOKUP_LOG)
-        return log_block_offset(view->store->log, lookup->ring_block);
+        return log_region_offset(&view->log, lookup->ring_block);
     if (lookup->source == LOOKUP_CACHE)
         return (uint64_t)lookup->ring_block * BLOCK_SIZE;
     return disk_block_offset(&view->store->geometry, view->where.extent, view->block + i);
@@ -254,8 +261,7 @@ static struct io_file *source_file(const struct view *view, uint32_t i)
 {
     if (view->blocks[i].source == LOOKUP_CACHE)
         return read_cache_file(view->cache);
-    return view->blocks[i].source == LOOKUP_LOG ? view->store->log_region.file
-                                                : disk_file(view->store->disk);
+    return view->blocks[i].source == LOOKUP_LOG ? view->log.file : disk_file(view->store->disk);
 }
 
 /* How many blocks from i on lie side by side on one device. */
@@ -482,6 +488,8 @@ static int co_read(struct store *store, uint64_t vdisk, struct extent_ref where,
     view_release(&view);
     if (r < 0)
         return r;
+    if (is_withheld(&view)) /* may be old, and nobody can tell */
+        set_bad(&bad, &(struct run){0, count});
     if (store->read_cache && !at)
         fill_cache(&view, buffer, &bad);
     count_sources(&view);
@@ -526,7 +534,8 @@ static int co_checksums_piece(struct view *view, uint64_t vdisk, uint64_t *ret_s
         return r;
     for (uint32_t i = 0; i < view->count; i++) {
         ret_sums[at + i] = sum_of(&view->blocks[i]);
-        if (view->blocks[i].source == LOOKUP_PLACE && view->blocks[i].sum == CHECKSUM_LOST) {
+        if (is_withheld(view) ||
+            (view->blocks[i].source == LOOKUP_PLACE && view->blocks[i].sum == CHECKSUM_LOST)) {
             result = -EBADMSG;
             if (ret_unknown)
                 ret_unknown[(at + i) / 64] |= 1ull << ((at + i) % 64);

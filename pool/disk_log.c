@@ -4,6 +4,7 @@
 #include "pool/disk_internal.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
+#include "s2d/base/planted.h"
 
 #define CHANGING_POLL_NS MS
 
@@ -152,7 +153,9 @@ int co_disk_cache_reserve(struct disk *cache, struct disk_uuid capacity, struct 
         region = region_of(cache, (struct disk_uuid){{0}});
     if (!region)
         return -ENOSPC;
-    r = co_set_region(cache, region, capacity, new_uuid(cache->io));
+    r = co_set_region(cache, region, capacity,
+                      PLANTED(REBIND_OLD_LOG_BELIEVED) ? cache->identity.uuid
+                                                       : new_uuid(cache->io));
     if (r < 0)
         return r;
     *ret_log = (struct disk_log){.device = cache->identity.uuid,

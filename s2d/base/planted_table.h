@@ -76,6 +76,13 @@
     X(READ_CACHE_SEEN_EARLY, "read-cache", "blocks count as cached before they are written")       \
     X(READ_CACHE_HIDES_ROT, "read-cache", "a scrub looks at the read cache, not at the medium")    \
     X(SUMS_NOT_VERIFIED, "mirror", "a read does not verify checksums")                             \
+    /* logs on cache disks */                                                                     \
+    X(CACHE_LOSS_NOT_DAMAGED, "move", "a store whose log was lost goes on as if it held everything") \
+    X(CACHE_LOSS_ROWS_KEPT, "move", "an extent that began its life in a lost log reads as zeros") \
+    X(CACHE_LOSS_NOT_FENCED, "move", "the fences that a lost log held are not raised again")    \
+    X(REBIND_BEFORE_DESTAGE, "move", "a log moves over before what it holds is in place")       \
+    X(REBIND_OLD_LOG_BELIEVED, "move", "a log begins again under the name of its former life")  \
+    X(REBIND_STREAMS_FORGOTTEN, "move", "the new log is not told of fences and watermarks")     \
     /* leases and the database */                                                                  \
     X(LEASE_FROM_ANSWER, "lease", "a lease counts from its answer, not from the sending")        \
     X(LEASE_OLD_DATABASE, "lease", "a new lease is used before the database has caught up [OLDLEASE]") \

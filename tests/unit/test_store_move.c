@@ -1,0 +1,536 @@
+/* A log on a cache disk: it moves there and back under a load, and the power may go at any write of
+ * that; and it may be lost, with all that it held, after which the store says so and is never
+ * believed before. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+/* cmocka wants the above first */
+#include <cmocka.h>
+
+#include "pool/disk_format.h"
+#include "s2d/base/io.h"
+#include "tests/unit/store_rig.h"
+
+#define CACHE_PATH "/cache"
+#define DISK_BYTES (12 * MIB)
+#define LOG_BYTES (4 * MIB)
+#define CACHE_BYTES (16 * MIB)
+#define EXTENTS 3
+#define BLOCKS 40 /* of each, that are written */
+
+/* ---- a world with a cache disk ---- */
+
+static void claim_main(struct io *io, void *arg)
+{
+    struct disk_claim claim = {.disk_id = 2, .role = DISK_CACHE, .media = DISK_NVME};
+    struct disk *disk;
+
+    (void)arg;
+    assert_int_equal(co_disk_open(io, RIG_PATH, NULL, NULL, &disk), 0);
+    claim.cluster = disk_identity(disk)->cluster;
+    disk_close(disk);
+    claim.log_bytes = LOG_BYTES + MIB; /* another ring size than the disk's own */
+    assert_int_equal(co_disk_claim(io, CACHE_PATH, &claim, NULL), 0);
+}
+
+static void new_world(struct rig *rig, uint64_t seed)
+{
+    rig_new(rig, seed, DISK_BYTES, LOG_BYTES);
+    assert_int_equal(sim_disk_create(rig->sim, rig->machine, CACHE_PATH, CACHE_BYTES), 0);
+    assert_true(rig_run(rig, claim_main, NULL));
+}
+
+/* ---- one start of the node ---- */
+
+struct opened {
+    struct disk *disk, *cache;
+    struct store *store;
+    unsigned errors;
+};
+
+static void on_error(void *arg, int error)
+{
+    struct opened *opened = arg;
+
+    opened->errors += error != -EBADMSG;
+}
+
+static int co_open(struct io *io, struct opened *opened)
+{
+    struct store_options options = {.name = "rig", .page_cache_pages = 8};
+    int r;
+
+    *opened = (struct opened){0};
+    r = co_disk_open(io, RIG_PATH, NULL, NULL, &opened->disk);
+    if (r == 0)
+        r = co_disk_open(io, CACHE_PATH, NULL, NULL, &opened->cache);
+    if (r < 0)
+        return r;
+    if (!disk_log_is_own(opened->disk)) {
+        const struct cache_region *region =
+            disk_cache_log_of(opened->cache, disk_identity(opened->disk)->uuid);
+
+        assert_non_null(region);
+        assert_true(disk_uuid_equal(region->log_uuid, disk_log(opened->disk)->uuid));
+        options.log_device = opened->cache;
+    }
+    r = co_store_open(io, opened->disk, &options, &opened->store);
+    if (r == 0)
+        store_set_error_handler(opened->store, on_error, opened);
+    return r;
+}
+
+static void co_close(struct opened *opened)
+{
+    co_store_close(take_ptr(opened->store));
+    disk_close(take_ptr(opened->disk));
+    disk_close(take_ptr(opened->cache));
+}
+
+static int co_move_to_cache(struct opened *opened)
+{
+    struct disk_log log;
+    int r = co_disk_cache_reserve(opened->cache, disk_identity(opened->disk)->uuid, &log);
+
+    return r < 0 ? r : co_store_move_log(opened->store, opened->cache, &log);
+}
+
+static int co_move_home(struct opened *opened)
+{
+    struct disk_log log = disk_own_log(opened->disk);
+    int r = co_store_move_log(opened->store, NULL, &log);
+
+    return r < 0 ? r : co_disk_cache_release(opened->cache, disk_identity(opened->disk)->uuid);
+}
+
+/* ---- an owner that goes on writing ---- */
+
+struct model { /* what each block shows for sure, and what it may show instead */
+    uint64_t sure[EXTENTS][BLOCKS], maybe[EXTENTS][BLOCKS];
+    uint64_t next_stamp, epoch, sealed_other;
+};
+
+struct load {
+    struct io *io;
+    struct model *model;
+    struct rig_owner *owner;
+    struct co_group group;
+    bool stop;
+    uint64_t written;
+    int result;
+};
+
+static int co_write_one(struct load *load)
+{
+    struct model *model = load->model;
+    uint64_t stamp = ++model->next_stamp;
+    uint32_t extent = stamp % EXTENTS, block = stamp * 7 % BLOCKS;
+    int r;
+
+    model->maybe[extent][block] = stamp;
+    r = co_rig_write(load->owner, extent, block, 1, stamp);
+    if (r < 0)
+        return r;
+    model->sure[extent][block] = stamp;
+    load->written++;
+    return co_rig_commit(load->owner);
+}
+
+static void load_main(void *arg)
+{
+    struct load *load = arg;
+
+    while (!load->stop && load->result == 0)
+        load->result = co_write_one(load);
+}
+
+static void load_start(struct load *load, struct io *io, struct model *model,
+                       struct rig_owner *owner)
+{
+    *load = (struct load){.io = io, .model = model, .owner = owner};
+    co_group_init(&load->group);
+    assert_int_equal(co_group_spawn(&load->group, io, "load", load_main, load), 0);
+}
+
+static void co_load_stop(struct load *load)
+{
+    load->stop = true;
+    co_group_wait(&load->group);
+}
+
+/* Every block shows what was acknowledged last, or what was under way when the power went. */
+static void co_check(struct rig_owner *owner, struct model *model)
+{
+    for (uint32_t extent = 0; extent < EXTENTS; extent++) {
+        for (uint32_t block = 0; block < BLOCKS; block++) {
+            uint64_t stamp;
+            int r = co_rig_read(owner, extent, block, &stamp);
+
+            if (r == -ECANCELED)
+                return;
+            assert_int_equal(r, 0);
+            if (stamp != model->sure[extent][block])
+                assert_int_equal(stamp, model->maybe[extent][block]);
+            model->sure[extent][block] = model->maybe[extent][block] = stamp;
+        }
+    }
+}
+
+/* ---- moving ---- */
+
+struct job {
+    struct model *model;
+    bool over;
+};
+
+/* Fences stay: epochs below the highest shown are refused, of a vdisk that writes nothing as well.
+ */
+static void co_check_fences(struct opened *opened, const struct model *model)
+{
+    struct rig_owner old = {.vdisk = RIG_VDISK}, other = {.vdisk = RIG_VDISK + 1};
+
+    if (model->epoch > 1)
+        assert_int_equal(co_rig_seal(&old, opened->store, model->epoch - 1), -ESTALE);
+    if (model->sealed_other > 1)
+        assert_int_equal(co_rig_seal(&other, opened->store, model->sealed_other - 1), -ESTALE);
+}
+
+static int co_begin(struct io *io, struct opened *opened, struct model *model,
+                    struct rig_owner *owner)
+{
+    struct rig_owner other = {.vdisk = RIG_VDISK + 1};
+    int r = co_open(io, opened);
+
+    if (r < 0)
+        return r;
+    assert_false(store_health(opened->store)->log_damaged);
+    co_check_fences(opened, model);
+    /* several, a batch each: a log's former life begins like the next one */
+    for (int i = 0; i < 4 && r == 0; i++) {
+        r = co_rig_seal(owner, opened->store, model->epoch + 1);
+        model->epoch += r == 0;
+        if (r == 0)
+            r = co_rig_seal(&other, opened->store, model->sealed_other + 1);
+        model->sealed_other += r == 0;
+    }
+    owner->commit = true;
+    return r;
+}
+
+static void move_main(struct io *io, void *arg)
+{
+    struct job *job = arg;
+    struct rig_owner owner = {0};
+    struct opened opened;
+    struct load load;
+    int r = co_begin(io, &opened, job->model, &owner);
+
+    if (r == 0) {
+        co_check(&owner, job->model);
+        load_start(&load, io, job->model, &owner);
+        r = co_sleep_ns(2 * MS);
+        for (int i = 0; i < 2 && r == 0; i++) {
+            uint64_t before = load.written;
+
+            r = disk_log_is_own(opened.disk) ? co_move_to_cache(&opened) : co_move_home(&opened);
+            if (r == 0)
+                r = co_sleep_ns(5 * MS);
+            assert_true(r < 0 || load.written > before); /* it goes on */
+        }
+        co_load_stop(&load);
+        if (r == 0)
+            co_check(&owner, job->model);
+        assert_true(r == 0 || sim_is_dying(io));
+        assert_int_equal(opened.errors, 0);
+    }
+    job->over = r == 0;
+    co_close(&opened);
+}
+
+static void look_main(struct io *io, void *arg)
+{
+    struct job *job = arg;
+    struct rig_owner owner = {0};
+    struct opened opened;
+
+    assert_int_equal(co_begin(io, &opened, job->model, &owner), 0);
+    co_check(&owner, job->model);
+    co_close(&opened);
+}
+
+static void a_log_moves_under_a_load(void **state)
+{
+    struct model model = {.next_stamp = 1000};
+    struct job job = {.model = &model};
+    struct rig rig;
+
+    (void)state;
+    new_world(&rig, 1);
+    for (int i = 0; i < 3; i++) {
+        assert_true(rig_run(&rig, move_main, &job));
+        assert_true(job.over);
+        assert_true(rig_run(&rig, look_main, &job));
+    }
+    rig_done(&rig);
+}
+
+#define CUTS 100
+
+static void power_goes_at_each_write_of_a_move(void **state)
+{
+    (void)state;
+    for (uint64_t nth = 1; nth < CUTS; nth++) {
+        struct model model = {.next_stamp = 1000};
+        struct job job = {.model = &model};
+        struct rig rig;
+
+        new_world(&rig, nth);
+        for (int i = 0; i < 2; i++) { /* the second time from whatever is there */
+            sim_crash_at_write(rig.sim, rig.machine, nth * (i + 1));
+            rig_run(&rig, move_main, &job);
+            sim_crash_at_write(rig.sim, rig.machine, 0);
+            assert_true(rig_run(&rig, look_main, &job));
+        }
+        rig_done(&rig);
+    }
+}
+
+/* What nobody commits cannot be destaged: the log stays where it is, and nothing is refused. */
+static void uncommitted_main(struct io *io, void *arg)
+{
+    struct rig_owner owner = {0};
+    struct opened opened;
+    uint64_t stamp;
+
+    (void)arg;
+    assert_int_equal(co_open(io, &opened), 0);
+    assert_int_equal(co_rig_seal(&owner, opened.store, 1), 0);
+    assert_int_equal(co_rig_write(&owner, 0, 0, 1, 77), 0);
+    assert_int_equal(co_move_to_cache(&opened), -EAGAIN);
+    assert_true(disk_log_is_own(opened.disk));
+    assert_int_equal(co_rig_write(&owner, 0, 1, 1, 78), 0);
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_move_to_cache(&opened), 0);
+    assert_false(disk_log_is_own(opened.disk));
+    assert_int_equal(co_rig_read(&owner, 0, 0, &stamp), 0);
+    assert_int_equal(stamp, 77);
+    co_close(&opened);
+}
+
+static void a_log_waits_for_watermarks(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    new_world(&rig, 1);
+    assert_true(rig_run(&rig, uncommitted_main, NULL));
+    rig_done(&rig);
+}
+
+/* ---- losing ---- */
+
+#define NEW_EXTENT EXTENTS /* begins its life in the log that will be lost */
+#define LOSS_INDEX 50      /* of the database, when it was told */
+
+struct loss {
+    bool begun; /* the superblock may say "lost" */
+    bool settled;
+    uint64_t epoch;
+};
+
+/* Writes what is destaged, then what is lost; extents 0 and NEW_EXTENT have some of that. */
+static void fill_main(struct io *io, void *arg)
+{
+    struct rig_owner owner = {.commit = true};
+    struct loss *loss = arg;
+    struct opened opened;
+
+    assert_int_equal(co_open(io, &opened), 0);
+    assert_int_equal(co_rig_seal(&owner, opened.store, 5), 0);
+    for (uint32_t extent = 0; extent < EXTENTS; extent++)
+        assert_int_equal(co_rig_write(&owner, extent, 0, 1, 10 + extent), 0);
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_move_to_cache(&opened), 0); /* all is in place */
+    assert_int_equal(co_rig_write(&owner, 0, 0, 1, 90), 0);
+    owner.generation = 40;
+    assert_int_equal(co_rig_write(&owner, NEW_EXTENT, 0, 1, 91), 0);
+    assert_int_equal(co_rig_seal(&owner, opened.store, 9), 0);
+    loss->epoch = 9;
+    co_close(&opened);
+}
+
+/* The cache disk fails under the store: what came before the failure is gone with it. */
+static void fail_main(struct io *io, void *arg)
+{
+    struct rig_owner owner = {.commit = true};
+    struct opened opened;
+    struct loss *loss = arg;
+
+    assert_int_equal(co_open(io, &opened), 0);
+    assert_int_equal(co_rig_seal(&owner, opened.store, loss->epoch), 0);
+    assert_false(store_log_device_failed(opened.store));
+    io_file_set_fault(disk_file(opened.cache), -EIO);
+    assert_int_equal(co_rig_write(&owner, 1, 0, 1, 92), -EIO);
+    assert_int_equal(opened.errors, 1);
+    assert_true(store_log_device_failed(opened.store));
+    co_close(&opened);
+}
+
+/* What the node does then, and at each start after a power cut in the middle of it. */
+static int co_recover(struct io *io, struct opened *opened, struct loss *loss)
+{
+    struct store_options options = {.name = "rig", .page_cache_pages = 8};
+    struct store_extent columns[EXTENTS + 1];
+    struct store_fence fence = {.vdisk = RIG_VDISK, .epoch = loss->epoch + 2};
+    int r;
+
+    *opened = (struct opened){0};
+    r = co_disk_open(io, RIG_PATH, NULL, NULL, &opened->disk);
+    if (r == 0 && !disk_log_is_own(opened->disk)) {
+        struct disk_log log = disk_own_log(opened->disk);
+
+        r = co_store_begin_log(opened->disk, NULL, &log);
+        loss->begun = true;
+    }
+    if (r == 0)
+        r = co_store_open(io, opened->disk, &options, &opened->store);
+    if (r < 0 || !disk_log_lost(opened->disk))
+        return r;
+    store_set_error_handler(opened->store, on_error, opened);
+    assert_true(store_health(opened->store)->log_damaged);
+    for (uint32_t i = 0; i <= EXTENTS; i++)
+        columns[i] = (struct store_extent){
+            .where = {i, i == NEW_EXTENT ? 40 : 1}, .vdisk = RIG_VDISK, .slab = i};
+    /* extent 2's slab was deleted */
+    columns[2] = columns[EXTENTS];
+    r = co_store_settle_loss(opened->store, LOSS_INDEX, columns, EXTENTS, &fence, 1);
+    loss->settled = r == 0;
+    return r;
+}
+
+static void co_check_compared(struct store *store, uint32_t extent, uint64_t generation)
+{
+    uint64_t bitmap[RIG_EXTENT_BLOCKS / 64] = {0};
+    struct extent_ref where = {extent, generation};
+
+    assert_int_equal(co_store_compare_set(store, RIG_VDISK, where, 0, bitmap), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(bitmap); i++)
+        assert_true(bitmap[i] == UINT64_MAX);
+}
+
+static void recover_main(struct io *io, void *arg)
+{
+    struct loss *loss = arg;
+    struct opened opened;
+    int r = co_recover(io, &opened, loss);
+
+    assert_true(r == 0 || sim_is_dying(io));
+    co_close(&opened);
+}
+
+static void count_damaged(void *arg, const struct store_extent *extent)
+{
+    *(unsigned *)arg += extent->damaged;
+}
+
+/* Whatever was cut short: the store says that it is damaged, each column is to be compared whole,
+ * also one whose life began in the lost log, and older epochs are refused. */
+static void settled_main(struct io *io, void *arg)
+{
+    struct rig_owner old = {0}, owner = {.generation = 1};
+    struct extent_ref columns[] = {{0, 1}, {1, 1}, {NEW_EXTENT, 40}};
+    struct loss *loss = arg;
+    struct opened opened;
+    unsigned damaged = 0;
+
+    assert_int_equal(co_recover(io, &opened, loss), 0);
+    assert_false(disk_log_lost(opened.disk));
+    assert_true(store_health(opened.store)->log_damaged);
+    store_each_extent(opened.store, count_damaged, &damaged);
+    assert_int_equal(damaged, 3);
+    for (size_t i = 0; i < ARRAY_SIZE(columns); i++)
+        co_check_compared(opened.store, columns[i].extent, columns[i].generation);
+    assert_int_equal(co_rig_seal(&old, opened.store, loss->epoch + 1), -ESTALE);
+
+    /* its slab is gone: requests of that life, and of any before the loss, come too late */
+    assert_int_equal(co_rig_seal(&owner, opened.store, loss->epoch + 2), 0);
+    assert_int_equal(co_rig_write(&owner, 2, 0, 1, 93), -ESTALE);
+    owner.seq = 0; /* none of them is taken */
+    owner.generation = LOSS_INDEX;
+    assert_int_equal(co_rig_write(&owner, 2, 0, 1, 93), -ESTALE);
+    owner.generation = LOSS_INDEX + 1;
+    owner.seq = 0;
+    assert_int_equal(co_rig_write(&owner, 2, 0, 1, 93), 0);
+
+    assert_int_equal(co_store_clear_compare(opened.store, RIG_VDISK, loss->epoch + 2, columns,
+                                            ARRAY_SIZE(columns)),
+                     0);
+    co_close(&opened);
+    assert_int_equal(co_open(io, &opened), 0);
+    assert_false(store_health(opened.store)->log_damaged);
+    co_close(&opened);
+}
+
+static void a_lost_log_is_told(void **state)
+{
+    (void)state;
+    for (uint64_t nth = 1; nth < 40; nth++) {
+        struct loss loss = {0};
+        struct rig rig;
+
+        new_world(&rig, nth);
+        assert_true(rig_run(&rig, fill_main, &loss));
+        assert_true(rig_run(&rig, fail_main, &loss));
+        sim_crash_at_write(rig.sim, rig.machine, nth);
+        rig_run(&rig, recover_main, &loss);
+        sim_crash_at_write(rig.sim, rig.machine, 0);
+        assert_true(rig_run(&rig, settled_main, &loss));
+        rig_done(&rig);
+    }
+}
+
+/* The last copy: what may be old is not given out. */
+static void withhold_main(struct io *io, void *arg)
+{
+    struct extent_ref where = {0, 1};
+    struct rig_owner owner = {0};
+    struct loss *loss = arg;
+    struct opened opened;
+    uint64_t stamp;
+
+    assert_int_equal(co_recover(io, &opened, loss), 0);
+    store_withhold(opened.store, where);
+    assert_int_equal(co_rig_seal(&owner, opened.store, loss->epoch + 2), 0);
+    assert_int_equal(co_rig_read(&owner, 0, 0, &stamp), -EBADMSG);
+    assert_int_equal(co_rig_read(&owner, 1, 0, &stamp), 0);
+    assert_int_equal(co_store_clear_compare(opened.store, RIG_VDISK, loss->epoch + 2, &where, 1),
+                     0);
+    assert_int_equal(co_rig_read(&owner, 0, 0, &stamp), 0);
+    assert_int_equal(stamp, 10); /* as it was destaged: the caller made it right first */
+    co_close(&opened);
+}
+
+static void the_last_copy_is_withheld(void **state)
+{
+    struct loss loss = {0};
+    struct rig rig;
+
+    (void)state;
+    new_world(&rig, 1);
+    assert_true(rig_run(&rig, fill_main, &loss));
+    assert_true(rig_run(&rig, withhold_main, &loss));
+    rig_done(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_log_moves_under_a_load),
+        cmocka_unit_test(power_goes_at_each_write_of_a_move),
+        cmocka_unit_test(a_log_waits_for_watermarks),
+        cmocka_unit_test(a_lost_log_is_told),
+        cmocka_unit_test(the_last_copy_is_withheld),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
