@@ -4,9 +4,7 @@
  * meanwhile; the others must serve within WANTED_NS; and when the network is back every answer that
  * anybody got must fit into one history (check_end()).
  *
- *   island_sim [--seed S] [--runs N]
- *
- * (The words of a failure name cluster_sim, whose world this is; the same seed repeats it here.) */
+ *   island_sim [--seed S] [--runs N] [--log] */
 #include <getopt.h>
 
 #include "s2d/cluster/liveness.h"
@@ -82,10 +80,11 @@ static void look(struct scene *scene)
     }
 }
 
-static void run(uint64_t seed)
+static void run(uint64_t seed, bool log)
 {
     /* The shape of the rest is the seed's. */
-    const struct run_options options = {.seed = seed, .nodes = NODES, .faults = ""};
+    const struct run_options options = {
+        .seed = seed, .nodes = NODES, .faults = "", .log = log, .program = "island_sim"};
     struct scene scene = {.world = world_new(&options)};
     struct world *world = scene.world;
     unsigned leader, other;
@@ -120,12 +119,14 @@ static void run(uint64_t seed)
 static const struct option long_options[] = {
     {"seed", required_argument, NULL, 's'},
     {"runs", required_argument, NULL, 'r'},
+    {"log", no_argument, NULL, 'l'},
     {NULL, 0, NULL, 0},
 };
 
 int main(int argc, char **argv)
 {
     uint64_t seed = 1, runs = 1;
+    bool log = false;
     int option;
 
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
@@ -133,12 +134,14 @@ int main(int argc, char **argv)
             seed = strtoull(optarg, NULL, 10);
         } else if (option == 'r') {
             runs = strtoull(optarg, NULL, 10);
+        } else if (option == 'l') {
+            log = true;
         } else {
-            fprintf(stderr, "usage: island_sim [--seed S] [--runs N]\n");
+            fprintf(stderr, "usage: island_sim [--seed S] [--runs N] [--log]\n");
             return 2;
         }
     }
     for (uint64_t i = 0; i < runs; i++)
-        run(seed + i);
+        run(seed + i, log);
     return 0;
 }

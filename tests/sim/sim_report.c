@@ -12,6 +12,20 @@
 /* Signals and assertions know of nobody: whose run it is stands here. */
 static struct world *reported;
 
+/* The command that repeats the run. */
+static void print_repeat(const struct run_options *options)
+{
+    printf("repeat with: %s --seed %llu", options->program ? options->program : "cluster_sim",
+           (unsigned long long)options->seed);
+    if (options->seconds)
+        printf(" --seconds %llu", (unsigned long long)options->seconds);
+    if (options->nodes && !options->program)
+        printf(" --nodes %u", options->nodes);
+    if (options->faults && !options->program)
+        printf(" --faults %s", *options->faults ? options->faults : "none");
+    printf(" --log\n");
+}
+
 static void print_end(struct world *world, const char *reason)
 {
     const struct run_options *options = &world->options;
@@ -21,14 +35,7 @@ static void print_end(struct world *world, const char *reason)
     printf("at %.6f s, commit %s; the last steps:\n", (double)world_now_ns(world) / 1e9,
            S2D_COMMIT);
     sim_print_last(world->sim, stdout);
-    printf("repeat with: cluster_sim --seed %llu", (unsigned long long)options->seed);
-    if (options->seconds)
-        printf(" --seconds %llu", (unsigned long long)options->seconds);
-    if (options->nodes)
-        printf(" --nodes %u", options->nodes);
-    if (options->faults)
-        printf(" --faults %s", *options->faults ? options->faults : "none");
-    printf(" --log\n");
+    print_repeat(options);
     fflush(stdout);
 }
 

@@ -33,10 +33,11 @@
 
 struct run_options {
     uint64_t seed;
-    uint64_t seconds;   /* of faults; 0: the seed chooses */
-    unsigned nodes;     /* 0: the seed chooses */
-    bool log;           /* the whole transcript on stdout */
-    const char *faults; /* NULL: all that the seed plans; else "1,4,7": only these of them */
+    uint64_t seconds;    /* of faults; 0: the seed chooses */
+    unsigned nodes;      /* 0: the seed chooses */
+    bool log;            /* the whole transcript on stdout */
+    const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
+    const char *program; /* that chooses nodes and faults by itself; NULL: cluster_sim */
 };
 
 struct volume_shape {
