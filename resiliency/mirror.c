@@ -2,6 +2,8 @@
  * other files; mirror_private.h says which. */
 #include "resiliency/parity_private.h"
 
+#define COLUMNS_RETRY_NS (100 * MS)
+
 /* ---- shared helpers ---- */
 
 int mirror_spawn(struct mirror *mirror, const char *name, co_fn *fn, void *arg)
@@ -17,6 +19,13 @@ int co_mirror_wait(struct mirror *mirror, uint64_t deadline_ns)
         return -ESTALE;
     r = co_cond_wait_until(&mirror->changed, deadline_ns);
     return mirror->stopped ? -ESTALE : r;
+}
+
+int co_wait_for_columns(struct mirror *mirror)
+{
+    int r = co_mirror_wait(mirror, io_now_ns(mirror->io) + COLUMNS_RETRY_NS);
+
+    return r == -ETIMEDOUT ? 0 : r;
 }
 
 int mirror_check_range(const struct mirror *mirror, uint64_t offset, uint64_t length)
@@ -148,6 +157,7 @@ static struct mirror_limits limits_or_default(struct mirror_limits limits)
         .retry_ns = limits.retry_ns ? limits.retry_ns : 50 * MS,
         .idle_mark_ns = limits.idle_mark_ns ? limits.idle_mark_ns : 20 * MS,
         .unsettled_bytes = limits.unsettled_bytes ? limits.unsettled_bytes : 16 * MIB,
+        .stripe_bytes = limits.stripe_bytes ? limits.stripe_bytes : 16 * MIB,
         .release_ns = limits.release_ns ? limits.release_ns : 2 * SEC,
         .resync_depth = limits.resync_depth ? limits.resync_depth : 4,
     };
@@ -169,6 +179,7 @@ static int make_pool(struct mirror *mirror, uint32_t width)
         list_push_back(&mirror->free_writes, &mirror->writes[i].node);
     }
     co_sem_init(&mirror->write_slots, count);
+    co_sem_init(&mirror->stripe_room, mirror->limits.stripe_bytes);
     return 0;
 }
 

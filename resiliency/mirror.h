@@ -32,6 +32,8 @@ struct mirror_limits {
     uint64_t idle_mark_ns;   /* a watermark that no record carried is told after [20 ms] */
     uint64_t unsettled_bytes; /* of data above the watermark; more waits: stores must keep it, and a
                                  takeover write it again [16 MiB] */
+    uint64_t stripe_bytes; /* parity: of the buffers, held by clients' requests; more wait, so that
+                              those which are stuck leave other vdisks theirs [16 MiB] */
     uint64_t release_ns;   /* a slab that was trimmed is left alone for so long before it is given
                               back to the pool, if it is empty [2 s] */
     uint32_t resync_depth; /* pieces of 256 KiB being copied to one disk at once [4] */
@@ -120,7 +122,8 @@ void mirror_set_unsettled_bytes(struct mirror *mirror, uint64_t bytes);
 struct mirror_scrub {
     uint64_t copies;    /* of blocks, that were read and compared */
     uint64_t rotten;    /* of these: did not match their checksums, and were repaired if possible */
-    uint64_t different; /* pairs of copies that match their checksums and differ: never */
+    uint64_t different; /* pairs of copies that match their checksums and differ, or rows whose
+                           parity is not that of their data: never */
     uint64_t unread;    /* copies that are stale or away */
 };
 /* Reads and compares every copy of all that was ever written, while it is in use. report(): one

@@ -77,6 +77,7 @@ struct mirror {
     uint64_t *disks;
     struct list free_writes;
     struct co_sem write_slots;
+    struct co_sem stripe_room; /* bytes; parity */
 
     struct co_cond changed;  /* configuration, feeds, slabs, life */
     struct co_cond progress; /* in_flight shrank */
@@ -160,6 +161,10 @@ must_check int mirror_spawn(struct mirror *mirror, const char *name, co_fn *fn, 
 /* Suspends until something changes, or deadline_ns. Returns 0, -ETIMEDOUT, -ESTALE (stopped),
  * -ECANCELED. */
 must_check int co_mirror_wait(struct mirror *mirror, uint64_t deadline_ns);
+
+/* Too few columns answered a client's request: waits until something changes, or a while. Returns 0
+ * (try again), -ESTALE, -ECANCELED. */
+must_check int co_wait_for_columns(struct mirror *mirror);
 
 /* The way in for a client's request to a slab: waits until it is taken over; makes space if
  * `allocate`. Returns 1 (go on; then mirror_leave()), 0 (not allocated: it reads as zeros),

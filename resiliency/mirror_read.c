@@ -8,8 +8,7 @@
  * committed record for that column alone. */
 #include "resiliency/mirror_private.h"
 
-#define READ_RETRY_NS (100 * MS) /* when no column that may have the block can be asked */
-#define ROTTEN_RUNS_MAX 8        /* repaired by one read; what is beyond waits for the next read */
+#define ROTTEN_RUNS_MAX 8 /* repaired by one read; what is beyond waits for the next read */
 
 struct rotten_run {
     struct feed *feed;
@@ -373,8 +372,8 @@ static int co_read_inside(struct mirror *mirror, struct write_extent extent, cha
 
     while ((r = co_read_once(&request)) == -EHOSTUNREACH) {
         SOMETIMES("mirror: a read waits for a column to come back");
-        r = co_mirror_wait(mirror, io_now_ns(mirror->io) + READ_RETRY_NS);
-        if (r < 0 && r != -ETIMEDOUT)
+        r = co_wait_for_columns(mirror);
+        if (r < 0)
             return r;
     }
     if (r == -EIO) {

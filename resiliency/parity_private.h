@@ -28,6 +28,11 @@ static inline unsigned set_count(uint32_t set)
 
 /* ---- rows (parity_stripe.c) ---- */
 
+/* fn(item) for each of the items, which are `size` bytes apart, side by side; the last one, and
+ * what no coroutine can be had for, by ourselves. Returns when all have ended. */
+void co_run_each(struct mirror *mirror, const char *name, co_fn *fn, void *items, size_t size,
+                 unsigned count);
+
 /* A few rows of a slab with room for every column's blocks. Under a lock of the rows, or in a
  * takeover, all that is read into it belongs together: then any k columns give the others. */
 struct stripe {
@@ -41,10 +46,13 @@ struct stripe {
     char *blocks[VDISK_COLUMNS_MAX]; /* rows.count blocks of each */
     void *memory;
     size_t bytes;
+    bool bounded; /* it counts in mirror->stripe_room */
 };
 
 /* Takes memory for count rows from the owner's pool; before any lock. */
 void co_stripe_get(struct stripe *stripe, struct mirror *mirror, uint32_t count);
+/* The same for a client's request, within limits.stripe_bytes. Returns 0 or -ECANCELED. */
+must_check int co_stripe_get_bounded(struct stripe *stripe, struct mirror *mirror, uint32_t count);
 void stripe_put(struct stripe *stripe);
 /* The rows it stands for from now on: nothing of them is here yet. sources: those in-sync now. */
 void stripe_begin(struct stripe *stripe, struct write_extent rows);

@@ -4,7 +4,6 @@
  * repaired afterwards, under an exclusive lock, by a committed record for that column alone. */
 #include "resiliency/parity_private.h"
 
-#define READ_RETRY_NS (100 * MS) /* when fewer than k columns answer */
 #define BATCH_BLOCKS RECORD_BLOCKS_MAX
 #define RUNS_MAX (BATCH_BLOCKS / PARITY_UNIT_BLOCKS + 1) /* units that a batch touches */
 
@@ -119,7 +118,9 @@ static int co_read_decoded(const struct unit_read *read)
     uint32_t rotten;
     int r;
 
-    co_stripe_get(&stripe, mirror, read->rows.count);
+    r = co_stripe_get_bounded(&stripe, mirror, read->rows.count);
+    if (r < 0)
+        return r;
     lock_rows(read, &hold, PLANTED(PARITY_DECODE_NO_LOCK));
     stripe_begin(&stripe, read->rows);
     r = mirror->stopped ? -ESTALE : co_stripe_fill(&stripe, BIT(read->column));
@@ -164,8 +165,8 @@ static int co_read_inside(const struct unit_read *read)
 
     while ((r = co_read_unit(read)) == -EHOSTUNREACH) {
         SOMETIMES("parity: a read waits for a column to come back");
-        r = co_mirror_wait(mirror, io_now_ns(mirror->io) + READ_RETRY_NS);
-        if (r < 0 && r != -ETIMEDOUT)
+        r = co_wait_for_columns(mirror);
+        if (r < 0)
             return r;
     }
     if (r == -EIO) {
@@ -204,14 +205,9 @@ static void unit_run(void *arg)
 /* The units of a batch, in parallel: they lie on different columns, mostly. */
 static int co_read_units(struct mirror *mirror, struct unit_read *units, unsigned count)
 {
-    struct co_group group;
     int r = 0;
 
-    co_group_init(&group);
-    for (unsigned i = 0; i < count; i++)
-        if (i + 1 == count || co_group_spawn(&group, mirror->io, "unit", unit_run, &units[i]) < 0)
-            unit_run(&units[i]);
-    co_group_wait(&group);
+    co_run_each(mirror, "unit", unit_run, units, sizeof(*units), count);
     for (unsigned i = 0; i < count && r == 0; i++)
         r = units[i].result;
     return r;

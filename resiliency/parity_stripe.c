@@ -14,9 +14,25 @@ void co_stripe_get(struct stripe *stripe, struct mirror *mirror, uint32_t count)
         stripe->blocks[i] = (char *)stripe->memory + (size_t)i * count * BLOCK_SIZE;
 }
 
+int co_stripe_get_bounded(struct stripe *stripe, struct mirror *mirror, uint32_t count)
+{
+    size_t bytes = (size_t)mirror->config->width * count * BLOCK_SIZE;
+    int r;
+
+    SOMETIMES_IF(mirror->stripe_room.available < bytes, "parity: a request waits for its share");
+    r = co_sem_take(&mirror->stripe_room, bytes);
+    if (r < 0)
+        return r;
+    co_stripe_get(stripe, mirror, count);
+    stripe->bounded = true;
+    return 0;
+}
+
 void stripe_put(struct stripe *stripe)
 {
     buffer_put(stripe->mirror->options.buffers, stripe->memory, stripe->bytes);
+    if (stripe->bounded)
+        co_sem_give(&stripe->mirror->stripe_room, stripe->bytes);
     stripe->memory = NULL;
 }
 
@@ -29,6 +45,21 @@ void stripe_begin(struct stripe *stripe, struct write_extent rows)
     stripe->have = 0;
     stripe->rotten = 0;
     stripe->away = 0;
+}
+
+void co_run_each(struct mirror *mirror, const char *name, co_fn *fn, void *items, size_t size,
+                 unsigned count)
+{
+    struct co_group group;
+
+    co_group_init(&group);
+    for (unsigned i = 0; i < count; i++) {
+        void *item = (char *)items + i * size;
+
+        if (i + 1 == count || co_group_spawn(&group, mirror->io, name, fn, item) < 0)
+            fn(item);
+    }
+    co_group_wait(&group);
 }
 
 /* ---- reading columns ---- */
@@ -58,26 +89,15 @@ static void fetch_note(struct stripe *stripe, const struct fetch *fetch)
         stripe->away |= BIT(fetch->column);
 }
 
-/* All at once; the last one, and what no coroutine can be had for, by ourselves. */
 static void co_fetch(struct stripe *stripe, uint32_t set)
 {
     struct fetch fetches[VDISK_COLUMNS_MAX];
-    struct co_group group;
     unsigned count = 0;
 
-    co_group_init(&group);
-    for (uint32_t i = 0; set != 0; i++, set &= ~BIT(i - 1)) {
-        struct fetch *fetch = &fetches[count];
-
-        if (!(set & BIT(i)))
-            continue;
-        *fetch = (struct fetch){.stripe = stripe, .column = i};
-        count++;
-        if (set == BIT(i) ||
-            co_group_spawn(&group, stripe->mirror->io, "fetch", fetch_run, fetch) < 0)
-            fetch_run(fetch);
-    }
-    co_group_wait(&group);
+    for (uint32_t i = 0; i < stripe->mirror->config->width; i++)
+        if (set & BIT(i))
+            fetches[count++] = (struct fetch){.stripe = stripe, .column = i};
+    co_run_each(stripe->mirror, "fetch", fetch_run, fetches, sizeof(*fetches), count);
     for (unsigned i = 0; i < count; i++)
         fetch_note(stripe, &fetches[i]);
 }

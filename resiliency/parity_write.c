@@ -12,8 +12,7 @@
  * The pieces of a request are of different rows and go on side by side. */
 #include "resiliency/parity_private.h"
 
-#define WRITE_RETRY_NS (100 * MS) /* when too few columns answer to know the old contents */
-#define BATCH_PIECES 24           /* of a request, at once: 1 MiB in any shape */
+#define BATCH_PIECES 24 /* of a request, at once: 1 MiB in any shape */
 
 static const char zeros[PARITY_UNIT_BLOCKS * BLOCK_SIZE] __attribute__((aligned(BLOCK_SIZE)));
 
@@ -193,14 +192,16 @@ static int co_write_until_known(const struct piece_write *write)
 
     assert(!wide || (!write->data && write->piece.columns == data_set(mirror)));
     for (;;) {
-        co_stripe_get(&stripe, mirror, wide ? 1 : write->piece.count);
+        r = co_stripe_get_bounded(&stripe, mirror, wide ? 1 : write->piece.count);
+        if (r < 0)
+            return r;
         r = co_write_once(write, &stripe);
         stripe_put(&stripe);
         if (r != -EHOSTUNREACH)
             return r;
         SOMETIMES("parity: a write waits for the old contents");
-        r = co_mirror_wait(mirror, io_now_ns(mirror->io) + WRITE_RETRY_NS);
-        if (r < 0 && r != -ETIMEDOUT)
+        r = co_wait_for_columns(mirror); /* for those who know the old contents */
+        if (r < 0)
             return r;
     }
 }
@@ -229,15 +230,9 @@ static void piece_run(void *arg)
 
 static int co_write_batch(struct mirror *mirror, struct piece_write *writes, unsigned count)
 {
-    struct co_group group;
     int r = 0;
 
-    co_group_init(&group);
-    for (unsigned i = 0; i < count; i++)
-        if (i + 1 == count ||
-            co_group_spawn(&group, mirror->io, "piece", piece_run, &writes[i]) < 0)
-            piece_run(&writes[i]);
-    co_group_wait(&group);
+    co_run_each(mirror, "piece", piece_run, writes, sizeof(*writes), count);
     for (unsigned i = 0; i < count && r == 0; i++)
         r = writes[i].result;
     return r;

@@ -6,8 +6,8 @@
  * them is right nobody can say, so they are told and left as they are. What is stale or away is
  * counted: a resync will look at it.
  *
- * Of parity each column is read and repaired likewise; whether the columns of a row belong together
- * is not computed.
+ * Of parity each column is read and repaired likewise, and the parity of a row whose columns were
+ * all read well must encode its data: else it is told as copies that differ are.
  *
  * One piece at a time: it is background work, and clients share the device with it. */
 #include <stdarg.h>
@@ -119,6 +119,32 @@ static void compare_all(struct scrub *scrub, const struct scrub_piece *piece)
     }
 }
 
+/* blocks: of every column, and then room for the parity to be. */
+static void check_rows(struct scrub *scrub, const struct scrub_piece *piece, void **blocks)
+{
+    struct mirror *mirror = scrub->mirror;
+    uint32_t data = mirror->config->data_columns, width = mirror->config->width;
+    uint64_t bad = 0;
+
+    for (uint32_t i = 0; i < width; i++)
+        bad |= piece->read[i] ? piece->bad[i].bits[0] : UINT64_MAX;
+    erasure_encode(mirror->erasure, (size_t)piece->extent.count * BLOCK_SIZE,
+                   (const void *const *)blocks, &blocks[width]);
+    for (uint32_t i = 0; i < piece->extent.count; i++) {
+        size_t at = (size_t)i * BLOCK_SIZE;
+        bool same = true;
+
+        for (uint32_t j = 0; j < width - data; j++)
+            same = same && memcmp((char *)blocks[data + j] + at, (char *)blocks[width + j] + at,
+                                  BLOCK_SIZE) == 0;
+        if (same || bad >> i & 1)
+            continue;
+        scrub->result.different++;
+        tell(scrub, "slab %u row %u: the parity is not that of the data", piece->extent.slab,
+             piece->extent.block + i);
+    }
+}
+
 static void co_repair_bad(struct scrub *scrub, const struct scrub_piece *piece, uint32_t column)
 {
     uint32_t i = 0;
@@ -150,21 +176,27 @@ static int co_scrub_piece(struct scrub *scrub, struct write_extent extent)
     cleanup(freep) struct scrub_piece *piece = calloc(1, sizeof(*piece));
     size_t bytes = (size_t)extent.count * BLOCK_SIZE;
     uint32_t width = mirror->config->width;
+    uint32_t rooms = mirror->erasure ? width + PARITY_COLUMNS : 1; /* a mirror compares checksums */
+    void *blocks[VDISK_COLUMNS_MAX + PARITY_COLUMNS];
     struct range_lock_hold hold;
-    void *buffer;
+    char *buffer;
 
     if (!piece)
         return -ENOMEM;
     piece->extent = extent;
-    buffer = co_buffer_get(mirror->options.buffers, bytes); /* always before a lock */
+    buffer = co_buffer_get(mirror->options.buffers, rooms * bytes); /* always before a lock */
+    for (uint32_t i = 0; i < rooms; i++)
+        blocks[i] = buffer + i * bytes;
     co_range_lock(&mirror->lock, &hold, slab_address(mirror, extent.slab, extent.block),
                   extent.count, false);
     for (uint32_t i = 0; i < width && !mirror->stopped; i++)
-        co_read_piece_of(scrub, piece, i, buffer);
-    if (!mirror->stopped && !mirror->erasure)
+        co_read_piece_of(scrub, piece, i, blocks[mirror->erasure ? i : 0]);
+    if (!mirror->stopped && mirror->erasure)
+        check_rows(scrub, piece, blocks);
+    else if (!mirror->stopped)
         compare_all(scrub, piece);
     range_unlock(&mirror->lock, &hold);
-    buffer_put(mirror->options.buffers, buffer, bytes);
+    buffer_put(mirror->options.buffers, buffer, rooms * bytes);
     for (uint32_t i = 0; i < width && !mirror->stopped; i++)
         co_repair_bad(scrub, piece, i);
     return mirror->stopped ? -ESTALE : 0;

@@ -34,15 +34,15 @@
     /* parity: I6, I7, I8 of rows */                                                               \
     X(PARITY_ACK_DATA, "parity", "a write is committed when its data columns have it [DATAACK]")   \
     X(PARITY_NO_LOCK, "parity", "a write of part of a row forgets the row's lock [NOLOCK]")        \
-    X(PARITY_DECODE_NO_LOCK, "open:parity", "a read that decodes does not wait for writes to its rows [DECODENOLOCK]") \
-    X(PARITY_OLD_FROM_STALE, "open:parity", "old contents are read from a stale column [STALEOLD]")     \
+    X(PARITY_DECODE_NO_LOCK, "parity", "a read that decodes does not wait for writes to its rows [DECODENOLOCK]") \
+    X(PARITY_OLD_FROM_STALE, "parity", "old contents are read from a stale column [STALEOLD]")     \
     X(PARITY_AGAIN_COMMITTED, "parity", "a takeover writes the committed contents again in any case [BASE]") \
     X(PARITY_AGAIN_GUESSED, "parity", "a takeover takes the newest version, known or not [GUESS]") \
-    X(PARITY_AGAIN_ITS_OWN, "open:parity", "columns that only other versions touched are not written again [ONLYITS]") \
+    X(PARITY_AGAIN_ITS_OWN, "parity", "columns that only other versions touched are not written again [ONLYITS]") \
     X(PARITY_AGAIN_DATA, "parity", "data columns alone are written again [DATAONLY]")              \
     X(PARITY_AGAIN_LACKING, "parity", "only columns that lack the version are written again [LACK]") \
     X(PARITY_AGAIN_RETIRES, "parity", "what is written again retires older records where it arrives [RETIRE]") \
-    X(PARITY_BELOW_COMMITTED, "open:parity", "an untouched column counts with its committed contents [BELOWBASE]") \
+    X(PARITY_BELOW_COMMITTED, "parity", "an untouched column counts with its committed contents [BELOWBASE]") \
     X(PARITY_UNTOUCHED_UNKNOWN, "parity", "a column that a version did not touch does not witness it [TOUCHED]") \
     X(PARITY_OWN_MARK, "parity", "a column's watermark speaks for that column alone [OWNWM]")      \
     X(PARITY_ONE_VERSION, "parity", "a log knows the newest version of a block alone [ONEVER]")    \

@@ -97,7 +97,9 @@ static void begin_mirror(struct node *node, struct vdisk_config *config)
         .propose_in_sync = node_propose_in_sync,
         .co_request_slabs = co_node_request_slabs,
         .on_heal = node_on_heal,
-        .limits = {.unsettled_bytes = 512 * KIB, .resync_depth = 2}, /* their logs are small */
+        .limits = {.unsettled_bytes = 512 * KIB,
+                   .stripe_bytes = 2 * MIB,
+                   .resync_depth = 2}, /* their logs are small */
         .arg = node,
     };
 

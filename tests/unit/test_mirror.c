@@ -5,6 +5,7 @@
 /* cmocka wants the above first */
 #include <cmocka.h>
 
+#include "resiliency/parity_layout.h"
 #include "s2d/base/checksum.h"
 #include "tests/unit/mirror_world.h"
 
@@ -1180,6 +1181,44 @@ static void test_scrub_finds_what_is_wrong(void **state)
               scrub_finds_what_is_wrong);
 }
 
+/* In parity block n of the first unit is in row n of column 0. */
+static void scrub_encodes_rows(struct world *world)
+{
+    struct owner *owner = world_take_over(world, 1);
+    struct mirror_scrub result;
+    struct extent_ref where;
+    struct fake_block *place;
+    unsigned lines;
+
+    for (uint64_t block = 0; block < 4; block++)
+        assert_int_equal(co_owner_write(owner, block, (char)('a' + block)), 0);
+    assert_int_equal(co_sleep_ns(SEC), 0);
+    result = co_scrub(world, &lines);
+    assert_true(result.copies >= 4 * 4);
+    assert_int_equal(result.rotten + result.different + result.unread + lines, 0);
+
+    where = world_column(world, 0, 0)->where;
+    fake_column_rot(&world->columns[0], where, 1);
+    place = &world->columns[0].extents[where.extent].blocks[2];
+    memset(place->data, 'x', BLOCK_SIZE);
+    place->sum = checksum_block(place->data, WORLD_VDISK, parity_address(world->config, 0, 0, 2));
+    result = co_scrub(world, &lines);
+    assert_int_equal(result.rotten, 1);
+    assert_int_equal(result.different, 1); /* the rotten one was mended from its row */
+    assert_int_equal(lines, 2);
+    assert_int_equal(co_owner_read(owner, 1), 'b');
+}
+
+/* A write hole would show nowhere else as long as all columns are there. */
+static void test_scrub_encodes_rows(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){
+            .seed = 1, .width = 4, .slabs = 1, .data_columns = 2, .no_owner = true},
+        scrub_encodes_rows);
+}
+
 static void rot_here_and_there_is_healed(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -1244,6 +1283,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_rotten_copy_is_healed),
         cmocka_unit_test(test_column_moves_between_two_looks),
         cmocka_unit_test(test_scrub_finds_what_is_wrong),
+        cmocka_unit_test(test_scrub_encodes_rows),
         cmocka_unit_test(test_rot_here_and_there_is_healed),
     };
 
