@@ -280,6 +280,7 @@ static int store_new(struct io *io, struct disk *disk, const struct store_option
 
 static void log_progressed(void *arg)
 {
+    store_note_head(arg);
     checkpoint_poke(arg);
 }
 
@@ -287,6 +288,7 @@ void store_watch_log(struct store *store)
 {
     log_set_error_handler(store->log, log_failed, store);
     log_set_progress_handler(store->log, log_progressed, store);
+    store_note_open(store);
 }
 
 int co_store_open(struct io *io, struct disk *disk, const struct store_options *options,

@@ -304,6 +304,8 @@ void store_each_extent(struct store *store,
 struct store_stats {
     uint64_t log_bytes, log_used_bytes;
     uint64_t dirty_blocks; /* in the log, not yet in place */
+    uint64_t dirty_age_ns; /* at most so old is the oldest of them; of what an earlier life of the
+                              store left, since the open; 0: there is none */
     uint64_t appended_records, appended_bytes, log_writes;
     uint64_t read_blocks, destaged_blocks, checkpoints;
     uint64_t verify_errors, healed_blocks;

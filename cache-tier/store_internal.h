@@ -42,6 +42,17 @@ struct store_counters {
     struct histogram log_write_ns;
 };
 
+/* How old is what lies at the log's tail? What lies from `position` on was written at at_ns or
+ * later. The first mark is the oldest. */
+#define AGE_MARKS_MAX 64
+struct age_marks {
+    struct age_mark {
+        uint64_t position, at_ns;
+    } marks[AGE_MARKS_MAX];
+    size_t count;
+    uint64_t head; /* of the log, when it was looked at last */
+};
+
 struct checkpoint_state {
     struct co_cond wanted;   /* the log filled up, a watermark moved, or stop */
     struct co_mutex running; /* one at a time */
@@ -80,6 +91,7 @@ struct store {
     bool closing;
     uint64_t commits; /* watermarks that moved; wakes a checkpoint that waits for one */
     struct store_counters counters;
+    struct age_marks ages;
     struct rotten rotten;
     struct metrics *metrics;
 
@@ -145,6 +157,10 @@ void store_gate_leave(struct store **store);
 
 must_check int store_metrics_add(struct store *store);
 void store_metrics_remove(struct store *store);
+/* The log is open, or elsewhere. */
+void store_note_open(struct store *store);
+/* A batch is durable. Cheap. */
+void store_note_head(struct store *store);
 
 /* ---- store_append.c ---- */
 

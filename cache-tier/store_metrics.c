@@ -3,6 +3,69 @@
 
 #include "cache-tier/store_internal.h"
 
+/* ---- how old is what is dirty ---- */
+
+#define AGE_STEP_NS (10 * SEC)
+#define AGE_STEPS 32 /* of the log */
+
+static void age_mark(struct age_marks *ages, uint64_t position, uint64_t now_ns)
+{
+    if (ages->count == AGE_MARKS_MAX) { /* every second one will do */
+        for (size_t i = 1; i < AGE_MARKS_MAX / 2; i++)
+            ages->marks[i] = ages->marks[2 * i];
+        ages->count = AGE_MARKS_MAX / 2;
+    }
+    ages->marks[ages->count++] = (struct age_mark){position, now_ns};
+}
+
+void store_note_open(struct store *store)
+{
+    store->ages.count = 0;
+    store->ages.head = log_head(store->log);
+    age_mark(&store->ages, log_tail(store->log), io_now_ns(store->io));
+}
+
+void store_note_head(struct store *store)
+{
+    struct age_marks *ages = &store->ages;
+    const struct age_mark *last = &ages->marks[ages->count - 1];
+    uint64_t now_ns = io_now_ns(store->io);
+
+    if (now_ns - last->at_ns >= AGE_STEP_NS ||
+        ages->head - last->position >= log_ring_blocks(store->log) / AGE_STEPS)
+        age_mark(ages, ages->head, now_ns); /* from where the new batch lies on */
+    ages->head = log_head(store->log);
+}
+
+#define OLDEST_LOOK_BLOCKS 4096
+
+/* Where the oldest dirty block lies in the log, or a place before it. */
+static uint64_t oldest_dirty(const struct store *store)
+{
+    uint64_t position = log_tail(store->log);
+    uint64_t end = MIN(log_head(store->log), position + OLDEST_LOOK_BLOCKS);
+
+    while (position < end && !overlay_in_use(store->overlay, log_block_of(store->log, position)))
+        position++;
+    return position;
+}
+
+/* The last mark that is not behind it is close to it. */
+static uint64_t dirty_age_ns(const struct store *store)
+{
+    const struct age_marks *ages = &store->ages;
+    uint64_t since_ns = io_now_ns(store->io), oldest;
+
+    if (overlay_count(store->overlay) == 0)
+        return 0;
+    oldest = oldest_dirty(store);
+    for (size_t i = 0; i < ages->count && ages->marks[i].position <= oldest; i++)
+        since_ns = ages->marks[i].at_ns;
+    return io_now_ns(store->io) - since_ns;
+}
+
+/* ---- all figures ---- */
+
 struct store_stats store_stats(const struct store *store)
 {
     const struct store_counters *counters = &store->counters;
@@ -17,6 +80,7 @@ struct store_stats store_stats(const struct store *store)
         .log_bytes = log_ring_blocks(store->log) * BLOCK_SIZE,
         .log_used_bytes = log_used_blocks(store->log) * BLOCK_SIZE,
         .dirty_blocks = overlay_count(store->overlay),
+        .dirty_age_ns = dirty_age_ns(store),
         .appended_records = counters->appended_records.value,
         .appended_bytes = counters->appended_bytes.value,
         .log_writes = log_figures(store->log).batches,
@@ -36,9 +100,16 @@ struct store_stats store_stats(const struct store *store)
     };
 }
 
+/* ---- gauges ---- */
+
+static double read_log_bytes(void *arg)
+{
+    return (double)store_stats(arg).log_bytes;
+}
+
 static double read_log_used(void *arg)
 {
-    return store_stats(arg).log_used_bytes;
+    return (double)store_stats(arg).log_used_bytes;
 }
 
 static double read_dirty(void *arg)
@@ -46,27 +117,57 @@ static double read_dirty(void *arg)
     return (double)store_stats(arg).dirty_blocks * BLOCK_SIZE;
 }
 
+static double read_dirty_age(void *arg)
+{
+    return (double)store_stats(arg).dirty_age_ns / (double)SEC;
+}
+
 static double read_rotten(void *arg)
 {
     return (double)store_stats(arg).rotten_blocks;
 }
 
+static double read_cache_bytes(void *arg)
+{
+    return (double)store_stats(arg).read_cache_bytes;
+}
+
+static double read_cache_used(void *arg)
+{
+    return (double)store_stats(arg).read_cache_used_bytes;
+}
+
+static double read_cache_off(void *arg)
+{
+    return store_stats(arg).read_cache_off;
+}
+
+static const struct {
+    const char *name, *help;
+    double (*read)(void *arg);
+} gauges[] = {
+    {"s2d_store_log_bytes", "size of the write-back log, of which clients fill seven eighths",
+     read_log_bytes},
+    {"s2d_store_log_used_bytes", "write-back log in use", read_log_used},
+    {"s2d_store_dirty_bytes", "blocks in the log that are not yet in place", read_dirty},
+    {"s2d_store_dirty_age_seconds", "the oldest of them is at most so old", read_dirty_age},
+    {"s2d_store_rotten_blocks", "blocks known not to match their checksums", read_rotten},
+    {"s2d_store_read_cache_bytes", "size of the read cache", read_cache_bytes},
+    {"s2d_store_read_cache_used_bytes", "read cache that was filled", read_cache_used},
+    {"s2d_store_read_cache_off", "1: its device failed too often", read_cache_off},
+};
+
 static int add_gauges(struct store *store, const char *labels)
 {
-    int r = metrics_add_gauge(store->metrics, "s2d_store_log_used_bytes",
-                              "write-back log in use, of its eighths seven can be", labels,
-                              read_log_used, store);
+    int r = 0;
 
-    if (r < 0)
-        return r;
-    r = metrics_add_gauge(store->metrics, "s2d_store_dirty_bytes",
-                          "blocks in the log that are not yet in place", labels, read_dirty, store);
-    if (r < 0)
-        return r;
-    return metrics_add_gauge(store->metrics, "s2d_store_rotten_blocks",
-                             "blocks known not to match their checksums", labels, read_rotten,
-                             store);
+    for (size_t i = 0; i < ARRAY_SIZE(gauges) && r == 0; i++)
+        r = metrics_add_gauge(store->metrics, gauges[i].name, gauges[i].help, labels,
+                              gauges[i].read, store);
+    return r;
 }
+
+/* ---- counters ---- */
 
 static const struct {
     const char *name, *help;

@@ -68,6 +68,48 @@ static void reads_back_what_was_written(void **state)
     with_store(1, read_back_main, NULL);
 }
 
+/* ---- figures ---- */
+
+static void age_main(struct io *io, void *arg)
+{
+    struct rig_store rig;
+    struct rig_owner owner = {0};
+    uint64_t age_ns;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
+    assert_int_equal(co_sleep_ns(100 * SEC), 0);
+    assert_int_equal(store_stats(rig.store).dirty_age_ns, 0); /* there is nothing to be old */
+    assert_int_equal(co_rig_write(&owner, 0, 0, 1, 1), 0);
+    assert_in_range(store_stats(rig.store).dirty_age_ns, 0, SEC);
+    assert_int_equal(co_sleep_ns(50 * SEC), 0);
+    assert_int_equal(co_rig_write(&owner, 0, 1, 1, 2), 0);
+    age_ns = store_stats(rig.store).dirty_age_ns;
+    assert_in_range(age_ns, 50 * SEC, 51 * SEC); /* the first one counts */
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    assert_int_equal(store_stats(rig.store).dirty_age_ns, 0);
+    for (int i = 0; i < 400; i++) { /* more than there are marks */
+        assert_int_equal(co_rig_write(&owner, 0, i % 3, 1, 3), 0);
+        assert_int_equal(co_sleep_ns(1700 * MS), 0);
+    }
+    age_ns = store_stats(rig.store).dirty_age_ns;
+    assert_in_range(age_ns, 680 * SEC, 690 * SEC);
+    co_rig_close(&rig);
+
+    assert_int_equal(co_rig_open(io, &rig), 0); /* from an earlier life: since the open */
+    assert_int_equal(co_sleep_ns(5 * SEC), 0);
+    assert_in_range(store_stats(rig.store).dirty_age_ns, 5 * SEC, 6 * SEC);
+    co_rig_close(&rig);
+}
+
+static void the_oldest_dirty_block_has_an_age(void **state)
+{
+    (void)state;
+    with_store(3, age_main, NULL);
+}
+
 /* ---- order and fences ---- */
 
 static void order_main(struct io *io, void *arg)
@@ -1065,6 +1107,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_back_what_was_written),
+        cmocka_unit_test(the_oldest_dirty_block_has_an_age),
         cmocka_unit_test(a_gap_is_refused),
         cmocka_unit_test(a_higher_epoch_fences_every_call_for_good),
         cmocka_unit_test(a_seal_reports_the_tail),
