@@ -193,6 +193,14 @@ step "metrics, events, jobs, perf"
 (($(field ".__len__()" 3 cluster events --last 2) == 2)) || fail "events --last"
 [[ $(field "['nodes'][2]['name']" 1 perf --seconds 0.1) == node3 ]] || fail "perf"
 [[ $(field "['disks'][1]['name']" 1 perf --seconds 0.1) == node2:ssd2 ]] || fail "perf by disk"
+[[ $(field "['caches'][0]['name']" 1 perf --seconds 0.1) == node1 ]] || fail "perf, caches of a node"
+[[ $(field "['caches'][1]['name']" 1 perf --seconds 0.1) == node1:ssd1 ]] || fail "perf, caches of a disk"
+(($(field "['caches'][0]['dirty_bytes']" 1 perf --seconds 0.1) > 0)) || fail "perf: something was written, and nothing is dirty"
+(($(field "['caches'][1]['read_cache_bytes']" 1 perf --seconds 0.1) == 0)) || fail "perf: flash has a read cache"
+python3 -c 'import sys; sys.exit(not 0 < float(sys.argv[1]) < 100)' \
+    "$(field "['caches'][0]['log_fill_percent']" 1 perf --seconds 0.1)" || fail "perf: log fill"
+python3 -c 'import sys; sys.exit(not 0 < float(sys.argv[1]) < 3600)' \
+    "$(field "['caches'][0]['oldest_dirty_s']" 1 perf --seconds 0.1)" || fail "perf: age of the oldest dirty block"
 s2d 1 job list >/dev/null
 
 step "a node dies"

@@ -139,7 +139,7 @@ const struct cli_command cli_commands[] = {
      "Shows a job's progress until it ends; exit status 1 if it failed.", run_job_watch},
     /* ---- perf ---- */
     {"perf", "", "", FLAGS({"seconds", CLI_SECONDS, "SECONDS", "measured for so long (1)", false}),
-     0, NULL, "Measures IOPS, throughput and latency by node, volume and disk.", run_perf},
+     0, NULL, "Measures IOPS, throughput, latency and caches by node, volume and disk.", run_perf},
     {"perf", "top", "",
      FLAGS({"seconds", CLI_SECONDS, "SECONDS", "between two pictures (2)", false}), 0, NULL,
      "The same, again and again; Ctrl-C ends it.", run_perf_top},

@@ -229,6 +229,101 @@ static json_t *measure_disks(const struct perf *perf)
     return rows;
 }
 
+/* ---- caches ---- */
+
+static double now_of(const struct perf *perf, size_t node, const char *name, const char *label)
+{
+    return samples_sum(&perf->after.nodes[node], name, label);
+}
+
+static double percent(double part, double whole)
+{
+    return whole > 0 ? part / whole * 100 : 0;
+}
+
+/* Write-back log and read cache of a disk; label NULL: of all disks of a node. Hits are blocks that
+ * were read from there in the time measured, of all that were read from anywhere. */
+static json_t *measure_cache(const struct perf *perf, const char *name, size_t node,
+                             const char *label, double oldest_s)
+{
+    double from_log = rate(perf, node, node + 1, "s2d_store_log_read_blocks_total", label);
+    double from_cache = rate(perf, node, node + 1, "s2d_store_cache_read_blocks_total", label);
+    double from_place = rate(perf, node, node + 1, "s2d_store_place_read_blocks_total", label);
+    double reads = from_log + from_cache + from_place;
+    json_t *row = json_pack(
+        "{s:s,s:I,s:f,s:f,s:f,s:f,s:f,s:I,s:I}", "name", name, "dirty_bytes",
+        (json_int_t)now_of(perf, node, "s2d_store_dirty_bytes", label), "oldest_dirty_s", oldest_s,
+        "log_fill_percent",
+        percent(now_of(perf, node, "s2d_store_log_used_bytes", label),
+                now_of(perf, node, "s2d_store_log_bytes", label)),
+        "destage_mib_per_s",
+        rate(perf, node, node + 1, "s2d_store_destaged_blocks_total", label) * BLOCK_SIZE /
+            (double)MIB,
+        "log_hit_percent", percent(from_log, reads), "read_cache_hit_percent",
+        percent(from_cache, reads), "read_cache_used_bytes",
+        (json_int_t)now_of(perf, node, "s2d_store_read_cache_used_bytes", label),
+        "read_cache_bytes", (json_int_t)now_of(perf, node, "s2d_store_read_cache_bytes", label));
+
+    if (!row)
+        abort();
+    return row;
+}
+
+/* Appends a row for each disk of the node. Returns the age of the oldest dirty block of them all.
+ */
+static double measure_disk_caches(const struct perf *perf, size_t node, json_t *rows)
+{
+    double oldest_s = 0;
+
+    for (size_t i = 0; i < json_array_size(perf->disks); i++) {
+        const json_t *disk = json_array_get(perf->disks, i);
+        char label[96], name[160];
+        double age_s;
+
+        if (node_index(perf, cli_string(disk, "node")) != node)
+            continue;
+        snprintf(label, sizeof(label), "disk=\"%s\"", cli_string(disk, "name"));
+        snprintf(name, sizeof(name), "%s:%s", cli_string(disk, "node"), cli_string(disk, "name"));
+        if (now_of(perf, node, "s2d_store_log_bytes", label) == 0)
+            continue; /* it is no capacity disk, or not open */
+        age_s = now_of(perf, node, "s2d_store_dirty_age_seconds", label);
+        oldest_s = MAX(oldest_s, age_s);
+        json_array_append_new(rows, measure_cache(perf, name, node, label, age_s));
+    }
+    return oldest_s;
+}
+
+/* A row for each node, and behind it its disks. */
+static json_t *measure_caches(const struct perf *perf)
+{
+    json_t *rows = json_array();
+
+    for (size_t i = 0; i < MIN(json_array_size(perf->nodes), NODES_MAX); i++) {
+        const char *name = cli_string(json_array_get(perf->nodes, i), "name");
+        size_t at = json_array_size(rows);
+        double oldest_s;
+
+        if (!perf->after.answered[i])
+            continue;
+        oldest_s = measure_disk_caches(perf, i, rows);
+        json_array_insert_new(rows, at, measure_cache(perf, name, i, NULL, oldest_s));
+    }
+    return rows;
+}
+
+static const struct column cache_columns[] = {
+    {"NAME", "name", COLUMN_TEXT},
+    {"DIRTY", "dirty_bytes", COLUMN_SIZE},
+    {"OLDEST S", "oldest_dirty_s", COLUMN_NUMBER},
+    {"LOG FILL %", "log_fill_percent", COLUMN_NUMBER},
+    {"DESTAGE MIB/S", "destage_mib_per_s", COLUMN_NUMBER},
+    {"LOG HITS %", "log_hit_percent", COLUMN_NUMBER},
+    {"READ CACHE HITS %", "read_cache_hit_percent", COLUMN_NUMBER},
+    {"FILLED", "read_cache_used_bytes", COLUMN_SIZE},
+    {"OF", "read_cache_bytes", COLUMN_SIZE},
+    {NULL, NULL, 0},
+};
+
 static const struct column disk_columns[] = {
     {"NAME", "name", COLUMN_TEXT},
     {"BLOCKS READ/S", "blocks_read_per_s", COLUMN_NUMBER},
@@ -255,8 +350,9 @@ static const struct column perf_columns[] = {
 
 static void show(const struct perf *perf)
 {
-    json_t *result = json_pack("{s:o,s:o,s:o}", "nodes", measure_nodes(perf), "volumes",
-                               measure_volumes(perf), "disks", measure_disks(perf));
+    json_t *result = json_pack("{s:o,s:o,s:o,s:o}", "nodes", measure_nodes(perf), "volumes",
+                               measure_volumes(perf), "disks", measure_disks(perf), "caches",
+                               measure_caches(perf));
 
     if (!result)
         abort();
@@ -271,6 +367,8 @@ static void show(const struct perf *perf)
         output_table(stdout, perf->cli->colours, json_object_get(result, "volumes"), perf_columns);
         puts("\nDisks");
         output_table(stdout, perf->cli->colours, json_object_get(result, "disks"), disk_columns);
+        puts("\nCaches (write-back log and read cache, by node and disk)");
+        output_table(stdout, perf->cli->colours, json_object_get(result, "caches"), cache_columns);
     }
     fflush(stdout);
     json_decref(result);
