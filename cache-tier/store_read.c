@@ -330,6 +330,9 @@ static int co_read_runs(struct view *view, uint64_t vdisk, uint64_t address, uin
             set_bad(bad, &runs[i]);
             continue;
         }
+        if (r < 0 && view->blocks[runs[i].first].source == LOOKUP_LOG &&
+            view->log.file == view->store->log_region.file)
+            log_note_device(view->store->log, r);
         if (r < 0) {
             SOMETIMES("store: the disk fails a read");
             store_report(view->store, r);

@@ -163,6 +163,8 @@ struct cache_region {
 /* The regions of a cache disk: its logs first, then at most one CACHE_REGION_READ, which holds
  * nothing that must outlive a process. Valid until the disk is closed or changed. */
 size_t disk_cache_regions(const struct disk *disk, const struct cache_region **ret_regions);
+/* Of its own log, or of all the logs of a cache disk. */
+uint64_t disk_log_bytes(const struct disk *disk);
 /* The log region that is bound to a capacity disk, or NULL. */
 const struct cache_region *disk_cache_log_of(const struct disk *cache, struct disk_uuid disk);
 unsigned disk_cache_free_logs(const struct disk *cache);

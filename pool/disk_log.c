@@ -57,6 +57,15 @@ const struct cache_region *disk_cache_log_of(const struct disk *cache, struct di
     return region_of(cache, disk);
 }
 
+uint64_t disk_log_bytes(const struct disk *disk)
+{
+    uint64_t bytes = disk->geometry.log_bytes;
+
+    for (size_t i = 0; i < disk->region_count; i++)
+        bytes += disk->regions[i].kind == CACHE_REGION_LOG ? disk->regions[i].bytes : 0;
+    return bytes;
+}
+
 unsigned disk_cache_free_logs(const struct disk *cache)
 {
     unsigned count = 0;

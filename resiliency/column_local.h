@@ -7,6 +7,11 @@
 /* store: borrowed, outlives it. Returns 0 or -ENOMEM. */
 must_check int column_local_new(struct store *store, uint64_t node, uint64_t disk,
                                 struct column_store **ret_column);
+/* The store is to be closed, and another one may come in its place: what is asked of the column
+ * meanwhile is -ENODEV. Suspends until no call is in the store; appends that it has end when it is
+ * closed. */
+void co_column_local_leave(struct column_store *column);
+void column_local_return(struct column_store *column, struct store *store);
 void column_local_free(struct column_store *column); /* nobody uses it; NULL is fine */
 
 #endif

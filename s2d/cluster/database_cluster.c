@@ -368,7 +368,8 @@ static void disk_claim(struct command *command)
     command->result->reply = json_pack("{s:I}", "disk", (json_int_t)disk->base.id);
 }
 
-/* {disk, extents, log_bytes}: the disk is formatted, open and can be placed on. */
+/* {disk, extents, log_bytes}: the disk is formatted, open and can be placed on. log_bytes: its own
+ * log, or all the logs of a cache disk, which has no extents. */
 static void disk_ready(struct command *command)
 {
     struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
@@ -426,13 +427,14 @@ static const struct volume_record *simple_volume_on(const struct database *datab
     return NULL;
 }
 
-/* {disk}: retiring: the leader moves its columns away, and says it again when it is empty: retired.
- */
+/* {disk, empty}: retiring: the leader moves its columns away, and says it again when it holds none:
+ * retired. Of a cache disk its node moves the logs away, and says `empty`. */
 static void disk_retire(struct command *command)
 {
     struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
     const struct volume_record *simple =
         disk ? simple_volume_on(command->database, disk->base.id) : NULL;
+    bool empty = command_bool_or(command, "empty", false);
 
     if (simple)
         command_refuse(command, -EBUSY,
@@ -441,8 +443,12 @@ static void disk_retire(struct command *command)
                        simple->name, disk->name);
     if (command_refused(command) || disk->state == DISK_RETIRED)
         return;
+    if (disk->state == DISK_FAILED)
+        empty = true; /* nothing is on it any more that anybody believes */
     disk->state = DISK_RETIRING;
-    if (database_used_extents(command->database, disk->base.id) == 0) {
+    if (disk->role == DISK_ROLE_CACHE
+            ? empty
+            : database_used_extents(command->database, disk->base.id) == 0) {
         disk->state = DISK_RETIRED;
         database_add_event(command, SEVERITY_INFORMATION, "disk.retired", disk->name,
                            "disk %s holds nothing any more: it can be taken out", disk->name);
@@ -456,7 +462,7 @@ static void disk_unclaim(struct command *command)
 {
     const struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
 
-    if (disk && disk->extents > 0)
+    if (disk && (disk->extents > 0 || disk->log_bytes > 0))
         command_refuse(command, -EBUSY, "disk %s is in the pool: retire it", disk->name);
     if (!command_refused(command))
         database_remove(command->database, TABLE_DISK, disk->base.id);

@@ -62,7 +62,7 @@ static void co_claim(void *arg, const struct api_request *request, struct api_re
     struct api_context *context = arg;
     struct api_arguments arguments = api_arguments(request, response, names);
     const char *path = api_text(&arguments, "path");
-    const char *role = api_text_or(&arguments, "role", "capacity");
+    const char *role = api_text_or(&arguments, "role", NULL);
     const char *name = api_text_or(&arguments, "node", node_name(context->node));
     const struct node_record *node;
     uint64_t id;
@@ -72,7 +72,7 @@ static void co_claim(void *arg, const struct api_request *request, struct api_re
     node = api_node_named(context, name, response);
     if (!node ||
         co_api_forward(context, node->base.id, API_POST, "/v1/local/disks",
-                       json_pack("{s:s,s:s}", "path", path, "role", role), CLAIM_NS, response) < 0)
+                       json_pack("{s:s,s:s*}", "path", path, "role", role), CLAIM_NS, response) < 0)
         return;
     id = (uint64_t)json_integer_value(json_object_get(response->json, "id"));
     co_api_answer(context, &disk_kind, id, response);

@@ -43,7 +43,7 @@ static void co_claim(void *arg, const struct api_request *request, struct api_re
     static const char *const names[] = {"path", "role", NULL};
     struct api_context *context = arg;
     struct api_arguments arguments = api_arguments(request, response, names);
-    const char *path = api_text(&arguments, "path"), *role = api_text(&arguments, "role");
+    const char *path = api_text(&arguments, "path"), *role = api_text_or(&arguments, "role", NULL);
     struct node_message message = {""};
     uint64_t id;
     int r;

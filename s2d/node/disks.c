@@ -7,27 +7,9 @@
 #include "resiliency/column_local.h"
 #include "resiliency/store_client.h"
 #include "resiliency/store_server.h"
-#include "s2d/node/node_internal.h"
+#include "s2d/node/disks_internal.h"
 
-struct node_disk { /* of this node */
-    struct list node;
-    struct node *owner_node;
-    uint64_t id;
-    char name[NAME_MAX_BYTES];
-    char reason[256]; /* why it is not open; "" when it is */
-    struct disk *disk;
-    struct store *store;
-    struct column_store *column;
-    bool failed; /* the medium failed: it is told to the cluster, and not opened again in this life
-                  */
-    bool told;   /* of the failure */
-    bool served; /* to peers, and to mirrors of this node */
-    bool given_back;  /* retired: it is no disk of ours any more */
-    bool looking;     /* co_disk_look() is under way */
-    uint64_t look_ns; /* when it is next */
-};
-
-static struct node_disk *find_disk(struct node *node, uint64_t id)
+struct node_disk *node_find_disk(struct node *node, uint64_t id)
 {
     list_for_each (entry, &node->disks) {
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
@@ -48,7 +30,7 @@ struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t i
         return NULL;
     if (on_node != node->identity.node)
         return store_client_column(node->store_client, on_node, id);
-    disk = find_disk(node, id);
+    disk = node_find_disk(node, id);
     return disk && disk->served && !disk->failed ? disk->column : NULL;
 }
 
@@ -58,7 +40,7 @@ struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t i
 #define LOOK_AT_ROT_NS (1 * SEC) /* after rot was seen */
 
 /* It is told to the cluster by the next reconciling pass. */
-static void disk_fail(struct node_disk *disk, const char *what, int error)
+void node_disk_fail(struct node_disk *disk, const char *what, int error)
 {
     disk->failed = true;
     snprintf(disk->reason, sizeof(disk->reason), "%s: %s", what, strerror(-error));
@@ -80,7 +62,11 @@ static void disk_error(void *arg, int error)
         disk->look_ns = MIN(disk->look_ns, io_now_ns(disk->owner_node->io) + LOOK_AT_ROT_NS);
         return;
     }
-    disk_fail(disk, "the medium failed", error);
+    /* a log on a cache disk: it is that one which failed */
+    if (disk->cache && store_log_device_failed(disk->store))
+        node_cache_failed(disk, error);
+    else
+        node_disk_fail(disk, "the medium failed", error);
 }
 
 static void look_main(void *arg)
@@ -89,7 +75,9 @@ static void look_main(void *arg)
     int r = co_disk_look(disk->disk);
 
     if (r == -ENODEV && !disk->failed && !disk->given_back)
-        disk_fail(disk, "somebody has overwritten it", r);
+        node_disk_fail(disk, "somebody has overwritten it", r);
+    else if (r == -EIO && disk->role == DISK_CACHE && !disk->failed)
+        node_disk_fail(disk, "the medium failed", r); /* it may be idle: nothing else would tell */
     disk->looking = false;
     disk->look_ns = io_now_ns(disk->owner_node->io) + LOOK_NS;
 }
@@ -130,7 +118,7 @@ static void co_tell_back(struct node *node, const struct node_disk *disk)
                     json_pack("{s:s,s:I,s:I,s:I}", "verb", "disk.ready", "disk",
                               (json_int_t)disk->id, "extents",
                               (json_int_t)disk_geometry(disk->disk)->extent_count, "log_bytes",
-                              (json_int_t)disk_geometry(disk->disk)->log_bytes),
+                              (json_int_t)disk_log_bytes(disk->disk)),
                     &result);
     command_result_done(&result);
 }
@@ -139,7 +127,6 @@ static void co_tell_back(struct node *node, const struct node_disk *disk)
 
 static int co_open_store(struct node *node, struct node_disk *disk, const char *path)
 {
-    struct store_options options = {.metrics = node->metrics, .name = disk->name};
     struct disk_message message = {{0}};
     struct disk_uuid cluster;
     int r;
@@ -156,7 +143,10 @@ static int co_open_store(struct node *node, struct node_disk *disk, const char *
                  path);
         return -ENODEV;
     }
-    r = co_store_open(node->io, disk->disk, &options, &disk->store);
+    disk->role = disk_identity(disk->disk)->role;
+    if (disk->role == DISK_CACHE)
+        return 0;
+    r = co_node_open_log(disk);
     if (r == 0)
         r = column_local_new(disk->store, node->identity.node, disk->id, &disk->column);
     if (r < 0)
@@ -184,17 +174,25 @@ static bool is_damaged(const struct store *store)
  * this disk as a source before its columns are stale in the database (I9). */
 static int co_serve_disk(struct node *node, struct node_disk *disk)
 {
+    int r;
+
     if (is_damaged(disk->store) && !disk->told) {
         snprintf(disk->reason, sizeof(disk->reason),
-                 "its log was damaged; what it holds is checked against the other copies");
+                 "its log was %s; what it holds is checked against the other copies",
+                 disk_log_lost(disk->disk) ? "lost with a cache disk" : "damaged");
         co_tell_failed(node, disk, true);
         if (!disk->told)
             return -EAGAIN;
     }
+    r = is_damaged(disk->store) ? co_node_settle_damage(disk) : 0;
+    if (r < 0)
+        return r;
     disk->reason[0] = '\0';
     disk->look_ns = io_now_ns(node->io) + LOOK_NS;
     store_set_error_handler(disk->store, disk_error, disk);
     disk->served = store_server_add(node->store_server, disk->id, disk->store) == 0;
+    if (disk->served && !disk->column->reachable)
+        column_local_return(disk->column, disk->store);
     return disk->served ? 0 : -ENOMEM;
 }
 
@@ -218,15 +216,20 @@ static struct node_disk *co_open_disk(struct node *node, const struct disk_recor
         disk->failed = r != -ECANCELED;
     }
     list_push_back(&node->disks, &disk->node);
+    if (disk->disk && disk->role == DISK_CACHE) {
+        disk->look_ns = io_now_ns(node->io) + LOOK_NS;
+        disk->served = true;
+    }
     return disk;
 }
 
 static bool is_to_be_open(const struct node *node, const struct disk_record *disk)
 {
-    return disk->node == node->identity.node && disk->extents > 0 && disk->state != DISK_RETIRED;
+    return disk->node == node->identity.node && (disk->extents > 0 || disk->log_bytes > 0) &&
+           disk->state != DISK_RETIRED;
 }
 
-int co_node_disks_start(struct node *node)
+static int co_start_role(struct node *node, unsigned role)
 {
     const struct disk_record *record;
 
@@ -234,13 +237,21 @@ int co_node_disks_start(struct node *node)
          i++) {
         struct node_disk *disk;
 
-        if (!is_to_be_open(node, record) || find_disk(node, record->base.id))
+        if (record->role != role || !is_to_be_open(node, record) ||
+            node_find_disk(node, record->base.id))
             continue;
         disk = co_open_disk(node, record);
         if (disk && disk->store && !is_damaged(disk->store) && co_serve_disk(node, disk) < 0)
             return -ENOMEM;
     }
     return 0;
+}
+
+int co_node_disks_start(struct node *node)
+{
+    int r = co_start_role(node, DISK_ROLE_CACHE); /* the others' logs are on them */
+
+    return r < 0 ? r : co_start_role(node, DISK_ROLE_CAPACITY);
 }
 
 /* The cluster has moved everything off it. The store stays until the node stops, for what its last
@@ -271,11 +282,11 @@ void co_node_reconcile_disks(struct node *node)
 
     for (size_t i = 0; (record = database_at(consensus_database(node->consensus), TABLE_DISK, i));
          i++) {
-        struct node_disk *disk = find_disk(node, record->base.id);
+        struct node_disk *disk = node_find_disk(node, record->base.id);
 
         if (node->stopping)
             return;
-        if (disk && record->state == DISK_RETIRED && !disk->given_back)
+        if (disk && record->state == DISK_RETIRED && !disk->given_back && !disk->busy)
             give_back(node, disk);
         if (!is_to_be_open(node, record))
             continue;
@@ -285,19 +296,28 @@ void co_node_reconcile_disks(struct node *node)
             return;
         if (disk->failed && !disk->told)
             co_tell_failed(node, disk, false);
-        else if (disk->store && !disk->failed && !disk->served && co_serve_disk(node, disk) < 0)
+        else if (disk->store && !disk->failed && !disk->served && !disk->busy &&
+                 co_serve_disk(node, disk) < 0)
             log_warn(node->io, "disks", "a disk is not served yet", "disk=%s", disk->name);
         else if (disk->served && !disk->failed && record->state == DISK_FAILED)
             co_tell_back(node, disk);
         if (disk->served)
             look_at_disk(node, disk);
     }
+    node_bind_logs(node);
 }
 
 void co_node_disks_stop(struct node *node)
 {
     struct list *entry;
 
+    /* stores first: their logs may be on other disks */
+    list_for_each (at, &node->disks) {
+        struct node_disk *disk = list_entry(at, struct node_disk, node);
+
+        if (disk->role != DISK_CACHE)
+            co_close_disk(node, disk);
+    }
     while ((entry = list_pop_front(&node->disks))) {
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
@@ -361,7 +381,7 @@ static int co_reserve(struct node *node, const char *path, const char *role, uin
 
     if (old && old->state == DISK_RETIRED)
         old = NULL;
-    if (old && old->extents > 0) {
+    if (old && (old->extents > 0 || old->log_bytes > 0)) {
         node_say(message, "disk %s of this node is in the pool already", old->name);
         return -EALREADY;
     }
@@ -420,7 +440,7 @@ static int co_ready(struct node *node, uint64_t id, const char *path, struct nod
     r = co_node_propose(node,
                         json_pack("{s:s,s:I,s:I,s:I}", "verb", "disk.ready", "disk", (json_int_t)id,
                                   "extents", (json_int_t)disk_geometry(disk)->extent_count,
-                                  "log_bytes", (json_int_t)disk_geometry(disk)->log_bytes),
+                                  "log_bytes", (json_int_t)disk_log_bytes(disk)),
                         &result);
     disk_close(disk); /* the reconciling pass opens it for good */
     node_explain(&result, message);
@@ -443,10 +463,9 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
         node_say(ret_message, "there is no pool yet: 's2d pool create' makes it");
         return -ENOENT;
     }
-    if (role && strcmp(role, "capacity") != 0) {
-        node_say(ret_message,
-                 "this version has no separate cache disks yet: claim it for capacity");
-        return -EOPNOTSUPP;
+    if (role && strcmp(role, "capacity") != 0 && strcmp(role, "cache") != 0) {
+        node_say(ret_message, "a disk is for 'cache' or for 'capacity', not for '%.32s'", role);
+        return -EINVAL;
     }
     claim.log_bytes = node->options.disk_log_bytes;
     claim.extent_bytes = cluster->extent_bytes; /* the record may go while we suspend */
@@ -455,7 +474,10 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
         node_say(ret_message, "%s cannot be opened: %s", path, strerror(-r));
         return r;
     }
-    r = co_reserve(node, path, "capacity", size_bytes, claim.media, &claim.disk_id, ret_message);
+    claim.role = role ? (strcmp(role, "cache") == 0 ? DISK_CACHE : DISK_CAPACITY)
+                      : node_role_for(node, claim.media);
+    r = co_reserve(node, path, disk_role_name(claim.role), size_bytes, claim.media, &claim.disk_id,
+                   ret_message);
     if (r < 0)
         return r;
     memcpy(claim.cluster.bytes, node->identity.cluster, sizeof(claim.cluster.bytes));
@@ -470,7 +492,7 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
     r = co_ready(node, claim.disk_id, path, ret_message);
     deadline_ns = io_now_ns(node->io) + 30 * SEC;
     while (r == 0) {
-        disk = find_disk(node, claim.disk_id);
+        disk = node_find_disk(node, claim.disk_id);
         if (disk && disk->served)
             break;
         if (disk && disk->failed) {
@@ -486,13 +508,18 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
 
 int node_disk_status(struct node *node, uint64_t id, struct node_disk_status *ret_status)
 {
-    struct node_disk *disk = find_disk(node, id);
+    struct node_disk *disk = node_find_disk(node, id);
     struct store_stats stats;
 
     *ret_status = (struct node_disk_status){0};
     if (!disk)
         return -ENOENT;
-    ret_status->open = disk->store != NULL && !disk->failed;
+    ret_status->open = disk->disk != NULL && !disk->failed;
+    ret_status->bound = disk->role == DISK_CACHE ? node_cache_bound(disk) : 0;
+    snprintf(ret_status->log_on, sizeof(ret_status->log_on), "%s",
+             disk->cache   ? disk->cache->name
+             : disk->store ? disk->name
+                           : "");
     snprintf(ret_status->reason, sizeof(ret_status->reason), "%s", disk->reason);
     if (disk->store) {
         stats = store_stats(disk->store);
@@ -508,7 +535,7 @@ int node_disk_status(struct node *node, uint64_t id, struct node_disk_status *re
 
 int node_fault_disk(struct node *node, uint64_t id, int error)
 {
-    struct node_disk *disk = find_disk(node, id);
+    struct node_disk *disk = node_find_disk(node, id);
 
     if (!disk || !disk->disk)
         return -ENOENT;
@@ -520,7 +547,7 @@ int node_fault_disk(struct node *node, uint64_t id, int error)
 
 int node_slow_disk(struct node *node, uint64_t id)
 {
-    struct node_disk *disk = find_disk(node, id);
+    struct node_disk *disk = node_find_disk(node, id);
 
     if (!disk || !disk->disk)
         return -ENOENT;

@@ -205,7 +205,11 @@ static void give_failed(const struct database *database, const struct disk_recor
 {
     uint64_t used = database_used_extents(database, disk->base.id);
 
-    if (used > 0)
+    if (disk->role == DISK_ROLE_CACHE)
+        give(ret_verdict, "disk", "Failed",
+             "%s; the logs that were on it are lost, their disks have others and catch up",
+             disk->reason);
+    else if (used > 0)
         give(ret_verdict, "disk", "Failed",
              "%s; %llu extents have no new place yet, which takes room on other disks of its node "
              "or on further nodes",
@@ -217,7 +221,7 @@ static void give_failed(const struct database *database, const struct disk_recor
 void health_of_disk(const struct database *database, const struct disk_record *disk,
                     const struct health_disk *report, struct health_verdict *ret_verdict)
 {
-    if (disk->state == DISK_FAILED && disk->extents == 0) {
+    if (disk->state == DISK_FAILED && disk->extents == 0 && disk->log_bytes == 0) {
         give(ret_verdict, "disk", "Being claimed", "%s", disk->reason);
         return;
     }

@@ -82,7 +82,8 @@ int co_node_make_token(struct node *node, char ret_token[TOKEN_TEXT_MAX],
 /* s2d cluster join. */
 int co_node_join(struct node *node, const char *address, const char *token,
                  struct node_message *ret_message);
-/* s2d disk claim, on this node. role: NULL: capacity. ret_disk: its id. */
+/* s2d disk claim, on this node. role: NULL: cache when the node has slower disks and none faster,
+ * else capacity. ret_disk: its id. */
 int co_node_claim_disk(struct node *node, const char *path, const char *role, uint64_t *ret_disk,
                        struct node_message *ret_message);
 /* s2d volume create: returns when it is online. owner 0: this node. */
@@ -130,6 +131,8 @@ int node_slow_disk(struct node *node, uint64_t disk);
 struct node_disk_status {
     bool open;
     char reason[256]; /* why not */
+    char log_on[NAME_MAX_BYTES]; /* the disk that its log is on; "": it has none */
+    unsigned bound;              /* a cache disk's: logs of other disks on it */
     uint64_t log_bytes, log_used_bytes, dirty_blocks;
     uint64_t verify_errors, healed_blocks, rotten_blocks; /* store.h */
 };

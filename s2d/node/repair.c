@@ -179,7 +179,8 @@ void node_repair_pass(struct node *node)
 
     for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
         wanted |= repair_wanted(database, disk);
-        if (disk->state == DISK_RETIRING && database_used_extents(database, disk->base.id) == 0 &&
+        if (disk->state == DISK_RETIRING && disk->role != DISK_ROLE_CACHE &&
+            database_used_extents(database, disk->base.id) == 0 &&
             !node_task_under_way(node, disk->base.id))
             node_propose_as_leader(
                 node, disk->base.id, 0,

@@ -34,7 +34,7 @@ const struct cli_command cli_commands[] = {
     {"disk", "show", "DISK", NULL, 0, NULL, "Shows a disk, by its number or as NODE:NAME.",
      run_disk_show},
     {"disk", "claim", "PATH",
-     FLAGS({"role", CLI_TEXT, "cache|capacity", "what it is for (capacity)", false},
+     FLAGS({"role", CLI_TEXT, "cache|capacity", "what it is for (cache when slower disks are there)", false},
            {"on", CLI_TEXT, "NODE", "the node it is in (the one asked)", false}),
      0, NULL, "Takes a block device or file into the pool. One with foreign data is refused.",
      run_disk_claim},

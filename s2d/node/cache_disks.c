@@ -1,0 +1,398 @@
+/* Which disk's log is on which cache disk: binding, moving, and the death of a cache disk.
+ *
+ * Each capacity disk that is slower than a cache disk of its node has its log there while that one
+ * has room, evenly. A pass looks, and begins at most one move at a time; every move may be given up
+ * and is tried again. When a cache disk fails, or is not there at a start, the disks that were
+ * bound to it lost their logs: each goes on by itself with a new log on itself, damaged, which the
+ * cluster is told before any of it is served (disks.c); later passes bind it again. */
+#include "resiliency/column_local.h"
+#include "resiliency/store_server.h"
+#include "s2d/node/disks_internal.h"
+
+#define MOVE_AGAIN_NS (2 * SEC) /* after a move that could not be made */
+
+/* ---- opening ---- */
+
+/* The cache disk that has the disk's log, of this very life; NULL: nobody has it. */
+static struct node_disk *cache_of(struct node_disk *disk)
+{
+    const struct disk_log *log = disk_log(disk->disk);
+
+    list_for_each (entry, &disk->owner_node->disks) {
+        struct node_disk *cache = list_entry(entry, struct node_disk, node);
+        const struct cache_region *region;
+
+        if (!cache->disk || cache->role != DISK_CACHE || cache->failed ||
+            !disk_uuid_equal(disk_identity(cache->disk)->uuid, log->device))
+            continue;
+        region = disk_cache_log_of(cache->disk, disk_identity(disk->disk)->uuid);
+        if (region && disk_uuid_equal(region->log_uuid, log->uuid) &&
+            region->offset == log->offset && region->bytes == log->bytes)
+            return cache;
+    }
+    return NULL;
+}
+
+/* What a cache disk still keeps for the disk, which names another log: a binding that was cut
+ * short, or one from before that cache disk was away. An error is the cache disk's, and told by its
+ * users.
+ */
+static void co_release_others(struct node_disk *disk)
+{
+    list_for_each (entry, &disk->owner_node->disks) {
+        struct node_disk *cache = list_entry(entry, struct node_disk, node);
+
+        if (cache->disk && cache->role == DISK_CACHE && !cache->failed && cache != disk->cache &&
+            co_disk_cache_release(cache->disk, disk_identity(disk->disk)->uuid) < 0)
+            cache->look_ns = 0;
+    }
+}
+
+static int co_open_with(struct node_disk *disk)
+{
+    struct store_options options = {.metrics = disk->owner_node->metrics, .name = disk->name};
+
+    if (disk->cache)
+        options.log_device = disk->cache->disk;
+    return co_store_open(disk->owner_node->io, disk->disk, &options, &disk->store);
+}
+
+int co_node_open_log(struct node_disk *disk)
+{
+    struct node *node = disk->owner_node;
+    bool own = disk_log_is_own(disk->disk);
+    struct disk_log log;
+    int r = 0;
+
+    disk->cache = own ? NULL : cache_of(disk);
+    co_release_others(disk);
+    if (own || disk->cache)
+        r = co_open_with(disk);
+    if (r == -ECANCELED || own || (disk->cache && r != -EIO && r != -EBADMSG))
+        return r;
+    log_error(node->io, "disks", "a log on a cache disk is lost; the disk goes on with its own",
+              "disk=%s cache=%s", disk->name, disk->cache ? disk->cache->name : "not there");
+    disk->cache = NULL;
+    log = disk_own_log(disk->disk);
+    r = co_store_begin_log(disk->disk, NULL, &log);
+    return r < 0 ? r : co_open_with(disk);
+}
+
+/* ---- what a loss means ---- */
+
+struct damage {
+    struct node_disk *disk;
+    struct store_extent *columns; /* as the database has them */
+    bool *in_sync;
+    size_t count;
+    struct store_fence *fences;
+    size_t fence_count;
+};
+
+static void damage_done(struct damage *damage)
+{
+    free(damage->columns);
+    free(damage->in_sync);
+    free(damage->fences);
+}
+
+static void add_slab(struct damage *damage, const struct slab_record *slab)
+{
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        const struct column_record *column = &slab->columns[i];
+
+        if (column->disk != damage->disk->id)
+            continue;
+        damage->in_sync[damage->count] = column->state == COLUMN_RECORD_IN_SYNC;
+        damage->columns[damage->count++] = (struct store_extent){
+            .where = {.extent = (uint32_t)column->extent, .generation = column->generation},
+            .vdisk = slab->vdisk,
+            .slab = (uint32_t)slab->number,
+            .column = (uint16_t)i,
+        };
+    }
+}
+
+/* All at one instant of the database. */
+static int damage_gather(struct damage *damage, const struct database *database)
+{
+    size_t extents = disk_geometry(damage->disk->disk)->extent_count, vdisks = 0;
+    const struct vdisk_record *vdisk;
+    const struct slab_record *slab;
+
+    while (database_at(database, TABLE_VDISK, vdisks))
+        vdisks++;
+    damage->columns = calloc(extents, sizeof(*damage->columns));
+    damage->in_sync = calloc(extents, sizeof(*damage->in_sync));
+    damage->fences = calloc(MAX(vdisks, 1u), sizeof(*damage->fences));
+    if (!damage->columns || !damage->in_sync || !damage->fences)
+        return -ENOMEM;
+    for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)) && damage->count < extents;
+         i++)
+        add_slab(damage, slab);
+    for (size_t i = 0; (vdisk = database_at(database, TABLE_VDISK, i)); i++)
+        damage->fences[damage->fence_count++] =
+            (struct store_fence){.vdisk = vdisk->base.id, .epoch = vdisk->epoch};
+    return 0;
+}
+
+/* A damaged row whose column the database still has in-sync, though it was told: the last one. */
+static void withhold_last(void *arg, const struct store_extent *extent)
+{
+    struct damage *damage = arg;
+
+    for (size_t i = 0; i < damage->count && extent->damaged; i++) {
+        if (damage->columns[i].where.extent != extent->where.extent ||
+            damage->columns[i].where.generation != extent->where.generation || !damage->in_sync[i])
+            continue;
+        log_error(damage->disk->owner_node->io, "disks",
+                  "the last copy of a slab may lack writes; it is not read any more",
+                  "disk=%s vdisk=%llu slab=%u", damage->disk->name,
+                  (unsigned long long)extent->vdisk, extent->slab);
+        SOMETIMES("node: a damaged column is the last of its slab");
+        store_withhold(damage->disk->store, extent->where);
+    }
+}
+
+int co_node_settle_damage(struct node_disk *disk)
+{
+    struct node *node = disk->owner_node;
+    struct damage damage = {.disk = disk};
+    int r = damage_gather(&damage, consensus_database(node->consensus));
+
+    if (r == 0 && disk_log_lost(disk->disk)) {
+        SOMETIMES("node: a lost log is settled");
+        r = co_store_settle_loss(disk->store, consensus_applied(node->consensus), damage.columns,
+                                 damage.count, damage.fences, damage.fence_count);
+    }
+    if (r == 0)
+        store_each_extent(disk->store, withhold_last, &damage);
+    damage_done(&damage);
+    return r;
+}
+
+/* ---- the death of a cache disk ---- */
+
+void node_cache_failed(struct node_disk *disk, int error)
+{
+    if (!disk->cache->failed)
+        node_disk_fail(disk->cache, "the medium failed", error);
+    node_reconcile_soon(disk->owner_node);
+}
+
+/* The store goes on with a new log. Its columns are away meanwhile, as if the node were. */
+static void reopen_main(void *arg)
+{
+    struct node_disk *disk = arg;
+    struct node *node = disk->owner_node;
+    int r;
+
+    disk->served = false;
+    store_set_error_handler(disk->store, NULL, NULL); /* we know */
+    co_store_server_remove(node->store_server, disk->id);
+    co_column_local_leave(disk->column);
+    co_store_close(take_ptr(disk->store));
+    disk->told = false;
+    r = co_node_open_log(disk);
+    if (r < 0 && r != -ECANCELED)
+        node_disk_fail(disk, "its store cannot be opened again", r);
+    SOMETIMES_IF(r == 0, "node: a disk goes on after its cache disk died");
+    disk->busy = false;
+    node_reconcile_soon(node);
+}
+
+/* ---- binding ---- */
+
+unsigned node_cache_bound(const struct node_disk *cache)
+{
+    unsigned count = 0;
+
+    list_for_each (entry, &cache->owner_node->disks)
+        count += list_entry(entry, struct node_disk, node)->cache == cache;
+    return count;
+}
+
+static bool takes_logs(const struct node_disk *cache)
+{
+    const struct disk_record *record =
+        database_find(consensus_database(cache->owner_node->consensus), TABLE_DISK, cache->id);
+
+    return cache->role == DISK_CACHE && cache->disk && !cache->failed && record &&
+           record->state == DISK_OK && disk_cache_free_logs(cache->disk) > 0;
+}
+
+/* The cache disk with the fewest logs that the disk's could go to. */
+static struct node_disk *best_cache(const struct node_disk *disk)
+{
+    struct node_disk *best = NULL;
+
+    list_for_each (entry, &disk->owner_node->disks) {
+        struct node_disk *cache = list_entry(entry, struct node_disk, node);
+
+        if (cache != disk->cache && takes_logs(cache) &&
+            (!best || node_cache_bound(cache) < node_cache_bound(best)))
+            best = cache;
+    }
+    return best;
+}
+
+static bool is_retiring(const struct node_disk *disk)
+{
+    const struct disk_record *record =
+        database_find(consensus_database(disk->owner_node->consensus), TABLE_DISK, disk->id);
+
+    return record && record->state == DISK_RETIRING;
+}
+
+struct move {
+    struct node_disk *disk;
+    struct node_disk *to; /* NULL: onto itself */
+};
+
+static int co_move(struct node_disk *disk, struct node_disk *to)
+{
+    struct disk_uuid uuid = disk_identity(disk->disk)->uuid;
+    struct node_disk *from = disk->cache;
+    struct disk_log log;
+    int r = 0;
+
+    if (to)
+        r = co_disk_cache_reserve(to->disk, uuid, &log);
+    else
+        log = disk_own_log(disk->disk);
+    if (r < 0)
+        return r;
+    r = co_store_move_log(disk->store, to ? to->disk : NULL, &log);
+    if (r < 0) {
+        /* given back only if it is sure that the disk does not name it: -EIO may have named it */
+        int undone = to && r == -EAGAIN ? co_disk_cache_release(to->disk, uuid) : 0;
+
+        (void)undone; /* the next reservation for the disk takes it up */
+        return r;
+    }
+    disk->cache = to;
+    return from && !from->failed ? co_disk_cache_release(from->disk, uuid) : 0;
+}
+
+static void move_main(void *arg)
+{
+    struct move *move = arg;
+    struct node_disk *disk = move->disk, *to = move->to;
+    struct node *node = disk->owner_node;
+    int r = co_move(disk, to);
+
+    if (r == 0)
+        log_info(node->io, "disks", "a log has moved", "disk=%s to=%s", disk->name,
+                 to ? to->name : disk->name);
+    if (r < 0)
+        disk->moved_ns = io_now_ns(node->io) + MOVE_AGAIN_NS;
+    if (r == -EIO && to && !to->failed && !disk->failed)
+        to->look_ns = io_now_ns(node->io);
+    disk->busy = false;
+    free(move);
+    node_reconcile_soon(node);
+}
+
+static void begin_move(struct node_disk *disk, struct node_disk *to)
+{
+    struct move *move = calloc(1, sizeof(*move));
+
+    if (!move)
+        return;
+    *move = (struct move){disk, to};
+    disk->busy = true;
+    if (!node_spawn(disk->owner_node, "move-log", move_main, move)) {
+        disk->busy = false;
+        free(move);
+    }
+}
+
+/* Returns whether it began something. */
+static bool bind_disk(struct node_disk *disk)
+{
+    struct node_disk *best;
+
+    if (disk->cache && disk->cache->failed) {
+        disk->busy = true;
+        if (!node_spawn(disk->owner_node, "reopen", reopen_main, disk))
+            disk->busy = false;
+        return true;
+    }
+    if (!disk->served || io_now_ns(disk->owner_node->io) < disk->moved_ns)
+        return false;
+    best = best_cache(disk);
+    if (disk->cache && is_retiring(disk->cache)) {
+        begin_move(disk, best);
+        return true;
+    }
+    if (!best || is_retiring(disk) ||
+        (disk->cache && node_cache_bound(disk->cache) < node_cache_bound(best) + 2))
+        return false;
+    begin_move(disk, best);
+    return true;
+}
+
+static void co_tell_empty(struct node *node, uint64_t id)
+{
+    struct command_result result;
+
+    co_node_propose(
+        node,
+        json_pack("{s:s,s:I,s:b}", "verb", "disk.retire", "disk", (json_int_t)id, "empty", true),
+        &result);
+    command_result_done(&result);
+}
+
+static void empty_main(void *arg)
+{
+    struct node_disk *cache = arg;
+
+    co_tell_empty(cache->owner_node, cache->id);
+    cache->busy = false;
+}
+
+static void retire_cache(struct node_disk *cache)
+{
+    if (cache->busy || !is_retiring(cache) || node_cache_bound(cache) > 0)
+        return;
+    cache->busy = true;
+    if (!node_spawn(cache->owner_node, "cache-empty", empty_main, cache))
+        cache->busy = false;
+}
+
+void node_bind_logs(struct node *node)
+{
+    bool moving = false;
+
+    list_for_each (entry, &node->disks)
+        moving |= list_entry(entry, struct node_disk, node)->busy;
+    list_for_each (entry, &node->disks) {
+        struct node_disk *disk = list_entry(entry, struct node_disk, node);
+
+        if (node->stopping || disk->failed || disk->given_back)
+            continue;
+        if (disk->role == DISK_CACHE)
+            retire_cache(disk);
+        else if (disk->store && !disk->busy && (!moving || (disk->cache && disk->cache->failed)))
+            moving |= bind_disk(disk);
+    }
+}
+
+/* ---- roles ---- */
+
+enum disk_role node_role_for(struct node *node, enum disk_media media)
+{
+    const struct database *database = consensus_database(node->consensus);
+    const struct disk_record *disk;
+    bool slower = false, faster = false;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        enum disk_media of = (enum disk_media)(disk->media + DISK_NVME);
+
+        if (disk->node != node->identity.node || disk->state == DISK_RETIRED)
+            continue;
+        slower |= of > media && disk->role == DISK_ROLE_CAPACITY;
+        faster |= of < media;
+    }
+    return slower && !faster ? DISK_CACHE : DISK_CAPACITY;
+}

@@ -1,0 +1,52 @@
+/* What disks.c and cache_disks.c share. */
+#ifndef S2D_NODE_DISKS_INTERNAL_H
+#define S2D_NODE_DISKS_INTERNAL_H
+
+#include "cache-tier/store.h"
+#include "pool/disk.h"
+#include "s2d/node/node_internal.h"
+
+struct node_disk { /* of this node */
+    struct list node;
+    struct node *owner_node;
+    uint64_t id;
+    char name[NAME_MAX_BYTES];
+    char reason[256]; /* why it is not open; "" when it is */
+    struct disk *disk;
+    enum disk_role role; /* once it is open */
+    struct store *store; /* NULL: a cache disk, or not open */
+    struct column_store *column;
+    struct node_disk *cache; /* where its log is; NULL: on itself */
+    bool failed; /* the medium failed: it is told to the cluster, and not opened again in this life
+                  */
+    bool told;   /* of the failure */
+    bool served; /* to peers, and to mirrors of this node; a cache disk: open */
+    bool given_back;   /* retired: it is no disk of ours any more */
+    bool looking;      /* co_disk_look() is under way */
+    uint64_t look_ns;  /* when it is next */
+    bool busy;         /* its log moves, or the store is opened anew */
+    uint64_t moved_ns; /* its log is not moved again before */
+};
+
+/* disks.c */
+struct node_disk *node_find_disk(struct node *node, uint64_t id); /* NULL: not ours */
+void node_disk_fail(struct node_disk *disk, const char *what, int error);
+
+/* cache_disks.c */
+
+/* Opens the store with the log that the disk names; if that is lost, with a new one on the disk
+ * itself, and the loss is on it. Returns as co_store_open(). */
+must_check int co_node_open_log(struct node_disk *disk);
+/* The disk's log failed with its cache disk: that one has failed, for all. Does not suspend. */
+void node_cache_failed(struct node_disk *disk, int error);
+/* Before a damaged disk is served, and after the database was told of it: what a lost log meant,
+ * and which columns are the last of their slabs. */
+must_check int co_node_settle_damage(struct node_disk *disk);
+/* A look at who is bound to what: begins what is to change, one disk at a time. */
+void node_bind_logs(struct node *node);
+unsigned node_cache_bound(const struct node_disk *cache);
+/* What a disk that is claimed without a role is for: cache, when the node has slower ones and none
+ * that is faster. */
+enum disk_role node_role_for(struct node *node, enum disk_media media);
+
+#endif

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Cache disks on three real daemons: hard disks whose logs lie on a fast disk; under load the cache disk of one node fails, then that of
+another; writes go on, both heal by themselves, nothing acknowledged is lost; a new cache disk is claimed and takes the logs over, and is
+retired again; and all of it holds over a restart of every daemon."""
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools/py")]
+
+from lab import Failed, Lab  # noqa: E402
+from nbd_client import Writer  # noqa: E402
+
+FILE = "v/file"
+WRITERS, BLOCKS = 3, 300
+CAPACITY = ("hdd0", "hdd1")
+
+
+def logs(lab):
+    """{"node1:hdd0": the disk that its log is on}"""
+    return {f"{disk['node']}:{disk['name']}": disk.get("status", {}).get("log_on") for disk in lab.json("disk", "list")
+            if disk["role"] == "capacity"}
+
+
+def await_logs(lab, node, wanted, seconds=20):
+    """The capacity disks of the node have their logs on the disk of that name ("own": each on itself)."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = logs(lab)
+        if all(found[f"node{node}:{name}"] == (name if wanted == "own" else wanted) for name in CAPACITY):
+            return
+        if time.monotonic() > deadline:
+            raise Failed(f"node {node}: logs should be on {wanted}: {found}")
+        time.sleep(0.2)
+
+
+def await_volume(lab, seconds=60):
+    """All copies of the volume are in-sync again. (The cluster is not healthy: a cache disk has failed.)"""
+    deadline = time.monotonic() + seconds
+    while lab.json("volume", "show", "v")["health"] != "Healthy":
+        if time.monotonic() > deadline:
+            raise Failed(f"the volume does not heal: {lab.json('volume', 'show', 'v')}")
+        time.sleep(0.2)
+
+
+def count(writers):
+    return sum(writer.writes for writer in writers)
+
+
+def await_writes(lab, writers, more):
+    wanted = count(writers) + more
+    return lab.stalls(lambda: count(writers) >= wanted)
+
+
+def judge(writers, socket, when):
+    for writer in writers:
+        if writer.errors:
+            raise Failed(f"{when}: writer {writer.number} saw errors: {writer.errors[:3]}")
+        wrong = writer.wrong(socket)
+        if wrong:
+            raise Failed(f"{when}: acknowledged writes are lost or wrong:\n  " + "\n  ".join(wrong[:10]))
+
+
+def fail_cache(lab, writers, node):
+    """The node's cache disk fails under load: writes go on, its disks go on with logs of their own, all heals."""
+    lab.devcluster("fail-disk", node, "nvme0")
+    await_writes(lab, writers, 300)
+    await_logs(lab, node, "own")
+    await_volume(lab)
+
+
+def run(lab):
+    lab.devcluster("up", "--nodes", 3, "--disks", "hdd:2x1G,nvme:1x512M")
+    for node in (1, 2, 3):
+        await_logs(lab, node, "nvme0")
+    lab.s2d("volume", "create", "v", "--size", "256M", "--resiliency", "mirror3")
+    lab.s2d("file", "create", FILE, "--size", "64M")
+    socket = lab.node_dir(3) / "nbd.sock"
+    writers = [Writer(socket, FILE, number, BLOCKS, 1) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    await_writes(lab, writers, 300)
+    for node in (1, 2):
+        fail_cache(lab, writers, node)
+
+    path = lab.node_dir(1) / "disks" / "nvme1"
+    path.touch()
+    subprocess.run(["truncate", "-s", "512M", path], check=True)
+    lab.s2d("disk", "claim", path, node=1)
+    await_logs(lab, 1, "nvme1")
+    await_writes(lab, writers, 300)
+    lab.s2d("disk", "retire", "node3:nvme0", "--yes")
+    await_logs(lab, 3, "own")
+    await_writes(lab, writers, 300)
+    for writer in writers:
+        writer.finish()
+    judge(writers, socket, "after two cache disks failed")
+
+    for node in (1, 2, 3):
+        lab.devcluster("kill", node)
+    for node in (1, 2, 3):
+        lab.devcluster("start", node)
+    await_volume(lab)
+    for disk, on in logs(lab).items():  # those that failed work again
+        if on not in ("nvme0", "nvme1") and not disk.startswith("node3"):
+            raise Failed(f"after a restart the log of {disk} is on {on}")
+    judge(writers, socket, "after a restart of all")
+    print(f"{count(writers)} acknowledged writes, two cache disks failed under them, one came, one was retired")
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="s2d-cache.", dir="/var/tmp") as folder:
+        lab = Lab(pathlib.Path(folder) / "cluster")
+        try:
+            run(lab)
+            return 0
+        except (Failed, OSError, subprocess.SubprocessError, KeyError) as failure:
+            print(f"FAILED: {failure!r}", flush=True)
+            for log in sorted(lab.dir.glob("node*/s2dd.log")):
+                print(f"--- {log.parent.name}", *log.read_text(errors="replace").splitlines()[-30:], sep="\n")
+            return 1
+        finally:
+            lab.devcluster("down")
+
+
+sys.exit(main())
