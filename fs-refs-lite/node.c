@@ -307,9 +307,10 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
     node->state = NODE_LOADING;
     fs->counters.node_reads++;
     r = co_disk_read(fs, node->disk, want->address * BLOCK_SIZE, BLOCK_SIZE);
-    if (r == 0 && fs->error)
+    if (fs->error)
         r = fs->error;
-    if (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume)) {
+    /* -EIO: no copy of it is right any more, which is damage like any other. */
+    if (r == -EIO || (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume))) {
         fs_note_damage(fs);
         r = -EBADMSG;
     }

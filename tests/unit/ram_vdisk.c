@@ -47,6 +47,8 @@ static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint6
         return -ESTALE;
     if (ram->fail_reads_after && --ram->fail_reads_after == 0)
         return ram->fail_error;
+    if (ram->rotten_at && ram->rotten_at >= offset && ram->rotten_at < offset + length)
+        return -EIO;
     memcpy(buffer, ram->memory + offset, length);
     return 0;
 }

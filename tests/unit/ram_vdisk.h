@@ -25,6 +25,8 @@ struct ram_vdisk {
                             fail_error, once */
     uint64_t fail_reads_after;
     int fail_error;
+    uint64_t
+        rotten_at; /* bytes: the block there reads as -EIO, as without any right copy; 0: none */
 
     uint64_t slabs; /* thin: so many slabs of 1 MiB are left in the pool; UINT64_MAX: thick */
     uint8_t *slab_there;

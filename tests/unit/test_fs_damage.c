@@ -95,6 +95,9 @@ static uint32_t magic_of(struct world *world, uint64_t block)
     return magic;
 }
 
+/* Of a volume with this seed the vdisk itself cannot read the block. */
+#define NO_RIGHT_COPY 2
+
 static void co_each_block(struct world *world)
 {
     uint64_t nodes = 0, bitmaps = 0, lost_most = 0;
@@ -117,7 +120,10 @@ static void co_each_block(struct world *world)
         world->which = block;
         saved = malloc(world->ram.vdisk.size_bytes);
         memcpy(saved, world->ram.memory, world->ram.vdisk.size_bytes);
-        flip(world, block, 64 + (unsigned)(block * 7919 % (BLOCK_SIZE - 64)));
+        if (world->seed == NO_RIGHT_COPY)
+            world->ram.rotten_at = block * BLOCK_SIZE;
+        else
+            flip(world, block, 64 + (unsigned)(block * 7919 % (BLOCK_SIZE - 64)));
         r = co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs);
         if (r == 0) {
             unsigned whole = co_count_files(world);
@@ -140,6 +146,7 @@ static void co_each_block(struct world *world)
         } else {
             check_int(r, -EBADMSG);
         }
+        world->ram.rotten_at = 0;
         memcpy(world->ram.memory, saved, world->ram.vdisk.size_bytes);
         free(saved);
     }
@@ -155,6 +162,7 @@ static void each_block_costs_what_hangs_on_it(void **state)
 {
     (void)state;
     world_run(VOLUME, 1, co_each_block);
+    world_run(VOLUME, NO_RIGHT_COPY, co_each_block);
 }
 
 static void co_copies(struct world *world)
