@@ -86,6 +86,9 @@ void cli_print_help(FILE *out, const char *noun, const struct cli_command *comma
         snprintf(name, sizeof(name), "%s %s", c->noun, c->verb);
         fprintf(out, "  %-16s %s\n", name, c->help);
     }
+    if (!noun) /* a program of its own (tools/fsck): it asks no node */
+        fputs("\n  fsck             checks the disks of nodes that are stopped: s2d fsck --help\n",
+              out);
     print_globals(out);
 }
 
@@ -164,6 +167,12 @@ void cli_print_man(FILE *out)
         last = command->noun;
         print_man_command(out, command);
     }
+    fputs(".SH NODES THAT ARE STOPPED\n.TP\n.B \"s2d fsck [\\-\\-repair] NODE\\-FOLDER ...\"\n"
+          "Checks their disks: superblocks, logs, extent tables, checksums, all copies of all "
+          "volumes, and the file systems on them. Give the folders of as many nodes as can be "
+          "reached (/var/lib/s2d on a server). Nothing is changed; \\-\\-repair writes damaged "
+          "superblocks again from their twins, all else is mended by the daemon.\n",
+          out);
     fputs(".SH EXIT STATUS\n", out);
     for (size_t i = 0; i < ARRAY_SIZE(statuses); i++) {
         fprintf(out, ".TP\n.B %d\n", statuses[i].status);
