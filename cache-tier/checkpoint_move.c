@@ -20,37 +20,43 @@ static bool move_valid(const struct move *move)
            !move->pending->dropped;
 }
 
+/* As it was appended, with a newer watermark. */
+static struct record pending_record(const struct pending *pending, struct log_position watermark)
+{
+    return (struct record){
+        .vdisk = pending->stream->vdisk,
+        .where = pending->where,
+        .slab = pending->slab,
+        .column = pending->column,
+        .kind = pending->kind,
+        .flags = pending->flags,
+        .block = pending->block,
+        .count = pending->count,
+        .address = pending->address,
+        .epoch = pending->epoch,
+        .position = pending->position,
+        .watermark = watermark,
+        .client_session = pending->client_session,
+        .client_number = pending->client_number,
+    };
+}
+
 static bool move_encode(struct log_item *item, void *to)
 {
     struct move *move = container_of(item, struct move, control.item);
     struct store *store = move->control.store;
     const struct pending *pending = move->pending;
     struct log_data_record *record = to;
+    struct record as_it_was;
 
     SOMETIMES_IF(!move_valid(move),
                  "checkpoint: a record is committed or dropped before it is moved");
     if (!move_valid(move))
         return false; /* committed or dropped meanwhile: then it is not in the way */
     move->watermark = move->stream->watermark;
-    record->head.kind = pending->kind == RECORD_WRITE ? LOG_WRITE : LOG_ZERO;
-    record->head.column = pending->column;
-    record->head.bytes = item->header_bytes;
-    record->head.data_blocks = item->data_blocks;
-    record->head.flags = (pending->flags & ~(uint32_t)RECORD_VERIFIED) | LOG_MOVED;
-    record->vdisk = pending->stream->vdisk;
-    record->extent = pending->where.extent;
-    record->slab = pending->slab;
-    record->generation = pending->where.generation;
-    record->session = pending->position.session;
-    record->seq = pending->position.seq;
-    record->epoch = pending->epoch;
-    record->watermark_session = move->watermark.session;
-    record->watermark_seq = move->watermark.seq;
-    record->client_session = pending->client_session;
-    record->client_number = pending->client_number;
-    record->address = pending->address;
-    record->block = pending->block;
-    record->count = pending->count;
+    as_it_was = pending_record(pending, move->watermark);
+    store_encode_record(&as_it_was, LOG_MOVED, record);
+    assert(record->head.bytes == item->header_bytes);
     for (uint32_t i = 0; i < item->data_blocks; i++)
         record->sums[i] = overlay_sum(store->overlay, pending->ring_block + i);
     return true;

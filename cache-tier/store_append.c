@@ -89,8 +89,8 @@ static struct store_append *append_of(struct log_item *item)
     return container_of(item, struct store_append, item);
 }
 
-static void record_encode(const struct record *record, const uint64_t *sums, uint32_t more_flags,
-                          struct log_data_record *to)
+void store_encode_record(const struct record *record, uint32_t more_flags,
+                         struct log_data_record *to)
 {
     bool has_data = record->kind == RECORD_WRITE;
 
@@ -114,16 +114,17 @@ static void record_encode(const struct record *record, const uint64_t *sums, uin
     to->address = record->address;
     to->block = record->block;
     to->count = record->count;
-    if (has_data)
-        memcpy(to->sums, sums, record->count * sizeof(uint64_t));
 }
 
 static bool append_encode(struct log_item *item, void *to)
 {
     struct store_append *append = append_of(item);
+    struct log_data_record *record = to;
 
     append->stream->placed_seq = append->record.position.seq;
-    record_encode(&append->record, append->sums, 0, to);
+    store_encode_record(&append->record, 0, record);
+    if (append->record.kind == RECORD_WRITE)
+        memcpy(record->sums, append->sums, append->record.count * sizeof(uint64_t));
     return true;
 }
 

@@ -168,6 +168,9 @@ void store_note_head(struct store *store);
  */
 bool store_is_append_of(void *stream, const struct log_item *item);
 
+/* A record as the log has it, but for its checksums: record->count of them for a RECORD_WRITE. */
+void store_encode_record(const struct record *record, uint32_t more_flags,
+                         struct log_data_record *to);
 /* A record is durable at place. moved: it is a copy of an older record of its stream. */
 void store_apply(struct store *store, struct stream *stream, const struct record *record,
                  const uint64_t *sums, const struct record_place *place, bool moved);
