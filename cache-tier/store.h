@@ -199,14 +199,15 @@ bool store_stream_info(const struct store *store, uint64_t vdisk,
  * the caller's credit bounds what can queue). done() is never called from inside. */
 void store_append(struct store *store, struct store_append *append);
 
-struct store_tail_record { /* a record above the watermark */
+struct store_tail_record {
     struct log_position position;
-    struct extent_ref where;
+    struct extent_ref where; /* of one above the watermark */
     uint32_t slab;
     uint16_t column;
     uint8_t kind;
     uint32_t flags;
     uint32_t block, count;
+    uint64_t client_session, client_number; /* session 0: not of a client */
 };
 struct store_seal {
     uint64_t sealed_epoch;         /* after the call */
@@ -214,7 +215,8 @@ struct store_seal {
     struct log_position
         durable; /* the last record of the present session that is durable here; seq 0: none */
     struct store_tail_record
-        *tail; /* all records above the watermark, by position; free with store_seal_done() */
+        *tail; /* by position: what is remembered of clients' last requests at or below the
+                  watermark (recent.h), then all records above it. Free with store_seal_done() */
     size_t tail_count;
 };
 /* Fences every lower epoch and enters session (>= the stream's; a new one starts at prev_seq 0);
@@ -241,6 +243,14 @@ must_check int co_store_mark(struct store *store, uint64_t vdisk, uint64_t epoch
 struct block_set { /* a bit to each block of a request of up to RECORD_BLOCKS_MAX */
     uint64_t bits[RECORD_BLOCKS_MAX / 64];
 };
+static inline bool block_set_has(const struct block_set *set, uint32_t i)
+{
+    return set->bits[i / 64] >> (i % 64) & 1;
+}
+static inline void block_set_add(struct block_set *set, uint32_t i)
+{
+    set->bits[i / 64] |= UINT64_C(1) << (i % 64);
+}
 must_check int co_store_read(struct store *store, uint64_t vdisk, struct extent_ref where,
                              uint32_t block, uint32_t count, uint64_t address, void *buffer,
                              uint64_t *ret_sums, struct block_set *ret_bad);

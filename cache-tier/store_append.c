@@ -254,6 +254,21 @@ static void pass_over_blocks(struct store *store, const struct pending *pending)
         overlay_remove(store->overlay, pending->ring_block + i);
 }
 
+static void remember_request(struct stream *stream, const struct pending *pending)
+{
+    struct recent_piece piece = {
+        .client_session = pending->client_session,
+        .client_number = pending->client_number,
+        .position = pending->position,
+        .slab = pending->slab,
+        .block = pending->block,
+        .count = pending->count,
+    };
+
+    if (pending->client_session != 0)
+        recent_add(&stream->recent, &piece);
+}
+
 static void pending_commit(struct store *store, struct pending *pending, uint64_t stamp)
 {
     bool pass_over = pending->moved && store->passing_copies;
@@ -262,6 +277,7 @@ static void pending_commit(struct store *store, struct pending *pending, uint64_
     SOMETIMES_IF(pass_over, "replay: a copy that was destaged is passed over");
     if (pass_over)
         pass_over_blocks(store, pending);
+    remember_request(pending->stream, pending);
     stream_remove_pending(pending->stream, pending);
     if (!pending->moved || pass_over) {
         pending_put(&store->streams, pending);

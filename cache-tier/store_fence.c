@@ -66,6 +66,31 @@ static void turn_away_waiting(struct store *store, struct stream *stream)
     stream->accepted_seq = stream->placed_seq;
 }
 
+/* What is remembered of clients' requests that count. */
+static int seal_fill_recent(const struct stream *stream, struct store_seal *seal)
+{
+    size_t count = recent_count(&stream->recent);
+    cleanup(freep) struct recent_piece *pieces = calloc(MAX(count, (size_t)1), sizeof(*pieces));
+
+    if (!pieces)
+        return -ENOMEM;
+    recent_list(&stream->recent, pieces);
+    seal->tail = calloc(count + stream->pending_count + 1, sizeof(*seal->tail));
+    if (!seal->tail)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++)
+        seal->tail[seal->tail_count++] = (struct store_tail_record){
+            .position = pieces[i].position,
+            .slab = pieces[i].slab,
+            .kind = RECORD_WRITE,
+            .block = pieces[i].block,
+            .count = pieces[i].count,
+            .client_session = pieces[i].client_session,
+            .client_number = pieces[i].client_number,
+        };
+    return 0;
+}
+
 static int seal_fill(const struct stream *stream, struct store_seal *ret_seal)
 {
     struct store_seal seal = {
@@ -73,10 +98,10 @@ static int seal_fill(const struct stream *stream, struct store_seal *ret_seal)
         .watermark = stream->watermark,
         .durable = {.session = stream->session, .seq = stream->durable_seq},
     };
+    int r = seal_fill_recent(stream, &seal);
 
-    seal.tail = calloc(MAX(stream->pending_count, 1), sizeof(*seal.tail));
-    if (!seal.tail)
-        return -ENOMEM;
+    if (r < 0)
+        return r;
     list_for_each (node, &stream->pending) {
         const struct pending *pending = list_entry(node, struct pending, node);
 
@@ -89,9 +114,10 @@ static int seal_fill(const struct stream *stream, struct store_seal *ret_seal)
             .flags = pending->flags & ~(uint32_t)RECORD_VERIFIED,
             .block = pending->block,
             .count = pending->count,
+            .client_session = pending->client_session,
+            .client_number = pending->client_number,
         };
     }
-    assert(seal.tail_count == stream->pending_count);
     *ret_seal = seal;
     return 0;
 }

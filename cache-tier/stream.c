@@ -15,6 +15,7 @@ void streams_done(struct streams *streams)
     HASH_ITER(hh, streams->table, stream, next)
     {
         HASH_DEL(streams->table, stream);
+        recent_done(&stream->recent);
         free(stream);
     }
     for (uint32_t i = 0; i < streams->chunk_count; i++)

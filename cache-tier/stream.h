@@ -8,7 +8,7 @@
 
 #include <uthash.h>
 
-#include "cache-tier/store.h"
+#include "cache-tier/recent.h"
 
 struct stream {
     uint64_t vdisk;
@@ -23,6 +23,7 @@ struct stream {
     struct log_position durable_watermark;
     struct list pending; /* struct pending, by position */
     uint64_t pending_count;
+    struct recent recent; /* committed, as far as known here */
     UT_hash_handle hh;
 };
 

@@ -251,6 +251,7 @@ static int co_data_on(struct fs_inode *inode, const struct csv_request *request,
     struct client_request number = {
         .session = csv_client_session(request->client, request->client_counter),
         .number = request->number,
+        .is_repeat = request->op == CSV_WRITE && request->flags & CSV_WRITE_REPEAT,
     };
     uint64_t length = 0;
     int r;

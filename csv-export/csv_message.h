@@ -40,7 +40,7 @@ enum csv_op {
     CSV_OPEN,       /* ino, handle, flags (enum csv_open_flags), incarnation, bulk: path → attr */
     CSV_CLOSE,      /* handle */
     CSV_READ,       /* handle, offset, length → bulk */
-    CSV_WRITE,      /* handle, offset, bulk */
+    CSV_WRITE,      /* handle, offset, flags (enum csv_write_flags), bulk */
     CSV_ALLOCATE,   /* handle, offset, length, flags (enum fs_allocate_flags) */
     CSV_PUNCH,      /* handle, offset, length */
     CSV_ZERO,       /* handle, offset, length */
@@ -54,6 +54,10 @@ enum csv_op {
 
 enum csv_open_flags {
     CSV_OPEN_READ_ONLY = BIT(0),
+};
+
+enum csv_write_flags {
+    CSV_WRITE_REPEAT = BIT(0), /* it was sent before, and not answered */
 };
 
 /* What a request says, whichever way it goes. Pointers are borrowed. */

@@ -335,6 +335,8 @@ static int co_run_named(struct csv_volume *volume, struct csv_request *request,
         SOMETIMES_IF(csv_op_is_named(request->op), "csv: a metadata request is sent again");
         if (PLANTED(CSV_NEW_NAME) && csv_op_is_named(request->op))
             request->name_of.sequence = ++volume->sequences[request->name_of.slot];
+        if (request->op == CSV_WRITE)
+            request->flags |= CSV_WRITE_REPEAT;
         counter_add(&volume->csv->counters.resent, 1);
         reply->bulk_bytes = room;
     }

@@ -195,13 +195,9 @@ int co_file_overwrite(struct fs_inode *inode, const struct extent *extent, const
         fs->counters.data_writes++;
         if (buffer && is_aligned(buffer, offset) && step >= BLOCK_SIZE) {
             step = ALIGN_DOWN(step, BLOCK_SIZE);
-            if (step < length)
-                request = NO_CLIENT;
             r = co_disk_write(fs, buffer, extent_address(extent, offset), step, request);
         } else {
             step = MIN(step, BOUNCE_BYTES - offset % BLOCK_SIZE);
-            if (step < length)
-                request = NO_CLIENT;
             r = co_overwrite_bounced(inode, extent, buffer, offset, offset + step, request);
         }
         if (r < 0)
@@ -434,17 +430,13 @@ static int co_write_locked(struct fs_inode *inode, const char *buffer, uint64_t 
         int r = co_file_extent(inode, offset / BLOCK_SIZE, blocks_covering(offset, end), &extent);
 
         if (r == 0 && extent.is_shared) {
-            request = NO_CLIENT;
             r = co_file_write_shared(inode, buffer, offset, end, unit, &done);
             was_touched = true;
         } else if (r == 0) {
             done = MIN(end, extent_end(&extent));
-            if (done < end)
-                request = NO_CLIENT;
             r = co_file_overwrite(inode, &extent, buffer, offset, done - offset, request);
             was_touched = true;
         } else if (r == -ENOENT) {
-            request = NO_CLIENT;
             r = co_find_hole(inode, offset, end, unit, &extent);
             if (r == 0)
                 r = co_write_hole(inode, &extent, buffer, offset, end, &done);
@@ -562,8 +554,6 @@ static int co_write(struct fs_inode *inode, const void *buffer, uint64_t offset,
     while (r == 0 && offset < end) {
         uint64_t step = MIN(end - offset, CHUNK_BYTES - offset % CLUSTER_BYTES);
 
-        if (step < length)
-            request = NO_CLIENT; /* more than one write: see co_file_overwrite() */
         r = co_write_chunk(inode, at, offset, offset + step, request);
         at += step;
         offset += step;

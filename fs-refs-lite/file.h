@@ -17,8 +17,8 @@ must_check int co_file_extent(struct fs_inode *inode, uint64_t file_block, uint6
                               struct extent *ret_extent);
 
 /* Writes bytes of an extent's blocks in place, reading first what it covers in part. buffer NULL:
- * zeros. The caller holds the range. request goes to the vdisk when one write does it all: two
- * writes under one name would look like a repeat. */
+ * zeros. The caller holds the range. request goes to the vdisk, which knows its repeat block by
+ * block. */
 must_check int co_file_overwrite(struct fs_inode *inode, const struct extent *extent,
                                  const char *buffer, uint64_t offset, uint64_t length,
                                  struct client_request request);

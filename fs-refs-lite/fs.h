@@ -250,8 +250,8 @@ int co_fs_read(struct fs_inode *inode, void *buffer, uint64_t offset, uint64_t l
                uint64_t *ret_length);
 
 /* Writes, extends, fills holes. On an error any part may have been written. -ENOSPC, -EFBIG.
- * A repeated data request simply runs again; request goes to the vdisk, which may know the repeat,
- * only where one write in place of the vdisk is all there is to do. */
+ * request goes to the vdisk with what is written in place: blocks that a repeat wrote already are
+ * left alone there. What fills holes, or replaces what is shared, runs again. */
 int co_fs_write(struct fs_inode *inode, const void *buffer, uint64_t offset, uint64_t length,
                 struct client_request request);
 

@@ -141,6 +141,18 @@ static int compare_tail(const void *a, const void *b)
     return log_position_compare(left->position, right->position);
 }
 
+/* The tail begins with clients' requests that are committed. */
+static void learn_committed(struct mirror *mirror, struct store_seal *seal)
+{
+    size_t count = 0;
+
+    while (count < seal->tail_count &&
+           log_position_compare(seal->tail[count].position, seal->watermark) <= 0)
+        takeover_learn(mirror, &seal->tail[count++]);
+    seal->tail_count -= count;
+    memmove(seal->tail, seal->tail + count, seal->tail_count * sizeof(*seal->tail));
+}
+
 /* The first seal of a session hears what the takeover must write again; later ones in the same
  * session only report our own records. */
 static void feed_keep_tail(struct feed *feed, struct store_seal *seal)
@@ -150,6 +162,7 @@ static void feed_keep_tail(struct feed *feed, struct store_seal *seal)
         feed->sealed = true;
         return;
     }
+    learn_committed(feed->mirror, seal);
     if (seal->tail_count > 0)
         qsort(seal->tail, seal->tail_count, sizeof(seal->tail[0]), compare_tail);
     feed->seal = *seal;

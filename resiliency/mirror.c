@@ -218,6 +218,7 @@ static void mirror_destroy(struct mirror *mirror)
     while (!list_empty(&mirror->feeds))
         feed_free(list_first(&mirror->feeds, struct feed, node));
     vdisk_config_put(mirror->config);
+    recent_done(&mirror->recent);
     free(mirror->slab_feeds);
     free(mirror->slabs);
     free(mirror->writes);

@@ -5,6 +5,7 @@
 #ifndef S2D_RESILIENCY_MIRROR_PRIVATE_H
 #define S2D_RESILIENCY_MIRROR_PRIVATE_H
 
+#include "cache-tier/recent.h"
 #include "resiliency/feed.h"
 #include "resiliency/mirror.h"
 #include "resiliency/parity_layout.h"
@@ -78,6 +79,8 @@ struct mirror {
     struct list free_writes;
     struct co_sem write_slots;
     struct co_sem stripe_room; /* bytes; parity */
+
+    struct recent recent; /* committed; an empty one in parity */
 
     struct co_cond changed;  /* configuration, feeds, slabs, life */
     struct co_cond progress; /* in_flight shrank */
@@ -282,6 +285,8 @@ void takeover_each_record(const struct mirror *mirror, uint32_t slab, uint32_t c
                           void (*fn)(void *arg, uint32_t column,
                                      const struct store_tail_record *record),
                           void *arg);
+/* A predecessor's record, of a client, that counts. */
+void takeover_learn(struct mirror *mirror, const struct store_tail_record *record);
 #define REWRITE_DEPTH 8 /* runs being written again at once */
 
 /* Brings the stale columns of an open feed up to in-sync. Returns 0 when a configuration shows

@@ -26,16 +26,6 @@ struct read_request {
 
 /* ---- one column ---- */
 
-static bool set_has(const struct block_set *set, uint32_t i)
-{
-    return set->bits[i / 64] >> (i % 64) & 1;
-}
-
-static void set_add(struct block_set *set, uint32_t i)
-{
-    set->bits[i / 64] |= UINT64_C(1) << (i % 64);
-}
-
 /* What came over the network: the peer verified it before it left. */
 static int verify_received(const struct mirror *mirror, struct write_extent extent,
                            uint64_t address, const char *buffer, const uint64_t *sums,
@@ -49,7 +39,7 @@ static int verify_received(const struct mirror *mirror, struct write_extent exte
                                           mirror->vdisk.id, address + done, sums + done);
         if (done == extent.count)
             break;
-        set_add(bad, done++);
+        block_set_add(bad, done++);
         r = -EBADMSG;
     }
     return r;
@@ -298,7 +288,7 @@ static int co_fill_bad(struct read_request *request, uint32_t column, const stru
         struct write_extent run = {request->extent.slab, request->extent.block + i, 0};
         int r;
 
-        while (i < request->extent.count && run.count < PIECE_BLOCKS && set_has(bad, i)) {
+        while (i < request->extent.count && run.count < PIECE_BLOCKS && block_set_has(bad, i)) {
             run.count++;
             i++;
         }

@@ -410,6 +410,64 @@ void write_leave(struct mirror *mirror, uint32_t slab, bool trimmed)
         co_cond_broadcast(&mirror->progress);
 }
 
+/* ---- clients' requests (recent.h) ---- */
+
+static struct recent_piece request_piece(struct write_extent extent, struct client_request request)
+{
+    return (struct recent_piece){
+        .client_session = request.session,
+        .client_number = request.number,
+        .slab = extent.slab,
+        .block = extent.block,
+        .count = extent.count,
+    };
+}
+
+/* A commit, remembered. data NULL: zeros. */
+static int co_write_client(struct mirror_write *write, struct write_extent extent, const void *data,
+                           struct client_request request)
+{
+    struct recent_piece piece = request_piece(extent, request);
+    int r = co_write_commit(write, extent, data, 0, request);
+
+    if (r < 0 || request.session == 0)
+        return r;
+    piece.position = (struct log_position){write->mirror->session, write->seq};
+    recent_add(&write->mirror->recent, &piece);
+    return 0;
+}
+
+/* What the request has not written yet. Under its lock: all that ran of it before has ended. */
+static int co_write_repeat(struct mirror_write *write, struct write_extent extent, const char *data,
+                           struct client_request request)
+{
+    struct mirror *mirror = write->mirror;
+    struct recent_piece piece = request_piece(extent, request);
+    struct block_set done = {0};
+    uint32_t i = 0;
+    int r = 0;
+
+    recent_find(&mirror->recent, &piece, &done);
+    while (r == 0 && i < extent.count) {
+        struct write_extent run = {extent.slab, extent.block + i, 0};
+        const char *from = data + (size_t)i * BLOCK_SIZE;
+
+        while (i < extent.count && !block_set_has(&done, i)) {
+            run.count++;
+            i++;
+        }
+        if (run.count == 0) {
+            SOMETIMES("mirror: a repeat is answered, it was written before");
+            i++;
+            continue;
+        }
+        checksum_blocks(from, run.count, mirror->vdisk.id,
+                        slab_address(mirror, run.slab, run.block), write->sums);
+        r = co_write_client(write, run, from, request);
+    }
+    return r;
+}
+
 /* data NULL: zeros. */
 static int co_write_piece(struct mirror *mirror, struct write_extent extent, const void *data,
                           struct client_request request)
@@ -428,7 +486,10 @@ static int co_write_piece(struct mirror *mirror, struct write_extent extent, con
             checksum_blocks(data, extent.count, mirror->vdisk.id, address, write->sums);
         co_range_lock(&mirror->lock, &write->hold,
                       PLANTED(WRITE_NO_LOCK) ? (uintptr_t)write : address, extent.count, true);
-        r = co_write_commit(write, extent, data, 0, request);
+        if (request.is_repeat && data && !PLANTED(REPEAT_RUNS))
+            r = co_write_repeat(write, extent, data, request);
+        else
+            r = co_write_client(write, extent, data, request);
         range_unlock(&mirror->lock, &write->hold);
         write_put(write);
     }

@@ -383,6 +383,8 @@ void store_tail_encode(const struct store_tail_record *records, uint32_t count,
             .column = records[i].column,
             .kind = records[i].kind,
             .flags = records[i].flags & RECORD_FLAGS_KNOWN,
+            .client_session = records[i].client_session,
+            .client_number = records[i].client_number,
         };
 }
 
@@ -404,6 +406,8 @@ int store_tail_decode(const void *data, uint32_t count, struct store_tail_record
             .flags = format.flags,
             .block = format.block,
             .count = format.count,
+            .client_session = format.client_session,
+            .client_number = format.client_number,
         };
     }
     return 0;

@@ -35,7 +35,7 @@ enum store_message_type {
     STORE_READ,
 };
 
-#define STORE_MESSAGE_VERSION 1
+#define STORE_MESSAGE_VERSION 2
 #define STORE_ACKS_MAX 128  /* in one message */
 #define STORE_TAIL_MAX 4096 /* records of a tail in one answer; the rest is asked for */
 #define STORE_REFS_MAX 4096 /* columns in one call */
@@ -125,8 +125,9 @@ struct store_tail_format {
     uint16_t column;
     uint8_t kind, reserved;
     uint32_t flags;
+    uint64_t client_session, client_number;
 };
-static_assert(sizeof(struct store_tail_format) == 48, "wire format");
+static_assert(sizeof(struct store_tail_format) == 64, "wire format");
 void store_tail_encode(const struct store_tail_record *records, uint32_t count,
                        struct store_tail_format *to);
 /* data: as many as store_seal_answer_decode() found. */

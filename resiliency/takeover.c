@@ -21,8 +21,9 @@
 
 /* The newest record of a block. */
 struct version {
-    struct log_position position; /* session 0: no record above the watermark */
-    uint8_t columns;              /* a bit to each column that has it */
+    struct log_position position;  /* session 0: no record above the watermark */
+    struct client_request request; /* whose it is, also when it is written again */
+    uint8_t columns;               /* a bit to each column that has it */
     uint8_t kind;
 };
 
@@ -31,6 +32,7 @@ struct takeover {
     uint32_t slab;
     struct version *versions; /* by block */
     uint32_t next_block;
+    bool took_older; /* a newest record somewhere could not be read */
     int error;
     struct co_group workers;
 };
@@ -98,7 +100,11 @@ static void take_version(void *arg, uint32_t column, const struct store_tail_rec
         if (PLANTED(TAKEOVER_WRITES_OLDEST) && version->position.session != 0)
             order = -order;
         if (order > 0)
-            *version = (struct version){record->position, 0, record->kind};
+            *version = (struct version){
+                .position = record->position,
+                .request = {.session = record->client_session, .number = record->client_number},
+                .kind = record->kind,
+            };
         if (order >= 0)
             version->columns |= (uint8_t)BIT(column);
     }
@@ -220,8 +226,13 @@ static int co_read_newest(struct takeover *takeover, struct write_extent run, ch
         return 0;
     }
     r = co_read_version(takeover->mirror, run, version.columns, buffer, sums);
-    if (r == -EIO && run.count == 1)
+    if (r != -EIO)
+        return r;
+    takeover->took_older = true;
+    if (run.count == 1) {
+        takeover->versions[run.block].request = (struct client_request){0};
         r = co_read_older(takeover->mirror, run, version, buffer, sums);
+    }
     return r;
 }
 
@@ -234,9 +245,48 @@ static bool all_unwritten(const uint64_t *sums, uint32_t count)
     return true;
 }
 
-static int co_write_again(struct mirror *mirror, struct write_extent run, const char *buffer,
+/* ---- whose requests they were ---- */
+
+static void learn_request(void *arg, uint32_t column, const struct store_tail_record *record)
+{
+    (void)column;
+    takeover_learn(arg, record);
+}
+
+/* Each record of the slab was committed, or is by now: it was written again, or a newer one of its
+ * blocks was, which began after it had been committed (I7). Unless one could not be read: then
+ * nobody knows, and a repeat runs again. */
+static void learn_requests(const struct takeover *takeover)
+{
+    struct mirror *mirror = takeover->mirror;
+
+    for (uint32_t i = 0; i < mirror->config->width && !takeover->took_older; i++) {
+        if (is_in_sync(mirror, takeover->slab, i))
+            takeover_each_record(mirror, takeover->slab, i, learn_request, mirror);
+    }
+}
+
+void takeover_learn(struct mirror *mirror, const struct store_tail_record *record)
+{
+    struct recent_piece piece = {
+        .client_session = record->client_session,
+        .client_number = record->client_number,
+        .position = record->position,
+        .slab = record->slab,
+        .block = record->block,
+        .count = record->count,
+    };
+
+    if (record->client_session != 0 && !mirror->erasure && !PLANTED(REQUESTS_NOT_LEARNED))
+        recent_learn(&mirror->recent, &piece);
+}
+
+/* ---- writing ---- */
+
+static int co_write_again(struct takeover *takeover, struct write_extent run, const char *buffer,
                           const uint64_t *sums)
 {
+    struct mirror *mirror = takeover->mirror;
     uint64_t address = slab_address(mirror, run.slab, run.block);
     struct mirror_write *write = co_write_get(mirror);
     int r;
@@ -248,7 +298,7 @@ static int co_write_again(struct mirror *mirror, struct write_extent run, const 
     if (buffer)
         checksum_blocks(buffer, run.count, mirror->vdisk.id, address, write->sums);
     co_range_lock(&mirror->lock, &write->hold, address, run.count, true);
-    r = co_write_commit(write, run, buffer, RECORD_REWRITE, (struct client_request){0});
+    r = co_write_commit(write, run, buffer, RECORD_REWRITE, takeover->versions[run.block].request);
     range_unlock(&mirror->lock, &write->hold);
     write_put(write);
     if (r == 0)
@@ -267,10 +317,10 @@ static int co_rewrite_run(struct takeover *takeover, struct write_extent run, ch
     SOMETIMES_IF(takeover->versions[run.block].kind == RECORD_ZERO,
                  "takeover: a trim is written again");
     if (takeover->versions[run.block].kind == RECORD_ZERO)
-        return co_write_again(mirror, run, NULL, NULL);
+        return co_write_again(takeover, run, NULL, NULL);
     r = co_read_newest(takeover, run, buffer, sums);
     if (r == 0)
-        return co_write_again(mirror, run, buffer, sums);
+        return co_write_again(takeover, run, buffer, sums);
     if (r != -EIO)
         return r;
     if (run.count == 1) {
@@ -350,6 +400,8 @@ static int co_rewrite_blocks(struct mirror *mirror, uint32_t slab)
     if (takeover.error == 0 && takeover.next_block < mirror->config->slab_blocks &&
         next_run(&takeover, &(struct write_extent){0}))
         return -ENOMEM; /* no worker could be started */
+    if (takeover.error == 0)
+        learn_requests(&takeover);
     return takeover.error;
 }
 

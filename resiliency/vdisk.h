@@ -20,10 +20,13 @@
 struct vdisk;
 
 /* What makes a repeated request the same request (design.md, client sessions). session 0: not from
- * a client. */
+ * a client. is_repeat: it was sent before and not answered; the blocks that it has written are left
+ * alone, for somebody else may have written them since. A mirror alone knows (recent.h), and only
+ * writes. */
 struct client_request {
     uint64_t session;
     uint64_t number;
+    bool is_repeat;
 };
 
 struct vdisk_ops {

@@ -31,6 +31,8 @@
     X(LAST_GOES_STALE, "mirror", "the last in-sync column is marked stale too")                    \
     X(RESEND_FORGOTTEN, "mirror", "after a reconnect nothing is sent again")                       \
     X(TAKEOVER_SKIPPED, "mirror", "a new session serves at once, without sealing anybody [RESUME]")   \
+    X(REPEAT_RUNS, "aimed", "a repeated data request runs again")                                  \
+    X(REQUESTS_NOT_LEARNED, "aimed", "a takeover does not learn which requests were done")         \
     /* parity: I6, I7, I8 of rows */                                                               \
     X(PARITY_ACK_DATA, "parity", "a write is committed when its data columns have it [DATAACK]")   \
     X(PARITY_NO_LOCK, "parity", "a write of part of a row forgets the row's lock [NOLOCK]")        \

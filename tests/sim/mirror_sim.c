@@ -412,15 +412,16 @@ static void run(uint64_t seed, uint32_t data_columns, void (*play_it)(struct clu
     begin(cluster);
     play_it(cluster);
     finish(cluster);
-    printf("seed %llu: %.1f s, %u writes, %u reads, %u unanswered, %u crashes, %u takeovers, %u "
+    printf("seed %llu: %.1f s, %u writes, %u reads, %u unanswered, %u repeated, %u crashes, %u "
+           "takeovers, %u "
            "stale, %u in-sync, %u rewritten, %u moved, %u replaced, %u rotten, %u healed, %u lost, "
            "transcript %016llx\n",
            (unsigned long long)seed, (double)sim_now_ns(cluster->sim) / 1e9, cluster->count.writes,
-           cluster->count.reads, cluster->count.unanswered, cluster->count.crashes,
-           cluster->count.takeovers, cluster->count.stale, cluster->count.in_sync,
-           cluster->count.rewritten, cluster->count.handed_over, cluster->count.replaced,
-           cluster->count.rotten, cluster->count.healed, cluster->count.lost,
-           (unsigned long long)sim_transcript_hash(cluster->sim));
+           cluster->count.reads, cluster->count.unanswered, cluster->count.repeats,
+           cluster->count.crashes, cluster->count.takeovers, cluster->count.stale,
+           cluster->count.in_sync, cluster->count.rewritten, cluster->count.handed_over,
+           cluster->count.replaced, cluster->count.rotten, cluster->count.healed,
+           cluster->count.lost, (unsigned long long)sim_transcript_hash(cluster->sim));
     fflush(stdout);
     sim_free(cluster->sim);
     for (uint64_t i = 0; i < cluster->config_count; i++)

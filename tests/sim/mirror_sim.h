@@ -47,6 +47,18 @@ struct block {
     bool rotten;          /* on one disk, perhaps: it may be lost when the others are */
 };
 
+#define REPEATS_MAX 64
+#define REPEAT_BLOCKS_MAX 32
+
+/* A write that was not answered: its client asks again, sooner or later. */
+struct repeat {
+    uint64_t block;
+    uint32_t count; /* 0: none */
+    struct value value;
+    struct client_request request;
+    bool happened[REPEAT_BLOCKS_MAX]; /* somebody saw it: it must not happen again */
+};
+
 struct cluster;
 
 struct node {
@@ -117,14 +129,16 @@ struct cluster {
 
     struct block blocks[BLOCKS_MAX];
     uint64_t version;
+    uint64_t requests; /* the number of the last one */
+    struct repeat repeats[REPEATS_MAX];
     bool clients_stop;
     unsigned clients_at_work;
     void (*task)(struct node *owner); /* that the owner shall do, in a coroutine; NULL: none */
     bool task_done;
     struct mirror_scrub scrub; /* what the last one found */
     struct {
-        unsigned reads, writes, unanswered, takeovers, stale, in_sync, crashes, rewritten, healed,
-            rotten, lost, replaced, handed_over;
+        unsigned reads, writes, unanswered, repeats, takeovers, stale, in_sync, crashes, rewritten,
+            healed, rotten, lost, replaced, handed_over;
     } count;
 };
 
@@ -195,6 +209,7 @@ void checker_run(struct node *node); /* the last look: reads all, encodes all ro
 void filler_run(struct node *node);  /* writes every block */
 void scrub_run(struct node *node);
 void reader_run(void *node);    /* reads what nobody writes */
+void repeater_run(void *node);  /* asks again what was not answered */
 void peeker_run(void *node);    /* reads what others are just writing */
 void watcher_run(void *node);   /* does what the run asks for: tasks, planned moves */
 void inspector_run(void *node); /* looks into its own store */

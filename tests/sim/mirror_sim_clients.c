@@ -28,6 +28,18 @@ static bool shows(const char *buffer, uint64_t block, struct value value)
     return memcmp(buffer, expected, BLOCK_SIZE) == 0;
 }
 
+/* A value shows that got no answer, and for good. */
+static void happened(struct cluster *cluster, uint64_t number, uint64_t version)
+{
+    for (size_t i = 0; i < REPEATS_MAX; i++) {
+        struct repeat *repeat = &cluster->repeats[i];
+
+        if (repeat->value.version == version && repeat->count > 0 && number >= repeat->block &&
+            number < repeat->block + repeat->count)
+            repeat->happened[number - repeat->block] = true;
+    }
+}
+
 /* One value is right: the known one, or one that was never answered; and then it stays. */
 static void saw(struct cluster *cluster, uint64_t number, const char *buffer)
 {
@@ -36,8 +48,10 @@ static void saw(struct cluster *cluster, uint64_t number, const char *buffer)
 
     for (unsigned i = 0; !right && i < block->maybe_count; i++) {
         right = shows(buffer, number, block->maybe[i]);
-        if (right)
+        if (right) {
             block->known = block->maybe[i];
+            happened(cluster, number, block->known.version);
+        }
     }
     if (!right)
         fprintf(stderr, "block %llu shows version %llu, known is %llu%s, %u unanswered\n",
@@ -127,6 +141,20 @@ static void co_client_read(struct node *node, char *buffer, uint64_t block, uint
     cluster->count.reads += r == 0;
 }
 
+/* Who wrote it will ask again. */
+static void remember_unanswered(struct cluster *cluster, const struct repeat *repeat)
+{
+    for (size_t i = 0; i < REPEATS_MAX; i++) {
+        if (cluster->repeats[i].count > 0)
+            continue;
+        cluster->repeats[i] = *repeat;
+        for (uint32_t j = 0; j < repeat->count; j++)
+            cluster->repeats[i].happened[j] =
+                cluster->blocks[repeat->block + j].known.version == repeat->value.version;
+        return;
+    }
+}
+
 static void co_client_write(struct node *node, char *buffer, uint64_t block, uint32_t count,
                             bool zero)
 {
@@ -134,21 +162,27 @@ static void co_client_write(struct node *node, char *buffer, uint64_t block, uin
     struct value value = {.version = ++cluster->version, .zero = zero};
     uint64_t offset = block * BLOCK_SIZE, length = (uint64_t)count * BLOCK_SIZE;
     struct vdisk *vdisk = mirror_vdisk(node->mirror);
+    struct repeat asked = {.block = block, .count = count, .value = value};
     int r;
 
+    if (cluster->aimed) /* the clients of a session are gone with it: others ask for them */
+        asked.request = (struct client_request){.session = node->serving_session,
+                                                .number = ++cluster->requests};
     for (uint32_t i = 0; i < count; i++) {
         fill(buffer + (size_t)i * BLOCK_SIZE, block + i, value.version);
         cluster->blocks[block + i].writing = value;
         cluster->blocks[block + i].changes++;
     }
-    r = value.zero ? co_vdisk_trim(vdisk, offset, length, (struct client_request){0})
-                   : co_vdisk_write(vdisk, buffer, offset, length, (struct client_request){0});
+    r = value.zero ? co_vdisk_trim(vdisk, offset, length, asked.request)
+                   : co_vdisk_write(vdisk, buffer, offset, length, asked.request);
     if (r == -EIO) /* parity: the old contents of a row are lost, so it cannot be changed in part */
         check_lost(cluster, block, count);
     for (uint32_t i = 0; i < count; i++)
         wrote(cluster, block + i, value, r);
     cluster->count.writes += r == 0;
     cluster->count.unanswered += r != 0;
+    if (cluster->aimed && !value.zero && (r == -ESTALE || r == -ECANCELED))
+        remember_unanswered(cluster, &asked);
 }
 
 void client_run(void *arg)
@@ -196,6 +230,103 @@ void reader_run(void *arg)
         block->busy = false;
     }
     buffer_put(node->client_buffers, buffer, BLOCK_SIZE);
+}
+
+/* The blocks of the request are ours, and there is room for what it may leave. */
+static bool take_repeat(struct cluster *cluster, const struct repeat *repeat)
+{
+    for (uint32_t i = 0; i < repeat->count; i++) {
+        const struct block *block = &cluster->blocks[repeat->block + i];
+
+        if (block->busy || block->maybe_count == MAYBE_MAX)
+            return false;
+    }
+    for (uint32_t i = 0; i < repeat->count; i++)
+        cluster->blocks[repeat->block + i].busy = true;
+    return repeat->count > 0;
+}
+
+/* What happened before happens no more. Else it may have happened before what was written since,
+ * unseen, or now. */
+static void repeated(struct cluster *cluster, const struct repeat *repeat)
+{
+    for (uint32_t i = 0; i < repeat->count; i++) {
+        struct block *block = &cluster->blocks[repeat->block + i];
+
+        block->busy = false;
+        if (repeat->happened[i])
+            continue;
+        block->writing = (struct value){0};
+        block->changes++;
+        if (block->seen == repeat->value.version) {
+            block->known = repeat->value;
+            block->maybe_count = 0;
+        } else {
+            block->maybe[block->maybe_count++] = repeat->value;
+        }
+    }
+}
+
+static void co_repeat(struct node *node, char *buffer, struct repeat *at)
+{
+    struct cluster *cluster = node->cluster;
+    struct repeat repeat = *at;
+    int r;
+
+    if (!take_repeat(cluster, &repeat))
+        return;
+    *at = (struct repeat){0};
+    repeat.request.is_repeat = true;
+    for (uint32_t i = 0; i < repeat.count; i++) {
+        struct block *block = &cluster->blocks[repeat.block + i];
+
+        fill(buffer + (size_t)i * BLOCK_SIZE, repeat.block + i, repeat.value.version);
+        if (repeat.happened[i])
+            continue;
+        block->writing = repeat.value;
+        block->changes++;
+    }
+    r = co_vdisk_write(mirror_vdisk(node->mirror), buffer, repeat.block * BLOCK_SIZE,
+                       (uint64_t)repeat.count * BLOCK_SIZE, repeat.request);
+    check(cluster, r == 0 || r == -ESTALE || r == -ECANCELED);
+    repeated(cluster, &repeat);
+    cluster->count.repeats += r == 0;
+    if (r != 0)
+        remember_unanswered(cluster, &repeat);
+}
+
+static struct repeat *some_repeat(struct cluster *cluster)
+{
+    uint64_t from = draw(cluster, REPEATS_MAX);
+
+    for (uint64_t i = 0; i < REPEATS_MAX; i++) {
+        struct repeat *repeat = &cluster->repeats[(from + i) % REPEATS_MAX];
+
+        if (repeat->count > 0)
+            return repeat;
+    }
+    return NULL;
+}
+
+/* A client asks as soon as there is an owner: later, stores that started again may have forgotten
+ * what has left their logs. */
+void repeater_run(void *arg)
+{
+    struct node *node = arg;
+    struct cluster *cluster = node->cluster;
+    size_t bytes = cluster->request_blocks * BLOCK_SIZE;
+    char *buffer = co_buffer_get(node->client_buffers, bytes);
+
+    while (!node->stopping && co_sleep_ns(draw(cluster, 10 * MS)) == 0) {
+        struct repeat *repeat = some_repeat(cluster);
+
+        if (cluster->clients_stop || !node->mirror || !repeat)
+            continue;
+        cluster->clients_at_work++;
+        co_repeat(node, buffer, repeat);
+        cluster->clients_at_work--;
+    }
+    buffer_put(node->client_buffers, buffer, bytes);
 }
 
 /* A read beside a write shows what was there, or what is being written; and if that, then for

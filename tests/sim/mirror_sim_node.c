@@ -303,6 +303,8 @@ void node_main(struct io *io, void *arg)
         node_spawn(node, peeker_run, "peeker");
         for (int i = 0; cluster->aimed && i < 2; i++)
             node_spawn(node, reader_run, "reader");
+        if (cluster->aimed)
+            node_spawn(node, repeater_run, "repeater");
         if (cluster->data_columns == 1)
             node_spawn(node, inspector_run, "inspector");
     }

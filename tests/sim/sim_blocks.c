@@ -2,14 +2,14 @@
  * the block's contents are made of, 0 for zeros. A block is the unit: a request of several is that
  * many operations with the same begin and end.
  *
- * A block has one client that writes it, and everybody reads it. The product promises no more yet:
- * a data request that is sent again to a new owner runs again, after what another client may have
- * written meanwhile (csv-export/README.md). When repeats of data requests are answered, set
- * SHARED_WRITES: the checker does not care who writes. */
+ * In most runs a block has one client that writes it, and everybody reads it. In some everybody
+ * writes it too (shape.shared_writes): those where the product answers a repeat of what was written
+ * before and does not run it, after what another client may have written meanwhile. That is in
+ * mirrors and where blocks are in place already: so the file is allocated at the beginning, and
+ * neither trimmed nor copied. */
 #include "tests/sim/sim_blocks.h"
 
 #define FILE_NAME "data"
-#define SHARED_WRITES 0
 #define WORDS (BLOCK_SIZE / sizeof(uint64_t))
 
 struct blocks *blocks_make(struct world *world, unsigned volume, const char *path, uint64_t count)
@@ -225,7 +225,7 @@ static bool choose_own_range(struct request *request)
     uint64_t runs = DIV_ROUND_UP(shape->blocks, run_blocks), run, end;
 
     choose_range(request);
-    if (SHARED_WRITES)
+    if (shape->shared_writes)
         return true;
     if (self >= runs)
         return false;
@@ -324,6 +324,20 @@ void co_blocks_read_all(struct machine *machine, struct blocks *blocks)
     request_done(&request);
 }
 
+static int co_allocate(struct csv_volume *volume, uint64_t ino, uint64_t bytes)
+{
+    struct csv_open open = {.ino = ino};
+    struct csv_file *file;
+    struct fs_attr attr;
+    int r = co_csv_open(volume, &open, &attr, &file);
+
+    if (r < 0)
+        return r;
+    r = co_csv_allocate(file, 0, bytes, 0);
+    csv_file_close(file);
+    return r;
+}
+
 int co_blocks_prepare(struct machine *machine, const struct blocks *blocks)
 {
     struct csv_volume *volume = csv_volume_find(node_csv(machine->node), blocks->volume);
@@ -333,6 +347,8 @@ int co_blocks_prepare(struct machine *machine, const struct blocks *blocks)
 
     if (r == 0)
         r = co_csv_truncate(volume, attr.ino, blocks->count * BLOCK_SIZE, &attr);
+    if (r == 0 && machine->world->shape.shared_writes)
+        r = co_allocate(volume, attr.ino, blocks->count * BLOCK_SIZE);
     csv_volume_put(volume);
     return r;
 }

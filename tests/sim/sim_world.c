@@ -69,6 +69,18 @@ static void choose_volumes(struct world *world)
     }
 }
 
+/* By the seed itself: no other choice changes for it. */
+static void choose_sharing(struct world *world)
+{
+    struct shape *shape = &world->shape;
+
+    shape->shared_writes = world->options.seed % 4 == 3;
+    for (unsigned i = 0; i < shape->volume_count; i++)
+        shape->shared_writes = shape->shared_writes && shape->volumes[i].data_columns == 0;
+    if (shape->shared_writes)
+        shape->copy_clients = shape->trim_percent = 0;
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -92,6 +104,7 @@ static void choose_shape(struct world *world)
     shape->think_ns_max = (4 * MS << world_draw(world, 5)) * (shape->nodes > 4 ? 4 : 1);
     shape->write_percent = 20 + (unsigned)world_draw(world, 60);
     shape->trim_percent = world_draw(world, 2) ? (unsigned)world_draw(world, 10) : 0;
+    choose_sharing(world);
 }
 
 /* ---- a machine's program: setting up ---- */

@@ -62,6 +62,7 @@ struct shape {
     unsigned request_blocks_max;
     uint64_t think_ns_max; /* of a client, between two requests */
     unsigned write_percent, trim_percent;
+    bool shared_writes; /* of any block by any client: see sim_blocks.c */
 };
 
 struct machine_disk {

@@ -57,6 +57,41 @@ static bool co_done_within(struct request *request, uint64_t duration_ns)
     return request->done;
 }
 
+static int co_ask(struct owner *owner, char fill, uint64_t number, bool is_repeat)
+{
+    struct client_request request = {.session = 77, .number = number, .is_repeat = is_repeat};
+    char *buffer = co_buffer_get(owner->world->buffers, 2 * BLOCK_SIZE);
+    int r;
+
+    memset(buffer, fill, 2 * BLOCK_SIZE);
+    r = co_vdisk_write(mirror_vdisk(owner->mirror), buffer, 5 * BLOCK_SIZE, 2 * BLOCK_SIZE,
+                       request);
+    buffer_put(owner->world->buffers, buffer, 2 * BLOCK_SIZE);
+    return r;
+}
+
+static void repeat_is_not_run(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_ask(owner, 'a', 1, false), 0);
+    assert_int_equal(co_owner_write(owner, 5, 'b'), 0);
+    assert_int_equal(co_ask(owner, 'a', 1, true), 0); /* its answer was lost */
+    assert_int_equal(co_owner_read(owner, 5), 'b');
+    assert_int_equal(co_owner_read(owner, 6), 'a');
+    assert_int_equal(co_ask(owner, 'c', 2, true), 0); /* nothing of it was ever written */
+    assert_int_equal(co_owner_read(owner, 5), 'c');
+    assert_int_equal(co_owner_read(owner, 6), 'c');
+}
+
+/* A request that was committed and not answered is sent again: somebody else's write since then
+ * must stay. */
+static void test_repeat_is_not_run(void **state)
+{
+    (void)state;
+    world_run(THREE, repeat_is_not_run);
+}
+
 /* ---- writing and reading ---- */
 
 static void write_is_on_every_column(struct world *world)
@@ -1246,6 +1281,7 @@ static void test_rot_here_and_there_is_healed(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_repeat_is_not_run),
         cmocka_unit_test(test_write_is_on_every_column),
         cmocka_unit_test(test_wide_write_crosses_slabs),
         cmocka_unit_test(test_empty_slab_is_given_back),

@@ -133,8 +133,8 @@ static void test_seal_answer(void **state)
                                        .tail_count = 2,
                                        .more = true};
     struct store_tail_record tail[2] = {
-        {{4, 8}, {1, 2}, 3, 1, RECORD_WRITE, 0x800d00 | RECORD_COPY, 10, 4},
-        {{4, 9}, {1, 2}, 3, 1, RECORD_ZERO, 0, 0, 1000},
+        {{4, 8}, {1, 2}, 3, 1, RECORD_WRITE, 0x800d00 | RECORD_COPY, 10, 4, 0, 0},
+        {{4, 9}, {1, 2}, 3, 1, RECORD_ZERO, 0, 0, 1000, 77, 78},
     };
     struct store_tail_format wire[2];
     struct store_tail_record back_tail[2];
@@ -158,6 +158,8 @@ static void test_seal_answer(void **state)
         assert_int_equal(tail[i].count, back_tail[i].count);
         assert_int_equal(tail[i].flags, back_tail[i].flags);
         assert_int_equal(tail[i].where.generation, back_tail[i].where.generation);
+        assert_int_equal(tail[i].client_session, back_tail[i].client_session);
+        assert_int_equal(tail[i].client_number, back_tail[i].client_number);
     }
     wire[0].flags = RECORD_VERIFIED; /* is never sent */
     assert_int_equal(store_tail_decode(wire, 2, back_tail), -EPROTO);
