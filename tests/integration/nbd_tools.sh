@@ -59,6 +59,11 @@ tools_on() { # URI: an export of 256 MiB that holds zeros
     cmp "$dir/random" "$dir/back"
     qemu-img compare -f raw -F raw "$dir/random" "$uri" >/dev/null
 
+    step "nbdkit as a client, that serves others: written and read through it"
+    nbdkit -U - --filter=cow nbd uri="$uri" --run "qemu-img compare -f raw -F raw '$dir/random' \"\$uri\"" >/dev/null
+    nbdkit -U - nbd uri="$uri" shared=true --run "nbdcopy --connections=4 '$dir/random' \"\$uri\" && nbdcopy \"\$uri\" '$dir/back'"
+    cmp "$dir/random" "$dir/back"
+
     step "holes are holes"
     local map
     map=$(nbdinfo --map --totals "$uri")
