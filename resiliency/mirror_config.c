@@ -90,9 +90,9 @@ static int drop_slab(struct mirror *mirror, uint32_t slab)
 {
     struct mirror_slab *state = &mirror->slabs[slab];
 
-    if (!state->closed)
+    if (!state->closed && !PLANTED(RELEASE_DOOR_OPEN))
         return -EPROTO;
-    assert(state->entered == 0 || PLANTED(RELEASE_UNDER_WRITES));
+    assert(state->entered == 0 || PLANTED(RELEASE_DOOR_OPEN));
     assert(state->ready);
     state->ready = false;
     state->maybe_empty = false;

@@ -104,12 +104,12 @@ static void co_propose_release(struct mirror *mirror, uint32_t slab)
 
 static void co_empty_slab(struct mirror *mirror, uint32_t slab)
 {
-    mirror->slabs[slab].closed = true;
-    while (!PLANTED(RELEASE_UNDER_WRITES) && mirror->slabs[slab].entered > 0 && !mirror->stopped) {
+    mirror->slabs[slab].closed = !PLANTED(RELEASE_DOOR_OPEN);
+    while (mirror->slabs[slab].entered > 0 && !mirror->stopped) {
         SOMETIMES("release: a slab that looked empty is still in use");
         (void)!co_wait_at_door(mirror, UINT64_MAX);
     }
-    if (PLANTED(RELEASE_UNDER_WRITES) || co_slab_is_unwritten(mirror, slab) > 0)
+    if (co_slab_is_unwritten(mirror, slab) > 0)
         co_propose_release(mirror, slab);
     mirror->slabs[slab].closed = false;
     co_cond_broadcast(&mirror->changed);

@@ -51,7 +51,7 @@
     X(PARITY_ONE_LIST, "parity", "one in-sync column tells what to compare [ONESRC]")              \
     X(PARITY_SKIPS_TRIMMED, "parity", "rows that only the returning column has are not compared")  \
     X(JOIN_NO_MARK, "open:parity", "a column joins without the watermark [JOINNOWM]")                   \
-    X(RELEASE_UNDER_WRITES, "cluster", "a slab is given back without a look at who is inside, or what") \
+    X(RELEASE_DOOR_OPEN, "mirror-test", "writes go on into a slab that is being given back")            \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "aimed", "a store takes messages of a lower epoch [NOSEAL]")                  \
     X(SEAL_RECORDS_ONLY, "store", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
