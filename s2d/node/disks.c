@@ -74,10 +74,12 @@ static void look_main(void *arg)
     struct node_disk *disk = arg;
     int r = co_disk_look(disk->disk);
 
-    if (r == -ENODEV && !disk->failed && !disk->given_back)
-        node_disk_fail(disk, "somebody has overwritten it", r);
-    else if (r == -EIO && disk->role == DISK_CACHE && !disk->failed)
-        node_disk_fail(disk, "the medium failed", r); /* it may be idle: nothing else would tell */
+    if (!disk->failed && !disk->given_back) {
+        if (r == -ENODEV)
+            node_disk_fail(disk, "somebody has overwritten it", r);
+        else if (r == -EIO) /* it may be idle: nothing else would tell */
+            node_disk_fail(disk, "its superblocks cannot be read", r);
+    }
     disk->looking = false;
     disk->look_ns = io_now_ns(disk->owner_node->io) + LOOK_NS;
 }

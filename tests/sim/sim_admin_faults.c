@@ -299,7 +299,8 @@ static bool pool_gets_full(struct world *world, struct fault *fault)
 int co_claim_next(struct act *act)
 {
     for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
-        if (act->machine->disks[i].exists && !act->machine->disks[i].claimed)
+        if (act->machine->disks[i].exists && !act->machine->disks[i].claimed &&
+            !act->machine->disks[i].dead)
             return co_machine_claim(act->machine, i);
     }
     return 0;
@@ -416,6 +417,8 @@ static int co_tidy(struct act *act)
             r = co_command(node, json_pack("{s:s,s:I}", "verb", "volume.delete", "volume",
                                            (json_int_t)volume->base.id));
     }
+    if (has_strangers(act->machine))
+        r = co_evict_strangers(act);
     co_sleep_ns(SEC);
     act->machine->tidying = false;
     return r;
@@ -448,9 +451,11 @@ static bool is_untidy(struct machine *machine)
     const struct node_record *node;
 
     for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
-        if (machine->disks[i].exists && !machine->disks[i].claimed)
+        if (machine->disks[i].exists && !machine->disks[i].claimed && !machine->disks[i].dead)
             return true;
     }
+    if (machine->number == 1 && has_strangers(machine))
+        return true;
     for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
         if (node->base.id == node_id(machine->node) && node->state == NODE_DRAINING)
             return true;

@@ -4,6 +4,7 @@
 #include "fs-refs-lite/fs.h"
 #include "resiliency/mirror.h"
 #include "s2d/base/checksum.h"
+#include "s2d/node/health.h"
 #include "s2d/node/repair.h"
 #include "tests/sim/sim_disks.h"
 #include "tests/sim/sim_faults.h"
@@ -389,6 +390,50 @@ static void check_nodes(struct world *world)
     check_extents(world);
 }
 
+/* Of a volume: a slab whose columns on living disks are too few. */
+static bool has_lost_data(struct world *world, const struct database *database,
+                          const struct vdisk_record *vdisk)
+{
+    size_t count, first = database_slabs(database, vdisk->base.id, &count);
+
+    for (size_t i = first; i < first + count; i++) {
+        const struct slab_record *slab = database_at(database, TABLE_SLAB, i);
+        unsigned left = 0;
+
+        for (uint64_t j = 0; j < slab->column_count; j++) {
+            const struct machine_disk *disk =
+                machine_disk_of(world, database, slab->columns[j].disk, NULL);
+
+            left += slab->columns[j].state == COLUMN_RECORD_IN_SYNC && disk && !disk->dead;
+        }
+        if (left < vdisk_data_columns(vdisk))
+            return true;
+    }
+    return false;
+}
+
+/* What is lost must be told: `s2d health` and `s2d volume list` ask the same function. */
+static void check_loss_is_told(struct world *world)
+{
+    const struct database *database = any_database(world);
+    const struct health_volume serving = {.serving = true};
+
+    for (unsigned i = 0; database && i < world->shape.volume_count; i++) {
+        const struct volume_record *volume =
+            database_find_name(database, TABLE_VOLUME, world->shape.volumes[i].name);
+        const struct vdisk_record *vdisk =
+            volume ? database_find(database, TABLE_VDISK, volume->vdisk) : NULL;
+        struct health_verdict verdict;
+
+        if (!vdisk || !has_lost_data(world, database, vdisk))
+            continue;
+        health_of_volume(database, volume, &serving, &verdict);
+        if (verdict.state->health != HEALTH_UNHEALTHY)
+            world_fail(world, "volume %s has lost data, and is called %s", volume->name,
+                       verdict.state->state);
+    }
+}
+
 void check_end(struct world *world)
 {
     struct placed *placed;
@@ -398,6 +443,7 @@ void check_end(struct world *world)
     world->lost = !wait_for_health(world);
     if (world->lost) { /* but what was answered was right */
         world_tell(world, "what was destroyed is missing");
+        check_loss_is_told(world);
         check_history(world);
         return;
     }

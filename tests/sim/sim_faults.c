@@ -111,6 +111,17 @@ static bool is_chosen(const char *chosen, unsigned index)
     return false;
 }
 
+/* One of the faults becomes the one that is too much. */
+static void plan_too_much(struct faults *faults)
+{
+    unsigned kind = 0;
+
+    while (strcmp(faults->kinds[kind]->name, TOO_MUCH) != 0)
+        kind++;
+    if (faults->count > 0)
+        faults->list[faults->count / 2].kind = kind;
+}
+
 struct faults *faults_plan(struct world *world)
 {
     static const uint64_t intervals[] = {200 * MS, 700 * MS, 1500 * MS, 4 * SEC};
@@ -138,6 +149,8 @@ struct faults *faults_plan(struct world *world)
         if (!is_chosen(world->options.faults, fault->index))
             fault->state = FAULT_OVER;
     }
+    if (world->too_much)
+        plan_too_much(faults);
     return faults;
 }
 

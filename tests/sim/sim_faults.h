@@ -27,6 +27,9 @@ void faults_run(struct world *world);
  * made. Fails the run when that cannot be done in HEAL_NS. */
 void faults_end(struct world *world);
 
+/* Has a member make a token for a machine that wants to join (world->token). */
+void admin_ask_token(struct machine *machine);
+
 /* Of each kind, how many happened; for figures. */
 unsigned fault_kind_count(void);
 const char *fault_kind_name(unsigned kind);

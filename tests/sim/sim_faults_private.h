@@ -26,6 +26,8 @@ struct fault_kind {
                    which all is well, which others leave seldom */
 };
 
+#define TOO_MUCH "more than they bear" /* the name of the kind that a run too_much has once */
+
 /* Each ends with a name of NULL. */
 extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[];
 
@@ -49,6 +51,11 @@ struct machine *member_for(struct world *world, const struct fault *fault);
 int co_claim_next(struct act *act);
 /* Puts an empty disk into a free place of the machine. Returns its number, or -ENOSPC. */
 int add_disk(struct machine *machine);
+
+/* sim_replace_faults.c: nodes that are nobody's any more; their disks are retired, and then they
+ * are evicted. */
+bool has_strangers(const struct machine *machine);
+int co_evict_strangers(struct act *act);
 
 /* What remains to be done by an administrator. Returns true when nothing is. */
 bool admin_tidy_up(struct world *world);

@@ -1,5 +1,6 @@
 /* What administrators exchange: a disk emptied (`s2d disk retire`), a disk replaced by a new one
- * (`s2d disk replace`). */
+ * (`s2d disk replace`), and a node that is lost with all its disks: another one joins in its place,
+ * the lost one's disks are retired, which moves what they held, and it is evicted. */
 #include "tests/sim/sim_faults_private.h"
 
 #include "tests/sim/sim_disks.h"
@@ -69,8 +70,134 @@ static bool disk_replaced(struct world *world, struct fault *fault)
     return true;
 }
 
+/* ---- nodes ---- */
+
+static int co_make_token(struct act *act)
+{
+    struct world *world = act->machine->world;
+    struct node_message message;
+    int r = co_node_make_token(act->machine->node, world->token, &message);
+
+    machine_address(act->machine, world->token_address);
+    if (r == 0)
+        world->token_for = act->fault.machine->number;
+    return r;
+}
+
+void admin_ask_token(struct machine *machine)
+{
+    struct fault fault = {.machine = machine};
+
+    begin_act(world_any_member(machine->world, machine->number), &fault, co_make_token);
+}
+
+static bool is_stranger(struct world *world, const struct node_record *node)
+{
+    char name[NODE_TEXT_MAX];
+
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        machine_node_name(&world->machines[i], name);
+        if (strcmp(node->name, name) == 0)
+            return false;
+    }
+    return true;
+}
+
+bool has_strangers(const struct machine *machine)
+{
+    const struct database *database = node_database(machine->node);
+    const struct node_record *node;
+
+    for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
+        if (is_stranger(machine->world, node))
+            return true;
+    }
+    return false;
+}
+
+static int co_evict_node(struct act *act, uint64_t id)
+{
+    const struct database *database = node_database(act->machine->node);
+    const struct disk_record *disk;
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && (disk = database_at(database, TABLE_DISK, i)); i++) {
+        if (disk->node == id && disk->state != DISK_RETIRING && disk->state != DISK_RETIRED)
+            r = co_retire_disk(act, disk->base.id);
+    }
+    /* Refused until its disks are empty: asked for again then (admin_tidy_up()). */
+    return r < 0 ? r
+                 : co_command(act->machine->node,
+                              json_pack("{s:s,s:I}", "verb", "node.evict", "node", (json_int_t)id));
+}
+
+int co_evict_strangers(struct act *act)
+{
+    const struct database *database = node_database(act->machine->node);
+    const struct node_record *node;
+
+    for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
+        if (is_stranger(act->machine->world, node))
+            return co_evict_node(act, node->base.id);
+    }
+    return 0;
+}
+
+static bool node_is_lost(struct world *world, struct fault *fault)
+{
+    struct machine *machine = &world->machines[world->rotten];
+
+    if (world->shape.nodes < 3 || machine->life > 0 || !all_in_sync(world) ||
+        machine->disks[MACHINE_DISKS_MAX - 1].exists)
+        return false;
+    fault->machine = machine;
+    machine_crash(machine, SIM_HOST_DIES);
+    machine_replace(machine);
+    for (unsigned i = 0; i < world->shape.disks; i++)
+        (void)add_disk(machine); /* as many as there is room for; one is */
+    world->damaged = true;
+    world->pool_full = true;
+    return true;
+}
+
+static void node_is_replaced(struct world *world, struct fault *fault)
+{
+    (void)world;
+    start_if_down(fault->machine);
+}
+
+/* ---- more than the copies bear ---- */
+
+/* So many nodes lose all their disks that no volume of the clients can be whole. What is left of
+ * them must be told, and what is answered must be right. Only where the seed says so (plan). */
+static bool too_much_dies(struct world *world, struct fault *fault)
+{
+    unsigned nodes = world->shape.nodes;
+    unsigned lost = strcmp(world->shape.volumes[0].resiliency, "mirror2") == 0 ? 2 : 3;
+
+    if (!world->too_much)
+        return false;
+    for (unsigned i = 0; i < MIN(lost, nodes); i++) {
+        struct machine *machine = &world->machines[1 + (fault->machine->number + i) % nodes];
+
+        for (unsigned disk = 0; disk < MACHINE_DISKS_MAX; disk++) {
+            char path[DISK_PATH_MAX];
+
+            disk_path_of(disk, path);
+            if (!machine->disks[disk].exists)
+                continue;
+            sim_disk_set_fault(world->sim, machine->number, path, SIM_DISK_DEAD);
+            machine->disks[disk].dead = true;
+        }
+    }
+    world->damaged = world->exposed = world->pool_full = true;
+    return true;
+}
+
 const struct fault_kind replace_faults[] = {
     {"disk retired", 1, disk_retired, NULL, false},
     {"disk replaced", 1, disk_replaced, NULL, false},
+    {"node lost and replaced", 2, node_is_lost, node_is_replaced, true},
+    {TOO_MUCH, 0, too_much_dies, NULL, false},
     {NULL, 0, NULL, NULL, false},
 };

@@ -10,6 +10,7 @@
 #include "tests/sim/sim_workload.h"
 
 #define PORT 7800
+#define ASK_NS (500 * MS) /* between two requests for a token */
 
 uint64_t world_now_ns(const struct world *world)
 {
@@ -30,7 +31,7 @@ void disk_path_of(unsigned disk, char ret_path[DISK_PATH_MAX])
 
 static unsigned choose_nodes(struct world *world)
 {
-    static const unsigned often[] = {3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 2, 1, 6, 3, 3, 4, 3};
+    static const unsigned often[] = {3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 5, 2, 1, 6, 6};
 
     if (world->options.nodes)
         return MIN(world->options.nodes, MACHINES_MAX);
@@ -203,6 +204,35 @@ static void co_join_cluster(struct machine *machine)
     co_claim_all(machine);
 }
 
+/* In the place of a node that was lost. Goes on until it is done. A join whose answer was lost has
+ * left a node of this name behind: then it tries under another. */
+static void co_join_again(struct machine *machine)
+{
+    struct world *world = machine->world;
+    struct node_message message = {{0}};
+    uint64_t ask_ns = 0;
+    int r = 0;
+
+    while (!machine->stopping && !node_is_member(machine->node) && r != -EEXIST) {
+        if (world->token_for == machine->number) {
+            r = co_node_join(machine->node, world->token_address, world->token, &message);
+            world->token_for = 0;
+            world_tell(world, "node %u joins in life %u: %s", machine->number, machine->life,
+                       r < 0 ? message.text : "done");
+        } else if (world_now_ns(world) >= ask_ns) {
+            admin_ask_token(machine);
+            ask_ns = world_now_ns(world) + ASK_NS;
+        } else if (co_sleep_ns(10 * MS) < 0) {
+            return;
+        }
+    }
+    machine->created = node_is_member(machine->node);
+    if (!machine->created && !machine->stopping) {
+        machine->life++;
+        machine_leave(machine);
+    }
+}
+
 /* ---- a machine's program ---- */
 
 static void end_program(struct machine *machine)
@@ -229,9 +259,21 @@ static void on_change(void *arg, const struct database_change *changes, size_t c
     check_changes(arg, changes, count);
 }
 
+void machine_node_name(const struct machine *machine, char ret_name[NODE_TEXT_MAX])
+{
+    snprintf(ret_name, NODE_TEXT_MAX, "node%u", machine->number);
+    if (machine->life > 0)
+        snprintf(ret_name, NODE_TEXT_MAX, "node%ux%u", machine->number, machine->life);
+}
+
+void machine_address(const struct machine *machine, char ret_address[NODE_TEXT_MAX])
+{
+    snprintf(ret_address, NODE_TEXT_MAX, "10.83.0.%u:%u", machine->number, PORT + machine->life);
+}
+
 static int co_start_node(struct machine *machine, struct io *io, struct kv *kv)
 {
-    char name[16], listen[32];
+    char name[NODE_TEXT_MAX], listen[NODE_TEXT_MAX];
     struct node_options options = {.name = name,
                                    .listen = listen,
                                    .folder = "/s2d",
@@ -242,14 +284,16 @@ static int co_start_node(struct machine *machine, struct io *io, struct kv *kv)
                                    .on_change = on_change,
                                    .arg = machine};
 
-    snprintf(name, sizeof(name), "node%u", machine->number);
-    snprintf(listen, sizeof(listen), "10.83.0.%u:%d", machine->number, PORT);
+    machine_node_name(machine, name);
+    machine_address(machine, listen);
     return co_node_start(io, &options, &machine->node);
 }
 
 static void co_be_a_node(struct machine *machine)
 {
-    if (!machine->created && machine->number == 1)
+    if (!machine->created && machine->life > 0)
+        co_join_again(machine);
+    else if (!machine->created && machine->number == 1)
         co_create_cluster(machine);
     else if (!machine->created)
         co_join_cluster(machine);
@@ -306,6 +350,25 @@ void machine_leave(struct machine *machine)
     end_program(machine);
 }
 
+void machine_replace(struct machine *machine)
+{
+    char path[DISK_PATH_MAX];
+
+    assert(!machine_is_up(machine));
+    assert(!machine->lost_kv_disk); /* once in a run */
+    machine->lost_kv_disk = machine->kv_disk;
+    if (kv_disk_new(&machine->kv_disk) < 0)
+        abort();
+    for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
+        disk_path_of(i, path);
+        if (machine->disks[i].exists)
+            sim_disk_set_fault(machine->world->sim, machine->number, path, SIM_DISK_DEAD);
+        machine->disks[i].dead = machine->disks[i].exists;
+    }
+    machine->created = false;
+    machine->life++;
+}
+
 bool machine_spawn(struct machine *machine, const char *name, co_fn *fn, void *arg)
 {
     if (!machine_is_up(machine) || machine->stopping || !machine->node)
@@ -356,6 +419,7 @@ struct world *world_new(const struct run_options *options)
     if (options->log)
         sim_set_transcript(world->sim, stdout);
     choose_shape(world);
+    world->too_much = world->shape.nodes > 1 && world_draw(world, 33) == 0;
     world->rotten = 1 + (unsigned)world_draw(world, world->shape.nodes);
     world->history = history_new();
     world->workload = workload_new(world);
@@ -370,6 +434,10 @@ void world_free(struct world *world)
     sim_free(world->sim);
     for (unsigned i = 1; i <= world->shape.nodes; i++)
         kv_disk_free(world->machines[i].kv_disk);
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        if (world->machines[i].lost_kv_disk)
+            kv_disk_free(world->machines[i].lost_kv_disk);
+    }
     faults_free(world->faults);
     invariants_free(world->invariants);
     workload_free(world->workload);

@@ -74,7 +74,8 @@ struct machine_disk {
 struct machine {
     struct world *world;
     unsigned number;
-    struct kv_disk *kv_disk;
+    unsigned life; /* a node that is lost for good is replaced by one of another name and address */
+    struct kv_disk *kv_disk, *lost_kv_disk;
     struct node *node; /* NULL while no program runs */
     struct co_cond stop;
     struct co_group tasks; /* clients and administrators */
@@ -99,17 +100,19 @@ struct world {
     struct shape shape;
     struct machine machines[MACHINES_MAX + 1]; /* from 1 */
     char token[TOKEN_TEXT_MAX];
-    unsigned token_for; /* the machine that may use it; 0: none */
-    bool ready;         /* the cluster, its volume and the shared file are there */
-    unsigned acts;      /* of administrators, under way */
-    bool quiet;         /* faults are over, and clients stop */
-    bool pool_full;     /* or too little of it is left: ENOSPC is an honest answer */
+    char token_address[32]; /* of who made it */
+    unsigned token_for;     /* the machine that may use it; 0: none */
+    bool ready;             /* the cluster, its volume and the shared file are there */
+    unsigned acts;          /* of administrators, under way */
+    bool quiet;             /* faults are over, and clients stop */
+    bool pool_full;         /* or too little of it is left: ENOSPC is an honest answer */
     uint64_t spread_not_before_ns;
     unsigned rotten; /* the machine whose disks lie, fail and die in this run */
     bool damaged;    /* they have done so */
     bool exposed;    /* since then they had the only in-sync copy of something: EIO is an honest
                         answer */
     bool lost;       /* and at the end not all was healthy for that reason */
+    bool too_much;   /* this run destroys more than its volumes bear */
     struct history *history;
     struct workload *workload;
     struct invariants *invariants;
@@ -141,6 +144,12 @@ void machine_crash(struct machine *machine, enum sim_crash_kind kind);
 /* Ends its program as SIGTERM does: ownership and lease are handed over. It is down when that is
  * done. */
 void machine_leave(struct machine *machine);
+/* The machine, which is down, is lost with all that was on it. What starts in its place is empty
+ * and joins as another node. */
+void machine_replace(struct machine *machine);
+#define NODE_TEXT_MAX 32
+void machine_node_name(const struct machine *machine, char ret_name[NODE_TEXT_MAX]);
+void machine_address(const struct machine *machine, char ret_address[NODE_TEXT_MAX]);
 static inline bool machine_is_up(const struct machine *machine)
 {
     return sim_is_up(machine->world->sim, machine->number);
