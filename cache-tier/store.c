@@ -297,6 +297,8 @@ int co_store_open(struct io *io, struct disk *disk, const struct store_options *
     cleanup(store_freep) struct store *store = NULL;
     int r;
 
+    if (!disk_log_is_own(disk) && !options->log_device)
+        return -ENODEV;
     r = store_new(io, disk, options, &store);
     if (r < 0)
         return r;

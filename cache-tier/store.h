@@ -127,7 +127,8 @@ struct store_health {
 };
 
 /* Opens the store of a claimed and opened disk: replays the log. disk: borrowed, outlives the
- * store. Returns 0, -EIO, -EBADMSG (superstructure beyond repair), -ENOMEM, -ECANCELED. */
+ * store. Returns 0, -ENODEV (its log is on a cache disk, and none was given), -EIO, -EBADMSG
+ * (superstructure beyond repair), -ENOMEM, -ECANCELED. */
 must_check int co_store_open(struct io *io, struct disk *disk, const struct store_options *options,
                              struct store **ret_store);
 /* Stops checkpointing, waits for what is in flight; the log stays for the next open. After a crash

@@ -221,6 +221,13 @@ static bool takes_logs(const struct node_disk *cache)
            record->state == DISK_OK && disk_cache_free_logs(cache->disk) > 0;
 }
 
+/* A log does not move to what is as slow as the disk itself, unless somebody said that it is a
+ * cache disk all the same: then one as fast will do. */
+static bool is_slower(const struct node_disk *disk, const struct node_disk *cache)
+{
+    return disk_identity(disk->disk)->media >= disk_identity(cache->disk)->media;
+}
+
 /* The cache disk with the fewest logs that the disk's could go to. */
 static struct node_disk *best_cache(const struct node_disk *disk)
 {
@@ -229,7 +236,7 @@ static struct node_disk *best_cache(const struct node_disk *disk)
     list_for_each (entry, &disk->owner_node->disks) {
         struct node_disk *cache = list_entry(entry, struct node_disk, node);
 
-        if (cache != disk->cache && takes_logs(cache) &&
+        if (cache != disk->cache && takes_logs(cache) && is_slower(disk, cache) &&
             (!best || node_cache_bound(cache) < node_cache_bound(best)))
             best = cache;
     }
@@ -380,6 +387,15 @@ void node_bind_logs(struct node *node)
 
 /* ---- roles ---- */
 
+/* As the database has it, faster ones first. */
+static enum disk_media media_of(const struct disk_record *disk)
+{
+    static const enum disk_media of[] = {
+        [DISK_MEDIA_SSD] = DISK_SSD, [DISK_MEDIA_NVME] = DISK_NVME, [DISK_MEDIA_HDD] = DISK_HDD};
+
+    return disk->media < ARRAY_SIZE(of) ? of[disk->media] : DISK_HDD;
+}
+
 enum disk_role node_role_for(struct node *node, enum disk_media media)
 {
     const struct database *database = consensus_database(node->consensus);
@@ -387,7 +403,7 @@ enum disk_role node_role_for(struct node *node, enum disk_media media)
     bool slower = false, faster = false;
 
     for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
-        enum disk_media of = (enum disk_media)(disk->media + DISK_NVME);
+        enum disk_media of = media_of(disk);
 
         if (disk->node != node->identity.node || disk->state == DISK_RETIRED)
             continue;

@@ -2,7 +2,10 @@
  * disks, on simulated machines, under faults, with clients whose every answer is judged. One seed
  * is one run. See sim_world.h for the parts, tests/README.md for how to work with it.
  *
- *   cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] [--faults LIST] [--log]
+ *   cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] [--caches N] [--faults LIST]
+ * [--log]
+ *
+ * Cache disks are not in the seeds' own worlds yet: --caches gives each node so many.
  *
  * Exit status 0: every run was as it should be. 1: one was not; its last words begin with
  * "FAILED seed S: ". */
@@ -57,19 +60,16 @@ static void run(const struct run_options *options)
 }
 
 static const struct option long_options[] = {
-    {"seed", required_argument, NULL, 's'},
-    {"runs", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 'v'},
-    {"nodes", required_argument, NULL, 'n'},
-    {"faults", required_argument, NULL, 'f'},
-    {"log", no_argument, NULL, 'l'},
-    {NULL, 0, NULL, 0},
+    {"seed", required_argument, NULL, 's'},    {"runs", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 'v'}, {"nodes", required_argument, NULL, 'n'},
+    {"caches", required_argument, NULL, 'c'},  {"faults", required_argument, NULL, 'f'},
+    {"log", no_argument, NULL, 'l'},           {NULL, 0, NULL, 0},
 };
 
 static int usage(void)
 {
     fprintf(stderr, "usage: cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] "
-                    "[--faults LIST|none] [--log]\n");
+                    "[--caches 0-2] [--faults LIST|none] [--log]\n");
     return 2;
 }
 
@@ -92,6 +92,9 @@ int main(int argc, char **argv)
             break;
         case 'n':
             options.nodes = (unsigned)strtoul(optarg, NULL, 10);
+            break;
+        case 'c':
+            options.caches = (unsigned)strtoul(optarg, NULL, 10);
             break;
         case 'f':
             options.faults = strcmp(optarg, "none") == 0 ? "" : optarg;

@@ -312,9 +312,9 @@ int add_disk(struct machine *machine)
     char path[DISK_PATH_MAX];
     unsigned disk = 0;
 
-    while (disk < MACHINE_DISKS_MAX && machine->disks[disk].exists)
+    while (disk < MACHINE_CAPACITY_MAX && machine->disks[disk].exists)
         disk++;
-    if (disk == MACHINE_DISKS_MAX)
+    if (disk == MACHINE_CAPACITY_MAX)
         return -ENOSPC;
     disk_path_of(disk, path);
     if (sim_disk_create(world->sim, machine->number, path, world->shape.disk_bytes) < 0)

@@ -18,7 +18,8 @@ struct machine_disk *machine_disk_of(struct world *world, const struct database 
     unsigned machine, number;
 
     if (!node || sscanf(node->name, "node%u", &machine) != 1 ||
-        sscanf(disk->path, "/disks/ssd%u", &number) != 1)
+        (sscanf(disk->path, "/disks/ssd%u", &number) != 1 &&
+         sscanf(disk->path, "/disks/nvme%u", &number) != 1))
         return NULL;
     assert(machine >= 1 && machine <= world->shape.nodes);
     assert(number < MACHINE_DISKS_MAX);
@@ -129,6 +130,7 @@ struct reader {
     struct machine *machine;
     struct store *store;
     unsigned disk;
+    struct disk *caches[MACHINE_CACHES_MAX];
     uint8_t *buffer;
 };
 
@@ -237,20 +239,48 @@ static void co_read_column(struct reader *reader, struct column *column)
     free(unknown);
 }
 
+/* The cache disk that has the disk's log; NULL: the log is on itself. */
+static struct disk *log_device_of(const struct reader *reader, const struct disk *disk)
+{
+    if (disk_log_is_own(disk))
+        return NULL;
+    for (unsigned i = 0; i < MACHINE_CACHES_MAX; i++) {
+        struct disk *cache = reader->caches[i];
+        const struct cache_region *region =
+            cache ? disk_cache_log_of(cache, disk_identity(disk)->uuid) : NULL;
+
+        if (region && disk_uuid_equal(region->log_uuid, disk_log(disk)->uuid))
+            return cache;
+    }
+    world_fail(reader->machine->world,
+               "node %u: disk %u is bound to a cache disk that is not there",
+               reader->machine->number, reader->disk);
+    return NULL;
+}
+
+static struct disk *co_open_at_end(const struct reader *reader, struct io *io, unsigned number)
+{
+    struct disk_message message = {{0}};
+    struct disk *disk = NULL;
+    char path[DISK_PATH_MAX];
+
+    disk_path_of(number, path);
+    if (co_disk_open(io, path, NULL, &message, &disk) < 0)
+        world_fail(reader->machine->world, "node %u: %s cannot be opened at the end: %s",
+                   reader->machine->number, path, message.text);
+    return disk;
+}
+
 static void co_read_disk(struct reader *reader, struct io *io)
 {
     struct world *world = reader->machine->world;
-    struct disk_message message = {{0}};
     struct store_options options = {.name = "check"};
-    struct disk *disk;
+    struct disk *disk = co_open_at_end(reader, io, reader->disk);
     char path[DISK_PATH_MAX];
     int r;
 
     disk_path_of(reader->disk, path);
-    r = co_disk_open(io, path, NULL, &message, &disk);
-    if (r < 0)
-        world_fail(world, "node %u: %s cannot be opened at the end: %s", reader->machine->number,
-                   path, message.text);
+    options.log_device = log_device_of(reader, disk);
     r = co_store_open(io, disk, &options, &reader->store);
     if (r < 0)
         world_fail(world, "node %u: the store of %s cannot be opened at the end: %s",
@@ -266,6 +296,11 @@ static void co_read_disk(struct reader *reader, struct io *io)
     disk_close(disk);
 }
 
+static bool is_to_be_read(const struct machine_disk *disk)
+{
+    return disk->claimed && !disk->dead && !disk->retired;
+}
+
 static void reader_main(struct io *io, void *arg)
 {
     struct reader *reader = arg;
@@ -273,12 +308,14 @@ static void reader_main(struct io *io, void *arg)
     reader->buffer = aligned_alloc(BLOCK_SIZE, RECORD_BLOCKS_MAX * BLOCK_SIZE);
     if (!reader->buffer)
         abort();
-    for (reader->disk = 0; reader->disk < MACHINE_DISKS_MAX; reader->disk++) {
-        const struct machine_disk *disk = &reader->machine->disks[reader->disk];
-
-        if (disk->claimed && !disk->dead && !disk->retired)
+    for (unsigned i = 0; i < MACHINE_CACHES_MAX; i++)
+        if (is_to_be_read(&reader->machine->disks[MACHINE_CAPACITY_MAX + i]))
+            reader->caches[i] = co_open_at_end(reader, io, MACHINE_CAPACITY_MAX + i);
+    for (reader->disk = 0; reader->disk < MACHINE_CAPACITY_MAX; reader->disk++)
+        if (is_to_be_read(&reader->machine->disks[reader->disk]))
             co_read_disk(reader, io);
-    }
+    for (unsigned i = 0; i < MACHINE_CACHES_MAX; i++)
+        disk_close(take_ptr(reader->caches[i]));
     free(reader->buffer);
     io_stop(io);
 }

@@ -14,7 +14,7 @@ static uint64_t choose_disk_record(const struct act *act)
     const struct database *database = node_database(act->machine->node);
     uint64_t own = node_id(act->machine->node), chosen = 0;
     const struct disk_record *disk;
-    uint64_t skip = act->fault.draw[0] % MACHINE_DISKS_MAX;
+    uint64_t skip = act->fault.draw[0] % MACHINE_CAPACITY_MAX;
 
     for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
         if (disk->node != own || disk->state == DISK_RETIRED || disk->state == DISK_RETIRING)

@@ -21,6 +21,8 @@ static void print_repeat(const struct run_options *options)
         printf(" --seconds %llu", (unsigned long long)options->seconds);
     if (options->nodes && !options->program)
         printf(" --nodes %u", options->nodes);
+    if (options->caches)
+        printf(" --caches %u", options->caches);
     if (options->faults && !options->program)
         printf(" --faults %s", *options->faults ? options->faults : "none");
     printf(" --log\n");

@@ -24,7 +24,8 @@ uint64_t world_draw(struct world *world, uint64_t count)
 
 void disk_path_of(unsigned disk, char ret_path[DISK_PATH_MAX])
 {
-    snprintf(ret_path, DISK_PATH_MAX, "/disks/ssd%u", disk);
+    snprintf(ret_path, DISK_PATH_MAX, "/disks/%s%u", disk < MACHINE_CAPACITY_MAX ? "ssd" : "nvme",
+             disk);
 }
 
 /* ---- what the seed chooses ---- */
@@ -93,6 +94,7 @@ static void choose_shape(struct world *world)
     shape->extent_bytes = 4 * MIB << world_draw(world, 2);
     shape->log_bytes = 32 * MIB << world_draw(world, 2);
     shape->disk_bytes = shape->log_bytes + 160 * MIB;
+    shape->caches = MIN(world->options.caches, (unsigned)MACHINE_CACHES_MAX);
     choose_volumes(world);
     shape->seconds = seconds[world_draw(world, sizeof(seconds) / sizeof(*seconds))];
     if (world->options.seconds)
@@ -134,6 +136,8 @@ static void co_claim_all(struct machine *machine)
 {
     for (unsigned i = 0; i < machine->world->shape.disks && !machine->stopping; i++)
         must(machine, co_machine_claim(machine, i), "claim", "");
+    for (unsigned i = 0; i < machine->world->shape.caches && !machine->stopping; i++)
+        must(machine, co_machine_claim(machine, MACHINE_CAPACITY_MAX + i), "claim", "");
     machine->created = true;
 }
 
@@ -399,7 +403,10 @@ static void make_machine(struct world *world, unsigned number)
     machine->number = number;
     if (kv_disk_new(&machine->kv_disk) < 0)
         abort();
-    for (unsigned i = 0; i < world->shape.disks; i++) {
+    for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
+        if (i < MACHINE_CAPACITY_MAX ? i >= world->shape.disks
+                                     : i - MACHINE_CAPACITY_MAX >= world->shape.caches)
+            continue;
         disk_path_of(i, path);
         machine->disks[i].exists = true;
         if (sim_disk_create(world->sim, number, path, world->shape.disk_bytes) < 0)

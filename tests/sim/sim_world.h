@@ -26,8 +26,10 @@
 #include "tests/sim/sim_history.h"
 
 #define MACHINES_MAX 16
-#define MACHINE_DISKS_MAX 6 /* those that a run adds included */
-#define SHAPE_VOLUMES_MAX 2 /* that clients use */
+#define MACHINE_CAPACITY_MAX 6 /* those that a run adds included */
+#define MACHINE_CACHES_MAX 2
+#define MACHINE_DISKS_MAX (MACHINE_CAPACITY_MAX + MACHINE_CACHES_MAX) /* cache disks come last */
+#define SHAPE_VOLUMES_MAX 2                                           /* that clients use */
 #define SETUP_NS (120 * SEC)
 #define HEAL_NS (240 * SEC) /* within which all is well again after the last fault */
 
@@ -35,6 +37,7 @@ struct run_options {
     uint64_t seed;
     uint64_t seconds;    /* of faults; 0: the seed chooses */
     unsigned nodes;      /* 0: the seed chooses */
+    unsigned caches;     /* cache disks of each node */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
     const char *program; /* that chooses nodes and faults by itself; NULL: cluster_sim */
@@ -51,6 +54,7 @@ struct volume_shape {
 /* What the seed chose. */
 struct shape {
     unsigned nodes, disks; /* of each node */
+    unsigned caches;       /* of each node; as the options say */
     uint64_t disk_bytes, log_bytes, extent_bytes;
     struct volume_shape
         volumes[SHAPE_VOLUMES_MAX]; /* the first is everybody's; see sim_workload.h */
