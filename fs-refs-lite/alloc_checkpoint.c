@@ -1,0 +1,212 @@
+/* What a checkpoint writes of the maps, and what becomes free by it. */
+#include "fs-refs-lite/alloc_private.h"
+
+static int co_touched_load(struct fs *fs)
+{
+    struct alloc *alloc = &fs->alloc;
+
+    while (alloc->touched_count > 0) {
+        uint64_t index = alloc->touched[alloc->touched_count - 1];
+        struct group *group;
+        int r = co_group_get(fs, index, &group);
+
+        if (r < 0 && r != -EBADMSG)
+            return r;
+        if (r == 0)
+            group_dirty(alloc, group);
+        /* Others may have added behind it meanwhile. */
+        for (size_t i = alloc->touched_count; i-- > 0;) {
+            if (alloc->touched[i] == index)
+                alloc->touched[i] = alloc->touched[--alloc->touched_count];
+        }
+    }
+    return 0;
+}
+
+/* Makes the nodes with the items of all dirty groups dirty too. Returns -EAGAIN when one is not in
+ * RAM. */
+static int group_items_prepare(struct fs *fs)
+{
+    list_for_each (entry, &fs->alloc.dirty) {
+        struct group *group = list_entry(entry, struct group, list);
+        struct fs_key key = group_key(group->index);
+        struct fs_group_item item = {.generation = fs->generation, .slot = group->slot};
+        int r;
+
+        if (group->item_generation == fs->generation)
+            continue;
+        r = tree_prepare(fs, FS_TREE_GROUPS, &key);
+        if (r < 0)
+            return r;
+        /* A placeholder: the map is in RAM, so nobody reads the item before the snapshot. */
+        tree_put(fs, FS_TREE_GROUPS, &key, &item, sizeof(item));
+        group->item_generation = fs->generation;
+    }
+    return 0;
+}
+
+int co_alloc_prepare_snapshot(struct fs *fs)
+{
+    struct alloc *alloc = &fs->alloc;
+    size_t addresses = MIN(alloc->dirty_count * 4 + 64, alloc->pool_capacity);
+    bool ready = alloc->touched_count == 0 && alloc->pool_count >= addresses;
+    int r;
+
+    if (!ready) {
+        r = co_touched_load(fs);
+        if (r == 0)
+            r = co_alloc_refill(fs, MIN(alloc->dirty_count * 8 + 128, alloc->pool_capacity));
+        if (r == 0)
+            r = alloc_reserve_frees(alloc, alloc->dirty_count * 8 + 128);
+        return r;
+    }
+    r = group_items_prepare(fs);
+    if (r == -EAGAIN) {
+        r = co_node_load(fs);
+        return r;
+    }
+    if (r < 0)
+        return r;
+    list_for_each (entry, &alloc->dirty) {
+        if (list_entry(entry, struct group, list)->item_generation != fs->generation)
+            return 0;
+    }
+    return alloc->touched_count == 0;
+}
+
+static void image_clear(struct alloc *alloc, uint64_t address, uint64_t blocks)
+{
+    struct group *group = group_find(alloc, group_of(alloc, address));
+    uint64_t at;
+
+    if (!group || !group->image)
+        return;
+    at = address - alloc_group_first(alloc, group->index);
+    for (uint64_t bit = at; bit < at + blocks; bit++)
+        bit_clear(group->image->used, bit);
+}
+
+static void images_clear_free(struct fs *fs)
+{
+    struct alloc *alloc = &fs->alloc;
+
+    for (size_t i = 0; i < alloc->freed.count; i++)
+        image_clear(alloc, alloc->freed.runs[i].address, alloc->freed.runs[i].blocks);
+    for (size_t i = 0; i < alloc->pool_count; i++)
+        image_clear(alloc, alloc->pool[i], 1);
+    list_for_each (entry, &alloc->holds) {
+        const struct alloc_hold *hold = list_entry(entry, struct alloc_hold, node);
+
+        for (unsigned i = 0; i < hold->count; i++)
+            image_clear(alloc, hold->runs[i].address, hold->runs[i].blocks);
+    }
+}
+
+static void group_snapshot(struct fs *fs, struct group *group, uint64_t *ret_block)
+{
+    struct fs_bitmap *image = group->image;
+    struct fs_key key = group_key(group->index);
+    struct fs_group_item item = {.generation = fs->generation};
+
+    group->slot = group->is_fresh ? 0 : group->slot ^ 1;
+    group->is_fresh = false;
+    image->group = group->index;
+    image->free_blocks = group->blocks - map_used(image);
+    *ret_block = alloc_group_first(&fs->alloc, group->index) + group->slot;
+    block_seal(image, FS_BITMAP_MAGIC, fs->super.header.volume, *ret_block, fs->generation);
+
+    item.slot = group->slot;
+    item.free_blocks = image->free_blocks;
+    tree_put(fs, FS_TREE_GROUPS, &key, &item, sizeof(item)); /* in place: its node is dirty */
+    group->image = NULL;
+    group->is_dirty = false;
+}
+
+uint64_t alloc_snapshot(struct fs *fs, struct fs_bitmap *images, uint64_t *image_blocks)
+{
+    struct alloc *alloc = &fs->alloc;
+    uint64_t free_blocks = alloc->free_blocks + alloc->pool_count + alloc->freed.blocks;
+    struct run_list empty = alloc->trimming;
+    size_t count = 0;
+
+    assert(alloc->touched_count == 0);
+    assert(alloc->trimming.count == 0);
+    list_for_each (entry, &alloc->holds) {
+        const struct alloc_hold *hold = list_entry(entry, struct alloc_hold, node);
+
+        for (unsigned i = 0; i < hold->count; i++)
+            free_blocks += hold->runs[i].blocks;
+    }
+    list_for_each (entry, &alloc->dirty) {
+        struct group *group = list_entry(entry, struct group, list);
+
+        group->image = &images[count++];
+        memcpy(group->image, group->map, sizeof(*group->map));
+    }
+    images_clear_free(fs);
+    count = 0;
+    list_for_each (entry, &alloc->dirty) {
+        group_snapshot(fs, list_entry(entry, struct group, list), &image_blocks[count++]);
+    }
+    assert(count == alloc->dirty_count && alloc->touched_count == 0);
+    list_splice(&alloc->dirty, &alloc->writing);
+    alloc->dirty_count = 0;
+
+    alloc->trimming = alloc->freed;
+    run_list_clear(&empty);
+    alloc->freed = empty;
+    return free_blocks;
+}
+
+void alloc_written(struct fs *fs)
+{
+    list_splice(&fs->alloc.writing, &fs->alloc.clean);
+}
+
+void alloc_trimmed(struct fs *fs)
+{
+    struct alloc *alloc = &fs->alloc;
+
+    for (size_t i = 0; i < alloc->trimming.count; i++) {
+        const struct run *run = &alloc->trimming.runs[i];
+        uint64_t index = group_of(alloc, run->address);
+        struct group *group = group_find(alloc, index);
+
+        if (group)
+            alloc->free_blocks += group_mark(alloc, group, run->address, run->blocks, false);
+        else {
+            alloc->free_blocks += run->blocks;
+            if (alloc->free_in_group[index] != GROUP_UNKNOWN)
+                alloc->free_in_group[index] += run->blocks;
+        }
+    }
+    run_list_clear(&alloc->trimming);
+    alloc->metadata_cursor = 0;
+}
+
+int alloc_grow(struct alloc *alloc, uint64_t total_blocks)
+{
+    uint64_t before = alloc_capacity(alloc), old_count = alloc->group_count;
+    uint64_t count = group_count_of(total_blocks, alloc->first_block);
+    uint16_t *free_in_group = realloc(alloc->free_in_group, count * sizeof(*free_in_group));
+
+    assert(total_blocks >= alloc->total_blocks);
+    if (!free_in_group)
+        return -ENOMEM;
+    alloc->free_in_group = free_in_group;
+    memset(free_in_group + old_count, 0xff, (count - old_count) * sizeof(*free_in_group));
+    alloc->total_blocks = total_blocks;
+    alloc->group_count = count;
+    if (old_count > 0) {
+        struct group *last = group_find(alloc, old_count - 1);
+
+        if (last) {
+            last->blocks = alloc_group_blocks(alloc, last->index);
+            group_count_free(alloc, last);
+        } else {
+            free_in_group[old_count - 1] = GROUP_UNKNOWN;
+        }
+    }
+    alloc->free_blocks += alloc_capacity(alloc) - before;
+    return 0;
+}

@@ -1,0 +1,63 @@
+/* What the files of the allocator share: alloc.c (geometry, searching, addresses for tree nodes),
+ * alloc_groups.c (maps in RAM), alloc_checkpoint.c (what a checkpoint writes). */
+#ifndef S2D_FS_ALLOC_PRIVATE_H
+#define S2D_FS_ALLOC_PRIVATE_H
+
+#include "fs-refs-lite/alloc.h"
+#include "fs-refs-lite/btree.h"
+#include "fs-refs-lite/fs_internal.h"
+
+#define GROUP_UNKNOWN UINT16_MAX
+static_assert(FS_GROUP_BLOCKS < GROUP_UNKNOWN, "free_in_group");
+
+struct group {
+    struct list list; /* clean, dirty or writing */
+    struct group *hash_next;
+    uint64_t index;
+    uint32_t blocks;
+    uint32_t free_blocks;
+    unsigned pins; /* held runs and pool addresses: their bits are nowhere else */
+    bool is_dirty;
+    bool is_fresh;            /* no item yet */
+    uint8_t slot;             /* of the map that the last snapshot or root named */
+    uint64_t item_generation; /* of the snapshot for which its item's node is dirty */
+    struct fs_bitmap *map;
+    struct fs_bitmap *image; /* during alloc_snapshot() */
+};
+
+static inline bool bit_test(const uint64_t *bits, uint64_t bit)
+{
+    return bits[bit / 64] >> bit % 64 & 1;
+}
+
+static inline void bit_set(uint64_t *bits, uint64_t bit)
+{
+    bits[bit / 64] |= (uint64_t)1 << bit % 64;
+}
+
+static inline void bit_clear(uint64_t *bits, uint64_t bit)
+{
+    bits[bit / 64] &= ~((uint64_t)1 << bit % 64);
+}
+
+/* ---- alloc.c ---- */
+
+uint64_t group_of(const struct alloc *alloc, uint64_t address);
+uint64_t group_count_of(uint64_t total_blocks, uint64_t first_block);
+void group_free(struct alloc *alloc, struct group *group);
+
+/* ---- alloc_groups.c ---- */
+
+struct group *group_find(const struct alloc *alloc, uint64_t index); /* NULL: not in RAM */
+uint32_t map_used(const struct fs_bitmap *map);
+void group_count_free(struct alloc *alloc, struct group *group);
+uint64_t group_mark(struct alloc *alloc, struct group *group, uint64_t address, uint64_t blocks,
+                    bool used);
+void group_dirty(struct alloc *alloc, struct group *group);
+void group_touch(struct alloc *alloc, uint64_t index);
+struct fs_key group_key(uint64_t index);
+/* Returns 0, -EBADMSG (nothing is allocated from this group any more), -ENOMEM, or the vdisk's
+ * error. */
+must_check int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group);
+
+#endif
