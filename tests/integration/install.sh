@@ -20,6 +20,7 @@ unit=$root/usr/lib/systemd/system/s2dd.service
 for program in bin/s2d sbin/s2dd; do
     "$root$prefix/$program" --version >/dev/null || fail "$program does not start"
 done
+"$root$prefix/bin/s2d" fsck --help | grep -q 'nodes that are stopped' || fail "s2d fsck does not start"
 for helper in s2d-keeper s2d-kvm-probe; do
     [[ -x $root$prefix/sbin/$helper ]] || fail "$helper is not beside s2dd"
 done
