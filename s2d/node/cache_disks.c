@@ -192,6 +192,7 @@ static void reopen_main(void *arg)
     co_store_server_remove(node->store_server, disk->id);
     co_column_local_leave(disk->column);
     co_store_close(take_ptr(disk->store));
+    disk->read_cache = (struct read_cache_part){0};
     disk->told = false;
     r = co_node_open_log(disk);
     if (r < 0 && r != -ECANCELED)
@@ -243,7 +244,7 @@ static struct node_disk *best_cache(const struct node_disk *disk)
     return best;
 }
 
-static bool is_retiring(const struct node_disk *disk)
+bool node_disk_is_retiring(const struct node_disk *disk)
 {
     const struct disk_record *record =
         database_find(consensus_database(disk->owner_node->consensus), TABLE_DISK, disk->id);
@@ -328,11 +329,11 @@ static bool bind_disk(struct node_disk *disk)
     if (!disk->served || io_now_ns(disk->owner_node->io) < disk->moved_ns)
         return false;
     best = best_cache(disk);
-    if (disk->cache && is_retiring(disk->cache)) {
+    if (disk->cache && node_disk_is_retiring(disk->cache)) {
         begin_move(disk, best);
         return true;
     }
-    if (!best || is_retiring(disk) ||
+    if (!best || node_disk_is_retiring(disk) ||
         (disk->cache && node_cache_bound(disk->cache) < node_cache_bound(best) + 2))
         return false;
     begin_move(disk, best);
@@ -360,7 +361,8 @@ static void empty_main(void *arg)
 
 static void retire_cache(struct node_disk *cache)
 {
-    if (cache->busy || !is_retiring(cache) || node_cache_bound(cache) > 0)
+    if (cache->busy || !node_disk_is_retiring(cache) || node_cache_bound(cache) > 0 ||
+        node_has_read_caches(cache))
         return;
     cache->busy = true;
     if (!node_spawn(cache->owner_node, "cache-empty", empty_main, cache))

@@ -307,6 +307,7 @@ void co_node_reconcile_disks(struct node *node)
             look_at_disk(node, disk);
     }
     node_bind_logs(node);
+    node_fit_read_caches(node);
 }
 
 void co_node_disks_stop(struct node *node)

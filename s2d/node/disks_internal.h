@@ -6,6 +6,11 @@
 #include "pool/disk.h"
 #include "s2d/node/node_internal.h"
 
+struct read_cache_part { /* of a cache disk's region */
+    struct node_disk *cache;
+    uint64_t offset, bytes;
+};
+
 struct node_disk { /* of this node */
     struct list node;
     struct node *owner_node;
@@ -16,7 +21,8 @@ struct node_disk { /* of this node */
     enum disk_role role; /* once it is open */
     struct store *store; /* NULL: a cache disk, or not open */
     struct column_store *column;
-    struct node_disk *cache; /* where its log is; NULL: on itself */
+    struct node_disk *cache;           /* where its log is; NULL: on itself */
+    struct read_cache_part read_cache; /* that its store has; cache NULL: none */
     bool failed; /* the medium failed: it is told to the cluster, and not opened again in this life
                   */
     bool told;   /* of the failure */
@@ -45,8 +51,15 @@ must_check int co_node_settle_damage(struct node_disk *disk);
 /* A look at who is bound to what: begins what is to change, one disk at a time. */
 void node_bind_logs(struct node *node);
 unsigned node_cache_bound(const struct node_disk *cache);
+bool node_disk_is_retiring(const struct node_disk *disk);
 /* What a disk that is claimed without a role is for: cache, when the node has slower ones and none
  * that is faster. */
 enum disk_role node_role_for(struct node *node, enum disk_media media);
+
+/* read_caches.c */
+
+/* A look at who has which part of the read caches: begins what is to change. */
+void node_fit_read_caches(struct node *node);
+bool node_has_read_caches(const struct node_disk *cache); /* a store reads from it */
 
 #endif

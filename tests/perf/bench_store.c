@@ -6,7 +6,8 @@
  *               [--span BYTES] [--hdd] [--cache FILE [--cache-size BYTES] [--log BYTES]]
  *
  * --span: only the first BYTES of the disk are written and read. --hdd: it is as slow as a hard
- * disk. --cache: the log lies on this file, and with --hdd a read cache.
+ * disk. --cache: the log lies on this file, and with --hdd a read cache. --raw: no store at all,
+ * only random writes of the disk itself, for --seconds-read; prints one line of JSON.
  *
  * Prints records a second, latency percentiles, and CPU per record: of this process, kernel work on
  * its behalf included. */
@@ -35,7 +36,7 @@ struct bench {
     unsigned laps, depth;
     uint64_t read_seconds;
     uint64_t span_bytes; /* 0: all */
-    bool keep, hdd;
+    bool keep, hdd, raw;
     const char *cache_path; /* NULL: the log is on the disk */
     uint64_t cache_bytes, log_bytes;
 
@@ -381,10 +382,57 @@ static int co_bench(struct bench *bench)
     return r;
 }
 
+/* ---- the disk alone ---- */
+
+struct raw {
+    struct bench *bench;
+    struct io_file *file;
+    uint64_t until_ns, count;
+};
+
+static void raw_main(void *arg)
+{
+    struct raw *raw = arg;
+    struct bench *bench = raw->bench;
+    cleanup(freep) uint8_t *data = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    uint64_t span = bench->span_bytes > 0 ? bench->span_bytes : bench->size_bytes;
+    int r = 0;
+
+    memset(data, 0x5a, BLOCK_SIZE);
+    while (r == 0 && io_clock_ns(bench->io) < raw->until_ns) {
+        r = co_io_write(raw->file, data, BLOCK_SIZE,
+                        next_random(bench) % (span / BLOCK_SIZE) * BLOCK_SIZE, IO_WRITE_DSYNC);
+        raw->count++;
+    }
+    if (r < 0)
+        fprintf(stderr, "bench_store: %s\n", strerror(-r));
+}
+
+static int co_raw(struct bench *bench)
+{
+    struct raw raw = {.bench = bench};
+    struct co_group group;
+    uint64_t start_ns = io_clock_ns(bench->io);
+    int r = co_io_open(bench->io, bench->path, IO_OPEN_DIRECT, &raw.file);
+
+    if (r == 0 && bench->hdd)
+        r = io_file_make_hdd(raw.file, &IO_HDD_7200);
+    raw.until_ns = start_ns + bench->read_seconds * SEC;
+    co_group_init(&group);
+    for (unsigned i = 0; i < bench->depth && r == 0; i++)
+        r = co_group_spawn(&group, bench->io, "raw", raw_main, &raw);
+    co_group_wait(&group);
+    if (r == 0)
+        printf("{\"depth\": %u, \"writes_per_s\": %.1f}\n", bench->depth,
+               (double)raw.count * SEC / (double)(io_clock_ns(bench->io) - start_ns));
+    io_file_close(raw.file);
+    return r;
+}
+
 static void bench_main(void *arg)
 {
     struct bench *bench = arg;
-    int r = co_bench(bench);
+    int r = bench->raw ? co_raw(bench) : co_bench(bench);
 
     if (r < 0)
         fprintf(stderr, "bench_store: %s\n", strerror(-r));
@@ -401,6 +449,7 @@ int main(int argc, char **argv)
                                             {"keep", no_argument, NULL, 'k'},
                                             {"span", required_argument, NULL, 'a'},
                                             {"hdd", no_argument, NULL, 'h'},
+                                            {"raw", no_argument, NULL, 'w'},
                                             {"cache", required_argument, NULL, 'c'},
                                             {"cache-size", required_argument, NULL, 'z'},
                                             {"log", required_argument, NULL, 'g'},
@@ -439,6 +488,9 @@ int main(int argc, char **argv)
             break;
         case 'h':
             bench.hdd = true;
+            break;
+        case 'w':
+            bench.raw = true;
             break;
         case 'c':
             bench.cache_path = optarg;

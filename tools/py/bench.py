@@ -413,7 +413,16 @@ def bench_parity(options, floor_program, folder):
     return parity.run(options, floor_program, folder)
 
 
-COMMANDS = {"floor": bench_floor, "volume": bench_volume, "nbd": bench_nbd, "idle": bench_idle, "parity": bench_parity}
+def bench_hybrid(options, floor_program, folder):
+    sys.modules.setdefault("bench", sys.modules[__name__])  # it calls us back
+    import bench_hybrid as hybrid  # pylint: disable=import-outside-toplevel
+
+    return hybrid.run(options, floor_program, folder)
+
+
+EXTRA_TARGETS = {"parity": ["bench_mirror"], "hybrid": ["bench_store"]}
+COMMANDS = {"floor": bench_floor, "volume": bench_volume, "nbd": bench_nbd, "idle": bench_idle, "parity": bench_parity,
+            "hybrid": bench_hybrid}
 
 
 def run_visibly(*command):
@@ -426,10 +435,10 @@ def build(options):
     """Builds what is needed; returns the path of bench-floor."""
     folder = os.path.abspath(options.build_dir or os.path.join(ROOT, "build"))
     if options.build_dir:
-        run_visibly("cmake", "--build", folder, "--target", "bench-floor", *(["bench_mirror"] if options.what == "parity" else []))
+        run_visibly("cmake", "--build", folder, "--target", "bench-floor", *EXTRA_TARGETS.get(options.what, []))
     else:
-        of_cluster = options.what in ("volume", "idle", "parity")
-        targets = ["all", "bench_mirror"] if options.what == "parity" else [] if of_cluster else ["bench-floor"]
+        of_cluster = options.what in ("volume", "idle", "parity", "hybrid")
+        targets = ["all", *EXTRA_TARGETS.get(options.what, [])] if of_cluster else ["bench-floor"]
         run_visibly(os.path.join(ROOT, "tools/install-packages"), "test", *(["run"] if of_cluster else []))
         run_visibly(os.path.join(ROOT, "tools/build"), "release", *targets)
     return os.path.join(folder, "tools/bench-floor")
