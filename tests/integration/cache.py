@@ -38,6 +38,19 @@ def await_logs(lab, node, wanted, seconds=20):
         time.sleep(0.2)
 
 
+def await_read_caches(lab, node, there, seconds=20):
+    """The hard disks of the node share the read cache of its cache disk evenly; there False: they have none."""
+    deadline = time.monotonic() + seconds
+    while True:
+        rows = lab.json("perf", "--seconds", "0.1")["caches"]
+        sizes = [row["read_cache_bytes"] for row in rows if row["name"] in {f"node{node}:{name}" for name in CAPACITY}]
+        if len(sizes) == len(CAPACITY) and len(set(sizes)) == 1 and (sizes[0] > 0) == there:
+            return
+        if time.monotonic() > deadline:
+            raise Failed(f"node {node}: read caches of {sizes} bytes")
+        time.sleep(0.2)
+
+
 def await_volume(lab, seconds=60):
     """All copies of the volume are in-sync again. (The cluster is not healthy: a cache disk has failed.)"""
     deadline = time.monotonic() + seconds
@@ -70,6 +83,7 @@ def fail_cache(lab, writers, node):
     lab.devcluster("fail-disk", node, "nvme0")
     await_writes(lab, writers, 300)
     await_logs(lab, node, "own")
+    await_read_caches(lab, node, False)
     await_volume(lab)
 
 
@@ -77,6 +91,7 @@ def run(lab):
     lab.devcluster("up", "--nodes", 3, "--disks", "hdd:2x1G,nvme:1x512M")
     for node in (1, 2, 3):
         await_logs(lab, node, "nvme0")
+        await_read_caches(lab, node, True)
     lab.s2d("volume", "create", "v", "--size", "256M", "--resiliency", "mirror3")
     lab.s2d("file", "create", FILE, "--size", "64M")
     socket = lab.node_dir(3) / "nbd.sock"
@@ -92,9 +107,11 @@ def run(lab):
     subprocess.run(["truncate", "-s", "512M", path], check=True)
     lab.s2d("disk", "claim", path, node=1)
     await_logs(lab, 1, "nvme1")
+    await_read_caches(lab, 1, True)
     await_writes(lab, writers, 300)
     lab.s2d("disk", "retire", "node3:nvme0", "--yes")
     await_logs(lab, 3, "own")
+    await_read_caches(lab, 3, False)
     await_writes(lab, writers, 300)
     for writer in writers:
         writer.finish()

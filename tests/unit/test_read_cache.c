@@ -295,14 +295,15 @@ static void state_main(struct io *io, void *arg)
     const uint64_t cache_bytes = 1024 * GIB, log_bytes = cache_bytes / 16;
     struct read_cache_options options = {.bytes = cache_bytes - log_bytes};
     struct read_cache *cache;
-    uint64_t index, overlay = log_bytes / BLOCK_SIZE * OVERLAY_BYTES_PER_BLOCK;
+    /* and what a checkpoint notes of each block of a quarter of the log */
+    uint64_t index, overlay = log_bytes / BLOCK_SIZE * (OVERLAY_BYTES_PER_BLOCK + 24 / 4);
 
     (void)arg;
     options.file = co_open_cache_file(io);
     assert_int_equal(read_cache_new(&options, &cache), 0);
     index = read_cache_stats(cache).index_bytes;
     print_message("RAM per TiB of cache disk: %u MiB of read cache index (%.1f bytes a chunk), "
-                  "%u MiB of overlay\n",
+                  "%u MiB for logs\n",
                   (unsigned)(index / MIB), (double)index / (options.bytes / READ_CACHE_CHUNK_BYTES),
                   (unsigned)(overlay / MIB));
     assert_in_range(index, 1, options.bytes / READ_CACHE_CHUNK_BYTES * READ_CACHE_BYTES_PER_CHUNK);
