@@ -43,6 +43,7 @@ struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t i
 void node_disk_fail(struct node_disk *disk, const char *what, int error)
 {
     disk->failed = true;
+    disk->told = false; /* that its log was damaged may be: this is another matter */
     snprintf(disk->reason, sizeof(disk->reason), "%s: %s", what, strerror(-error));
     log_error(disk->owner_node->io, "disks", "a disk failed; its columns are given up",
               "disk=%s reason=\"%s\"", disk->name, disk->reason);
