@@ -130,7 +130,7 @@ int node_slow_disk(struct node *node, uint64_t disk);
 
 struct node_disk_status {
     bool open;
-    char reason[256]; /* why not */
+    char reason[256];            /* why not */
     char log_on[NAME_MAX_BYTES]; /* the disk that its log is on; "": it has none */
     unsigned bound;              /* a cache disk's: logs of other disks on it */
     uint64_t log_bytes, log_used_bytes, dirty_blocks;

@@ -9,18 +9,12 @@
 /* ---- disks ---- */
 
 static const struct column disk_columns[] = {
-    {"ID", "id", COLUMN_NUMBER},
-    {"NODE", "node", COLUMN_TEXT},
-    {"NAME", "name", COLUMN_TEXT},
-    {"ROLE", "role", COLUMN_TEXT},
-    {"MEDIA", "media", COLUMN_TEXT},
-    {"LOG ON", "status.log_on", COLUMN_TEXT},
-    {"SIZE", "size_bytes", COLUMN_SIZE},
-    {"USED", "used_bytes", COLUMN_SIZE},
-    {"STATE", "state", COLUMN_WORD},
-    {"HEALTH", "health", COLUMN_WORD},
-    {"WHY", "reason", COLUMN_TEXT},
-    {NULL, NULL, 0},
+    {"ID", "id", COLUMN_NUMBER},         {"NODE", "node", COLUMN_TEXT},
+    {"NAME", "name", COLUMN_TEXT},       {"ROLE", "role", COLUMN_TEXT},
+    {"MEDIA", "media", COLUMN_TEXT},     {"LOG ON", "status.log_on", COLUMN_TEXT},
+    {"SIZE", "size_bytes", COLUMN_SIZE}, {"USED", "used_bytes", COLUMN_SIZE},
+    {"STATE", "state", COLUMN_WORD},     {"HEALTH", "health", COLUMN_WORD},
+    {"WHY", "reason", COLUMN_TEXT},      {NULL, NULL, 0},
 };
 
 static const struct column disk_fields[] = {
