@@ -7,7 +7,7 @@
 #define PLANTED_TABLE(X)                                                                           \
     /* the mirror: I1-I8 */                                                                        \
     X(ACK_EARLY, "mirror", "a write is committed before the last column has it [ACKEARLY]")        \
-    X(ACK_BEFORE_STALE, "cluster", "a column proposed stale is no longer waited for [STALEAFTER]")  \
+    X(ACK_BEFORE_STALE, "aimed", "a column proposed stale is no longer waited for [STALEAFTER]")  \
     X(CATCHING_COUNTS, "mirror", "a column that is catching up stands in for one that is in-sync [CATCHCOUNT]") \
     X(TAKEOVER_WRITES_NOTHING, "mirror", "a takeover does not write again [NOAGAIN]")              \
     X(TAKEOVER_WRITES_OLDEST, "aimed", "a takeover writes the oldest record of a block again [AGAINOLDEST]") \

@@ -174,28 +174,48 @@ static void paused_owner(struct cluster *cluster)
     run_for(cluster, LEASE_NS + SEC + draw(cluster, 300 * MS));
 }
 
-static struct command *in_sync_on_its_way(struct cluster *cluster)
+/* A proposal that is on its way; NULL: none was made in time. */
+static struct command *await_command(struct cluster *cluster, int kind)
 {
-    for (size_t i = 0; i < cluster->command_count; i++) {
-        if (cluster->commands[i].kind == COMMAND_IN_SYNC)
-            return &cluster->commands[i];
+    uint64_t until_ns = sim_now_ns(cluster->sim) + SERVES_NS;
+
+    while (sim_now_ns(cluster->sim) < until_ns) {
+        for (size_t i = 0; i < cluster->command_count; i++) {
+            if ((int)cluster->commands[i].kind == kind)
+                return &cluster->commands[i];
+        }
+        run_for(cluster, STEP_NS);
     }
     return NULL;
+}
+
+/* A column is away, and the command that says so is late: until it is there a write waits. */
+static void late_eviction(struct cluster *cluster)
+{
+    struct node *owner = owner_now(cluster), *away = other_node(cluster, owner, owner);
+    struct command *command;
+
+    cut_both(cluster, owner, away);
+    sim_break_connections(cluster->sim, owner->number, away->number);
+    command = await_command(cluster, COMMAND_STALE);
+    if (command)
+        command->due_ns += SEC;
+    run_for(cluster, 50 * MS + draw(cluster, 200 * MS));
+    cluster->focus = draw(cluster, 2) == 0 ? some_slab(cluster) : cluster->focus;
+    sim_heal_all(cluster->sim);
+    run_for(cluster, 100 * MS + draw(cluster, 300 * MS));
 }
 
 /* A column comes back, and while "in-sync" is on its way, late, the column or the owner goes. */
 static void late_join(struct cluster *cluster)
 {
     struct node *owner = owner_now(cluster), *joining = other_node(cluster, owner, owner);
-    uint64_t until_ns = sim_now_ns(cluster->sim) + SERVES_NS;
     struct command *command;
 
     crash(joining, 400 * MS + draw(cluster, 300 * MS));
-    while (!(command = in_sync_on_its_way(cluster))) {
-        if (sim_now_ns(cluster->sim) >= until_ns)
-            return;
-        run_for(cluster, STEP_NS);
-    }
+    command = await_command(cluster, COMMAND_IN_SYNC);
+    if (!command)
+        return;
     command->due_ns += draw(cluster, 400 * MS);
     switch (draw(cluster, 3)) {
     case 0:
@@ -281,8 +301,17 @@ static void old_writes_committed_late(struct cluster *cluster)
 }
 
 static void (*const schedules[])(struct cluster *cluster) = {
-    torn_write, torn_write, given_up_takeover,           deposed_owner,   paused_owner,
-    late_join,  late_join,  slow_writes_around_a_resync, forgotten_tails, old_writes_committed_late,
+    torn_write,
+    torn_write,
+    given_up_takeover,
+    deposed_owner,
+    paused_owner,
+    late_join,
+    late_join,
+    late_eviction,
+    slow_writes_around_a_resync,
+    forgotten_tails,
+    old_writes_committed_late,
 };
 
 void play_aimed(struct cluster *cluster)

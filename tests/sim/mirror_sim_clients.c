@@ -149,7 +149,7 @@ static void remember_unanswered(struct cluster *cluster, const struct repeat *re
             continue;
         cluster->repeats[i] = *repeat;
         for (uint32_t j = 0; j < repeat->count; j++)
-            cluster->repeats[i].happened[j] =
+            cluster->repeats[i].happened[j] |=
                 cluster->blocks[repeat->block + j].known.version == repeat->value.version;
         return;
     }
