@@ -3,7 +3,7 @@
  * is one run. See sim_world.h for the parts, tests/README.md for how to work with it.
  *
  *   cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] [--caches N] [--faults LIST]
- * [--log]
+ * [--shared] [--log]
  *
  * Cache disks are not in the seeds' own worlds yet: --caches gives each node so many.
  *
@@ -60,16 +60,21 @@ static void run(const struct run_options *options)
 }
 
 static const struct option long_options[] = {
-    {"seed", required_argument, NULL, 's'},    {"runs", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 'v'}, {"nodes", required_argument, NULL, 'n'},
-    {"caches", required_argument, NULL, 'c'},  {"faults", required_argument, NULL, 'f'},
-    {"log", no_argument, NULL, 'l'},           {NULL, 0, NULL, 0},
+    {"seed", required_argument, NULL, 's'},
+    {"runs", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 'v'},
+    {"nodes", required_argument, NULL, 'n'},
+    {"caches", required_argument, NULL, 'c'},
+    {"faults", required_argument, NULL, 'f'},
+    {"shared", no_argument, NULL, 'w'},
+    {"log", no_argument, NULL, 'l'},
+    {NULL, 0, NULL, 0},
 };
 
 static int usage(void)
 {
     fprintf(stderr, "usage: cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] "
-                    "[--caches 0-2] [--faults LIST|none] [--log]\n");
+                    "[--caches 0-2] [--faults LIST|none] [--shared] [--log]\n");
     return 2;
 }
 
@@ -89,6 +94,9 @@ int main(int argc, char **argv)
             break;
         case 'v':
             options.seconds = strtoull(optarg, NULL, 10);
+            break;
+        case 'w':
+            options.shared = true;
             break;
         case 'n':
             options.nodes = (unsigned)strtoul(optarg, NULL, 10);

@@ -270,6 +270,7 @@ static void forgotten_tails(struct cluster *cluster)
     crash(owner, 700 * MS + draw(cluster, 400 * MS));
     crash(third, 700 * MS + draw(cluster, 400 * MS));
     sim_heal_all(cluster->sim);
+    memset(cluster->repeats, 0, sizeof(cluster->repeats)); /* their clients are gone too */
     cluster->focus = 1 + cluster->focus % SLABS;
     if (!await_serving(cluster) || owner_now(cluster) != survivor)
         return;

@@ -3,7 +3,7 @@
  * many operations with the same begin and end.
  *
  * In most runs a block has one client that writes it, and everybody reads it. In some everybody
- * writes it too (shape.shared_writes): those where the product answers a repeat of what was written
+ * writes it too (--shared): those where the product answers a repeat of what was written
  * before and does not run it, after what another client may have written meanwhile. That is in
  * mirrors and where blocks are in place already: so the file is allocated at the beginning, and
  * neither trimmed nor copied. */

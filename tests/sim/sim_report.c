@@ -19,6 +19,8 @@ static void print_repeat(const struct run_options *options)
            (unsigned long long)options->seed);
     if (options->seconds)
         printf(" --seconds %llu", (unsigned long long)options->seconds);
+    if (options->shared)
+        printf(" --shared");
     if (options->nodes && !options->program)
         printf(" --nodes %u", options->nodes);
     if (options->caches)

@@ -71,12 +71,11 @@ static void choose_volumes(struct world *world)
     }
 }
 
-/* By the seed itself: no other choice changes for it. */
 static void choose_sharing(struct world *world)
 {
     struct shape *shape = &world->shape;
 
-    shape->shared_writes = world->options.seed % 4 == 3;
+    shape->shared_writes = world->options.shared;
     for (unsigned i = 0; i < shape->volume_count; i++)
         shape->shared_writes = shape->shared_writes && shape->volumes[i].data_columns == 0;
     if (shape->shared_writes)

@@ -38,6 +38,7 @@ struct run_options {
     uint64_t seconds;    /* of faults; 0: the seed chooses */
     unsigned nodes;      /* 0: the seed chooses */
     unsigned caches;     /* cache disks of each node */
+    bool shared;         /* on mirrors any client writes any block: see sim_blocks.c */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
     const char *program; /* that chooses nodes and faults by itself; NULL: cluster_sim */
