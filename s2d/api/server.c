@@ -6,8 +6,9 @@
  *
  * An exchange has one holder at a time: posting and resuming hand it over, and a suspended
  * connection is not looked at, so that a client that leaves early is noticed after the answer. So
- * the reactor always ends first, and MHD_stop_daemon() finds no connection suspended. The only
- * thing both sides touch is `closing` and the count of what is on the reactor, under a mutex. */
+ * the reactor always ends first, and MHD_stop_daemon() finds no connection suspended. That call
+ * cuts what is not sent yet, so answers are counted until they are. The only things both sides
+ * touch are `closing` and the two counts, under a mutex. */
 #include "s2d/api/server.h"
 
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "s2d/base/co.h"
@@ -28,6 +30,7 @@
 #define CONNECTION_BYTES (2 * API_TARGET_MAX) /* MHD's buffer: target and headers */
 #define IDLE_SECONDS 60
 #define BACKLOG 64
+#define LAST_ANSWERS_SECONDS 1 /* a server that closes waits so long for clients to take theirs */
 
 enum exchange_state {
     EXCHANGE_NEW,
@@ -44,6 +47,7 @@ struct exchange {
     char *body;
     size_t body_bytes, body_size;
     bool too_large;
+    bool owed; /* counted in server->owed */
     struct api_request request;
     struct api_response response;
     struct io_task task;
@@ -61,6 +65,8 @@ struct api_server {
     pthread_mutex_t mutex;
     bool closing;         /* under mutex; set by the reactor */
     unsigned handed_over; /* under mutex: exchanges that the reactor has, or is about to get */
+    unsigned owed;        /* under mutex: answers that are not sent yet */
+    pthread_cond_t paid;  /* owed is 0 */
     struct co *closer;    /* from here on: the reactor's. Who waits for handed_over to be 0 */
     struct list running;
     struct counter requests, errors;
@@ -142,13 +148,35 @@ static void *on_target(void *arg, const char *target, struct MHD_Connection *con
     return exchange;
 }
 
+/* Under the mutex: this exchange gets an answer. */
+static void owe_answer(struct exchange *exchange)
+{
+    exchange->server->owed += !exchange->owed;
+    exchange->owed = true;
+}
+
+/* Sent, or nobody is there to take it. */
+static void pay_answer(struct exchange *exchange)
+{
+    struct api_server *server = exchange->server;
+
+    pthread_mutex_lock(&server->mutex);
+    if (--server->owed == 0)
+        pthread_cond_signal(&server->paid);
+    pthread_mutex_unlock(&server->mutex);
+}
+
 static void on_completed(void *arg, struct MHD_Connection *connection, void **con_cls,
                          enum MHD_RequestTerminationCode code)
 {
+    struct exchange *exchange = *con_cls;
+
     (void)arg;
     (void)connection;
     (void)code;
-    exchange_free(*con_cls);
+    if (exchange && exchange->owed)
+        pay_answer(exchange);
+    exchange_free(exchange);
     *con_cls = NULL;
 }
 
@@ -194,6 +222,9 @@ static enum MHD_Result refuse(struct exchange *exchange, int error, const char *
 {
     api_answer_error(&exchange->response, error, "%s", message);
     exchange->state = EXCHANGE_ANSWERED;
+    pthread_mutex_lock(&exchange->server->mutex);
+    owe_answer(exchange);
+    pthread_mutex_unlock(&exchange->server->mutex);
     return answer(exchange);
 }
 
@@ -267,6 +298,7 @@ static enum MHD_Result hand_over(struct exchange *exchange)
         return refuse(exchange, -ESHUTDOWN, "this daemon is stopping: ask another node");
     }
     server->handed_over++;
+    owe_answer(exchange);
     exchange->state = EXCHANGE_RUNNING;
     MHD_suspend_connection(exchange->connection); /* before it can be resumed */
     io_task_init(&exchange->task, exchange_begin, exchange);
@@ -407,6 +439,7 @@ static void server_free(struct api_server *server)
     metrics_remove(server->metrics, &server->errors);
     if (server->fd >= 0)
         close(server->fd);
+    pthread_cond_destroy(&server->paid);
     pthread_mutex_destroy(&server->mutex);
     free(server);
 }
@@ -424,6 +457,7 @@ int api_server_open(struct io *io, const struct api_server_options *options,
     server->metrics = options->metrics;
     server->fd = -1;
     pthread_mutex_init(&server->mutex, NULL);
+    pthread_cond_init(&server->paid, NULL);
     list_init(&server->running);
     r = listen_at(server, options->path);
     if (r == 0)
@@ -441,7 +475,15 @@ int api_server_open(struct io *io, const struct api_server_options *options,
 static void stop_thread(void *arg)
 {
     struct api_server *server = arg;
+    struct timespec deadline;
 
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += LAST_ANSWERS_SECONDS;
+    pthread_mutex_lock(&server->mutex);
+    while (server->owed > 0 &&
+           pthread_cond_timedwait(&server->paid, &server->mutex, &deadline) == 0)
+        ;
+    pthread_mutex_unlock(&server->mutex);
     MHD_stop_daemon(server->mhd);
 }
 
