@@ -199,6 +199,9 @@ bool store_stream_info(const struct store *store, uint64_t vdisk,
 /* Queues a record; never suspends, never refuses for lack of room (a full log makes done() wait:
  * the caller's credit bounds what can queue). done() is never called from inside. */
 void store_append(struct store *store, struct store_append *append);
+/* The session's owner is gone for now: its records that wait for room get -ESTALE, and it seals
+ * before it sends more. Others it has sent end by themselves. */
+void store_let_go(struct store *store, uint64_t vdisk, uint64_t session);
 
 struct store_tail_record {
     struct log_position position;

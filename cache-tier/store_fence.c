@@ -66,6 +66,14 @@ static void turn_away_waiting(struct store *store, struct stream *stream)
     stream->accepted_seq = stream->placed_seq;
 }
 
+void store_let_go(struct store *store, uint64_t vdisk, uint64_t session)
+{
+    struct stream *stream = stream_find(&store->streams, vdisk);
+
+    if (stream && stream->session == session)
+        turn_away_waiting(store, stream);
+}
+
 /* What is remembered of clients' requests that count. */
 static int seal_fill_recent(const struct stream *stream, struct store_seal *seal)
 {

@@ -39,6 +39,7 @@ static int local_seal(struct column_stream *stream, uint64_t epoch, uint64_t ses
     int r = CALL(stream->store, co_store_seal(store, stream->vdisk, epoch, session, ret_seal));
 
     stream->attached = r == 0;
+    stream->handle = session;
     return r;
 }
 
@@ -67,9 +68,14 @@ static void refuse_appends(void *arg)
     }
 }
 
-/* What the store took it finishes: the device reads its memory. The next seal waits for it. */
+/* What is on its way to the device ends there, for that reads its memory; the next seal waits for
+ * it. What waits for room might do so until another owner comes. */
 static void local_detach(struct column_stream *stream)
 {
+    struct store *store = local_of(stream->store)->store;
+
+    if (stream->attached && store)
+        store_let_go(store, stream->vdisk, stream->handle);
     stream->attached = false;
 }
 

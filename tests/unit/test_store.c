@@ -404,6 +404,43 @@ static void full_seal_main(struct io *io, void *arg)
     co_rig_close(&rig);
 }
 
+static void full_let_go_main(struct io *io, void *arg)
+{
+    struct rig_store rig;
+    struct rig_owner owner = {0};
+    struct rig_write *writes;
+    uint32_t stale = 0;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
+    writes = co_fill_log(&owner);
+    store_let_go(rig.store, RIG_VDISK, owner.session + 1); /* not this one */
+    store_let_go(rig.store, RIG_VDISK + 1, owner.session);
+    assert_int_equal(co_sleep_ns(SEC), 0);
+    assert_false(writes[FILL_WRITES - 1].done);
+
+    store_let_go(rig.store, RIG_VDISK, owner.session);
+    for (uint32_t i = 0; i < FILL_WRITES; i++) {
+        int r = co_rig_wait(&writes[i]);
+
+        assert_true(r == 0 || (r == -ESTALE && i > 0));
+        assert_true(r == -ESTALE || stale == 0); /* in order */
+        stale += r == -ESTALE;
+    }
+    assert_true(stale > 0);
+    free(writes);
+    co_rig_close(&rig);
+}
+
+/* An owner that stops waits for what it has sent; a full log would have it wait for its successor.
+ */
+static void a_log_lets_go_of_what_waits_for_room(void **state)
+{
+    (void)state;
+    with_store(8, full_let_go_main, NULL);
+}
+
 static void a_seal_turns_away_what_waits_for_room(void **state)
 {
     (void)state;
@@ -1116,6 +1153,7 @@ int main(void)
         cmocka_unit_test(a_full_log_waits_for_a_watermark),
         cmocka_unit_test(a_takeover_needs_no_free_log),
         cmocka_unit_test(a_seal_turns_away_what_waits_for_room),
+        cmocka_unit_test(a_log_lets_go_of_what_waits_for_room),
         cmocka_unit_test(trimmed_blocks_read_as_zeros),
         cmocka_unit_test(a_new_generation_shows_nothing_of_the_old),
         cmocka_unit_test(pages_bear_the_epoch_that_told_of_the_commit),
