@@ -28,7 +28,9 @@ bool begin_act(struct machine *machine, const struct fault *fault, int (*co_act)
     if (!act)
         abort();
     *act = (struct act){.machine = machine, .fault = *fault, .co_act = co_act};
-    if (machine && machine_spawn(machine, "administrator", act_main, act)) {
+    /* One that joins in the place of a lost node has no database yet. */
+    if (machine && machine->node && node_is_member(machine->node) &&
+        machine_spawn(machine, "administrator", act_main, act)) {
         machine->world->acts++;
         return true;
     }
