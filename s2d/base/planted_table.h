@@ -40,7 +40,7 @@
     X(PARITY_OLD_FROM_STALE, "parity", "old contents are read from a stale column [STALEOLD]")     \
     X(PARITY_AGAIN_COMMITTED, "parity", "a takeover writes the committed contents again in any case [BASE]") \
     X(PARITY_AGAIN_GUESSED, "parity", "a takeover takes the newest version, known or not [GUESS]") \
-    X(PARITY_AGAIN_ITS_OWN, "parity", "columns that only other versions touched are not written again [ONLYITS]") \
+    X(PARITY_AGAIN_ITS_OWN, "open:parity", "columns that only other versions touched are not written again [ONLYITS]") \
     X(PARITY_AGAIN_DATA, "parity", "data columns alone are written again [DATAONLY]")              \
     X(PARITY_AGAIN_LACKING, "parity", "only columns that lack the version are written again [LACK]") \
     X(PARITY_AGAIN_RETIRES, "parity", "what is written again retires older records where it arrives [RETIRE]") \
@@ -50,7 +50,7 @@
     X(PARITY_ONE_VERSION, "parity", "a log knows the newest version of a block alone [ONEVER]")    \
     X(PARITY_ONE_LIST, "parity", "one in-sync column tells what to compare [ONESRC]")              \
     X(PARITY_SKIPS_TRIMMED, "parity", "rows that only the returning column has are not compared")  \
-    X(JOIN_NO_MARK, "open:parity", "a column joins without the watermark [JOINNOWM]")                   \
+    X(JOIN_NO_MARK, "parity", "a column joins without the watermark [JOINNOWM]")                   \
     X(RELEASE_DOOR_OPEN, "mirror-test", "writes go on into a slab that is being given back")            \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "aimed", "a store takes messages of a lower epoch [NOSEAL]")                  \
