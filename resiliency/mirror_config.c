@@ -142,6 +142,8 @@ static void apply_answer(struct feed *feed, uint64_t epoch)
     }
 }
 
+/* What the configuration says of all feeds comes first: breaking one looks at writes again, which
+ * look at the others. */
 static int apply_feeds(struct mirror *mirror)
 {
     list_for_each (node, &mirror->feeds) {
@@ -149,11 +151,17 @@ static int apply_feeds(struct mirror *mirror)
 
         apply_answer(feed, mirror->epoch);
         if (feed->restart) {
+            feed->proposed = false;
+            feed->counted = false;
+        }
+    }
+    list_for_each (node, &mirror->feeds) {
+        struct feed *feed = list_entry(node, struct feed, node);
+
+        if (feed->restart) {
             SOMETIMES_IF(feed->catching,
                          "mirror: another column of the disk turns stale during its resync");
             feed->restart = false;
-            feed->proposed = false;
-            feed->counted = false;
             feed_break(feed, 0);
         }
         feed->retired = feed->in_sync_columns + feed->stale_columns == 0;

@@ -495,6 +495,7 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
     }
     r = co_ready(node, claim.disk_id, path, ret_message);
     deadline_ns = io_now_ns(node->io) + 30 * SEC;
+    node_reconcile_soon(node); /* once: each pass wakes us */
     while (r == 0) {
         disk = node_find_disk(node, claim.disk_id);
         if (disk && disk->served)
@@ -503,7 +504,6 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
             node_say(ret_message, "%s", disk->reason);
             return -EIO;
         }
-        node_reconcile_soon(node);
         r = co_cond_wait_until(&node->changed, deadline_ns);
     }
     *ret_disk = claim.disk_id;
