@@ -264,7 +264,7 @@ static int bus_listen(struct bus *bus)
     if (r < 0)
         return r;
     bus->options.listen = NULL; /* the caller's string: not ours to keep */
-    return co_group_spawn(&bus->group, bus->io, "bus listen", link_accept_main, bus);
+    return co_group_spawn(&bus->group, bus->io, "bus listen", accept_main, bus);
 }
 
 int bus_new(struct io *io, const struct bus_options *options, struct bus **ret_bus)
@@ -312,7 +312,7 @@ void co_bus_close(struct bus *bus)
     call_fail_all(bus, 0, -ECANCELED);
     while (bus->peer_count > 0)
         peer_remove(bus, bus->peer_count - 1, "closing");
-    link_cancel_handshakes(bus);
+    accept_cancel(bus);
     break_all(bus); /* guests */
     co_group_wait(&bus->group);
     io_task_cancel(&bus->flush_task);

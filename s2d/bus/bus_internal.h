@@ -1,11 +1,5 @@
-/* What the parts of the bus share; nobody else includes this.
- *
- *   bus.c         life, the table of peers, the clockwork that notices silence
- *   link.c        one channel to one peer: dialing, accepting, crossing, which connection it has
- * now connection.c  bytes: batches out, frames in receive.c     frames to handlers; kept messages
- *   credit.c      who may send how many bytes of data requests
- *   call.c        requests that wait for replies
- *   guest.c       one call to an address that is no peer */
+/* What the parts of the bus share; nobody else includes this. bus.c: life, the table of peers, the
+ * clockwork that notices silence. The others have a section each below. */
 #ifndef S2D_BUS_BUS_INTERNAL_H
 #define S2D_BUS_BUS_INTERNAL_H
 
@@ -143,7 +137,7 @@ struct link {
     enum bus_channel channel;
     struct connection *connection; /* that is up; NULL: none */
 
-    struct dial *dial; /* under way; link.c */
+    struct dial *dial; /* under way; dial.c */
     struct io_timer redial;
     unsigned failures;          /* in a row */
     const char *last_failure;   /* that was logged: each reason once */
@@ -194,7 +188,7 @@ struct bus {
     unsigned peer_count;
     struct list connections; /* all, guests too */
     unsigned guest_count;
-    struct list handshakes; /* accepted streams: link.c */
+    struct list handshakes; /* accepted streams: accept.c */
     unsigned handshake_count;
     uint64_t next_connection;
     enum bus_refusal last_refusal; /* that was logged for an accepted stream */
@@ -226,21 +220,64 @@ struct connection *bus_find_connection(const struct bus *bus, uint64_t node,
 void peer_get(struct peer *peer);
 void peer_put(struct peer *peer);
 
-/* ---- link.c ---- */
+/* ---- link.c: one channel to one peer, and which connection it has now ---- */
 
-/* co_fn: accepts until the listener is shut down. */
-void link_accept_main(void *arg);
 void link_init(struct link *link, struct peer *peer, enum bus_channel channel);
 /* Sees that it is connected or dials; after each change. Nothing happens before the loop's next
  * round. */
 void link_kick(struct link *link, uint64_t delay_ns);
-/* Gives up the dial and ends the connection. */
-void link_stop(struct link *link, const char *why);
+bool link_wants_dial(const struct link *link);
+/* How long to wait after the failures so far. */
+uint64_t link_backoff_ns(const struct link *link);
+/* It has none; this is its connection now. A dial under way is given up. */
+void link_up(struct link *link, struct connection *connection);
 /* The link's connection has broken. */
 void link_lost(struct link *link, struct connection *connection);
-void link_cancel_handshakes(struct bus *bus);
+/* Gives up the dial and ends the connection. */
+void link_stop(struct link *link, const char *why);
+/* The peer has shown, with proof, which start it is. False: an older process than we know. */
+bool peer_heard_start(struct peer *peer, uint64_t start_counter);
 
-/* ---- connection.c ---- */
+/* ---- dial.c: dialing a peer ---- */
+
+/* io_callback with a struct link *: dials, if it is wanted now. */
+void link_dial(void *arg);
+void link_abandon_dial(struct link *link);
+/* Is our hello under way? It holds off one of a higher node: accept_judge(). */
+bool link_said_hello(const struct link *link);
+
+/* ---- accept.c: who may come in ---- */
+
+/* co_fn: accepts until the listener is shut down. */
+void accept_main(void *arg);
+void accept_cancel(struct bus *bus); /* ends the handshakes that are under way */
+
+/* ---- handshake_co.c: what dialing and accepting share ---- */
+
+/* The dialer's side of a handshake on a stream that is connected. hello: its nonce is drawn here.
+ * Returns NONE (ret_challenge is proven), a refusal; *ret_error: 0, or the transport's error when
+ * nothing was refused. */
+must_check enum bus_refusal co_handshake_dial(struct io *io, const struct transport *transport,
+                                              struct transport_stream *stream, const uint8_t *key,
+                                              struct hello *hello, struct challenge *ret_challenge,
+                                              int *ret_error);
+void nonce_draw(struct io *io, uint8_t nonce[BUS_NONCE_BYTES]);
+/* Runs fn on the loop, outside of coroutines, and waits for it. */
+void co_loop_call(struct io *io, io_callback *fn, void *arg);
+
+/* Shuts a stream down when time is over. */
+struct deadline {
+    struct io *io;
+    struct io_timer timer;
+    const struct transport *transport;
+    struct transport_stream *stream;
+    bool expired;
+};
+void deadline_start(struct deadline *deadline, struct io *io, const struct transport *transport,
+                    struct transport_stream *stream, uint64_t timeout_ns);
+void deadline_stop(struct deadline *deadline);
+
+/* ---- connection.c: bytes: batches out, frames in ---- */
 
 struct connection_start {
     struct link *link; /* NULL: a guest */
@@ -278,7 +315,7 @@ void connection_tick(struct connection *connection);
 /* io_callback: sends what the turn gathered, of every connection of the bus. */
 void connection_flush_all(void *arg);
 
-/* ---- receive.c ---- */
+/* ---- receive.c: frames to handlers; kept messages ---- */
 
 /* Takes the credit of a message that begins, and finds the place for its data. Returns NULL, or why
  * the connection must end. */
@@ -292,7 +329,7 @@ const char *receive_message(struct connection *connection, const struct frame *f
                             const void *header, struct landing *landing);
 void receive_free(struct bus *bus);
 
-/* ---- credit.c ---- */
+/* ---- credit.c: who may send how many bytes of data requests ---- */
 
 uint32_t credit_cost(uint32_t data_bytes);            /* of a request */
 uint64_t credit_grant(struct connection *connection); /* what a frame that leaves now shall say */
@@ -304,7 +341,7 @@ bool credit_charge(struct connection *connection, uint32_t cost);
 void credit_release(struct peer *peer, uint32_t cost);
 void credit_fail_waiters(struct link *link, int error);
 
-/* ---- call.c ---- */
+/* ---- call.c: requests that wait for replies ---- */
 
 /* Pins: why a call that ended must wait before its memory is the caller's again. */
 enum call_pin { CALL_SENDING = BIT(0), CALL_RECEIVING = BIT(1) };
@@ -316,28 +353,5 @@ void call_replied(struct bus_call *call, const struct frame *frame, const void *
 bool call_admit(struct bus_call *call, const struct frame *frame);
 /* Ends the calls of one connection (0: of all). */
 void call_fail_all(struct bus *bus, uint64_t connection, int error);
-
-/* ---- shared by link.c and guest.c ---- */
-
-/* The dialer's side of a handshake on a stream that is connected. hello: its nonce is drawn here.
- * Ends by itself after HANDSHAKE_NS. Returns NONE (ret_challenge is proven), a refusal; *ret_error:
- * 0, or the transport's error when nothing was refused. */
-must_check enum bus_refusal co_handshake_dial(struct io *io, const struct transport *transport,
-                                              struct transport_stream *stream, const uint8_t *key,
-                                              struct hello *hello, struct challenge *ret_challenge,
-                                              int *ret_error);
-void nonce_draw(struct io *io, uint8_t nonce[BUS_NONCE_BYTES]);
-
-/* Shuts a stream down when time is over. */
-struct deadline {
-    struct io *io;
-    struct io_timer timer;
-    const struct transport *transport;
-    struct transport_stream *stream;
-    bool expired;
-};
-void deadline_start(struct deadline *deadline, struct io *io, const struct transport *transport,
-                    struct transport_stream *stream, uint64_t timeout_ns);
-void deadline_stop(struct deadline *deadline);
 
 #endif

@@ -1,5 +1,6 @@
 /* handshake: the four messages before the first frame, to bytes and back, and the proofs in them
- * (bus_format.h draws the exchange). Pure: no state, no I/O; who sends what when is link.c's. */
+ * (bus_format.h draws the exchange). Pure: no state, no I/O; who sends what when is dial.c's and
+ * accept.c's. */
 #ifndef S2D_BUS_HANDSHAKE_H
 #define S2D_BUS_HANDSHAKE_H
 
