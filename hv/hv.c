@@ -95,6 +95,7 @@ int hv_new(struct io *io, const struct hv_options *options, struct hv **ret_hv)
     co_cond_init(&hv->changed);
     co_group_init(&hv->watchers);
     hv->accel = options->accel;
+    hv->host = options->host ?: keeper_host_linux();
     r = copy_options(hv, options);
     if (r < 0) {
         hv_delete(hv);

@@ -13,8 +13,9 @@
  * up again.
  *
  * One reactor; all calls from the loop's thread, and from coroutines where the name says co_. What
- * blocks (files, spawning) goes through co_offload(). Real kernel only: a simulator's io gives
- * -ENOSYS. Time is the loop's clock (CLOCK_BOOTTIME) in nanoseconds. VMs are named by id. */
+ * blocks (files, spawning) goes through co_offload(). Where folders and keepers are is given
+ * (keeper_host.h): so it runs in the simulator too. Time is the loop's clock (CLOCK_BOOTTIME) in
+ * nanoseconds. VMs are named by id. */
 #ifndef S2D_HV_HV_H
 #define S2D_HV_HV_H
 
@@ -22,6 +23,7 @@
 
 struct io;
 struct hv;
+struct keeper_host;
 
 #define HV_DISKS_MAX 16
 #define HV_NAME_BYTES 64 /* with the 0, as all sizes here */
@@ -57,6 +59,7 @@ struct hv_options {
     const char
         *firmware; /* folder with OVMF_CODE_4M.fd and OVMF_VARS_4M.fd; NULL: /usr/share/OVMF */
     enum hv_accel accel;
+    struct keeper_host *host; /* borrowed; NULL: this machine */
     /* Called on the loop, from a coroutine, once for each incarnation that was started or
      * recovered, when nothing of it exists any more. May suspend; may not call hv about this VM. */
     void (*on_ended)(void *arg, const struct hv_end *end);

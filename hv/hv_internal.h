@@ -4,7 +4,7 @@
 
 #include "hv/accel.h"
 #include "hv/hv.h"
-#include "hv/keeper_link.h"
+#include "hv/keeper_host.h"
 #include "hv/qemu_command.h"
 #include "hv/qmp.h"
 #include "s2d/base/co.h"
@@ -12,10 +12,10 @@
 
 #define HV_PATH_BYTES 512
 #define HV_SOCKET_PATH_MAX 107 /* of the kernel */
-#define LOG_MAX (8 * MIB)      /* of each VM's console.log and qemu.log */
 
 struct hv {
     struct io *io;
+    struct keeper_host *host;
     struct hv_options options; /* its strings are ours */
     char *probe;               /* path of s2d-kvm-probe */
     enum hv_accel accel;       /* AUTO: not probed yet */
@@ -36,7 +36,6 @@ struct vm {
     char name[HV_NAME_BYTES];
     char folder[HV_PATH_BYTES];
     struct keeper_link *keeper; /* NULL while it is being started */
-    struct io_poll *ended;      /* readable: the keeper has exited */
     struct co *watcher;
     struct co *talker; /* NULL when it has returned */
     struct co_group talking;
@@ -69,10 +68,10 @@ bool vm_lapsed(const struct vm *vm, uint64_t now_ns);
 void vm_path(const struct vm *vm, const char *file, char path[HV_PATH_BYTES]);
 
 /* What the files in folder say about how it ended. Blocks. Fills cause and reason. */
-void vm_read_end(const char *folder, const struct keeper_outcome *outcome, enum hv_end_cause *cause,
-                 char reason[HV_REASON_BYTES]);
+void vm_read_end(const struct hv *hv, const char *folder, const struct keeper_outcome *outcome,
+                 enum hv_end_cause *cause, char reason[HV_REASON_BYTES]);
 /* Keeper and QEMU are gone. Returns 0, -ETIMEDOUT, -ECANCELED, or why it cannot be known. */
-must_check int co_wait_gone(struct io *io, const char *folder, uint64_t deadline_ns);
+must_check int co_wait_gone(const struct hv *hv, const char *folder, uint64_t deadline_ns);
 
 /* Connects the VM's network interface to the bridge. Blocks briefly. Returns 0, -ENODEV, … */
 must_check int bridge_attach(const char *bridge, const char *interface);

@@ -1,15 +1,7 @@
 /* s2d-keeper NAME NICE PROGRAM ARGUMENT…: QEMU's parent, which outlives the daemon. It sees to it
  * that QEMU runs only while the daemon's lease allows it. Its working directory is the VM's folder,
  * descriptor 3 the shared memory (keeper_format.h). NAME is for people who look at `ps`; NICE is
- * QEMU's nice value.
- *
- *                        deadline passed                     waitpid(): all threads stopped
- *   STARTING ──> RUNNING ────────────────> STOPPING ────────────────────────────> STOPPED
- *                   ^                         │                                      │
- *                   └─────────────────────────┴──── the daemon names this stop, ─────┘
- *                                                   and the deadline is ahead
- *   any of them ── told to kill, SIGTERM ──> KILLING
- *   any of them ── QEMU is gone ──> ENDED, and the keeper exits
+ * QEMU's nice value. Its states, and what it decides in each turn: keeper_turn.h.
  *
  * Why this keeps one copy of a VM in every crash:
  *   - The daemon dies, hangs or loses its lease: the deadline stays behind, QEMU is stopped. A stop
@@ -46,9 +38,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "hv/keeper_format.h"
-
-#define TURN_NS 50000000ull /* orders and deadlines are looked at at least this often */
+#include "hv/keeper_turn.h"
 
 struct keeper {
     struct keeper_memory *memory;
@@ -131,46 +121,29 @@ static void stop_qemu(const struct keeper *keeper)
     }
 }
 
-/* continue_stop is read before the deadline: the daemon writes them in the other order. */
-static bool may_continue(const struct keeper *keeper)
+static void take_turn(struct keeper *keeper)
 {
-    bool named = atomic_load(&keeper->memory->continue_stop) == atomic_load(&keeper->memory->stops);
-
-    return named && now_ns() < atomic_load(&keeper->memory->deadline_ns);
-}
-
-/* Signals are sent in each turn, not once: a signal to a process that has it already does nothing.
- */
-static void decide(struct keeper *keeper)
-{
-    struct keeper_memory *memory = keeper->memory;
-
-    if (terminated || atomic_load(&memory->kill) || state(keeper) == KEEPER_KILLING) {
-        move(keeper, KEEPER_KILLING);
+    switch (keeper_turn(keeper->memory, now_ns(), terminated)) {
+    case KEEPER_NO_SIGNAL:
+        break;
+    case KEEPER_STOP:
+        stop_qemu(keeper);
+        break;
+    case KEEPER_CONTINUE:
+        kill(keeper->qemu, SIGCONT);
+        break;
+    case KEEPER_KILL:
         keeper->killed = true;
         kill(keeper->qemu, SIGKILL);
-    } else if (state(keeper) == KEEPER_RUNNING) {
-        if (now_ns() < atomic_load(&memory->deadline_ns))
-            return;
-        atomic_fetch_add(&memory->stops, 1);
-        move(keeper, KEEPER_STOPPING);
-        stop_qemu(keeper);
-    } else if (may_continue(keeper)) {
-        move(keeper, KEEPER_RUNNING);
-        kill(keeper->qemu, SIGCONT);
-    } else {
-        stop_qemu(keeper);
+        break;
     }
 }
 
 /* Until a signal, the deadline, or the end of the turn. */
 static void wait_for_news(const struct keeper *keeper)
 {
-    uint64_t deadline_ns = atomic_load(&keeper->memory->deadline_ns), time_ns = now_ns();
-    struct timespec wait = {.tv_nsec = TURN_NS};
+    struct timespec wait = {.tv_nsec = (long)keeper_wait_ns(keeper->memory, now_ns())};
 
-    if (state(keeper) == KEEPER_RUNNING && deadline_ns < time_ns + TURN_NS)
-        wait.tv_nsec = deadline_ns > time_ns ? (long)(deadline_ns - time_ns) : 0;
     ppoll(NULL, 0, &wait, &keeper->waiting_mask);
 }
 
@@ -330,7 +303,7 @@ static void keep(struct keeper *keeper, int nice_value, char **argv)
     atomic_store(&keeper->memory->qemu_pid, (uint64_t)keeper->qemu);
     move(keeper, KEEPER_RUNNING);
     while (reap(keeper)) {
-        decide(keeper);
+        take_turn(keeper);
         wait_for_news(keeper);
     }
     finish(keeper);

@@ -18,6 +18,7 @@
 
 struct keeper_link {
     struct keeper_memory *memory;
+    bool borrowed;
     int pidfd;
 };
 
@@ -30,11 +31,22 @@ static struct keeper_link *link_new(void)
     return link;
 }
 
+struct keeper_link *keeper_link_to(struct keeper_memory *memory)
+{
+    struct keeper_link *link = link_new();
+
+    if (!link)
+        return NULL;
+    link->memory = memory;
+    link->borrowed = true;
+    return link;
+}
+
 void keeper_link_free(struct keeper_link *link)
 {
     if (!link)
         return;
-    if (link->memory)
+    if (link->memory && !link->borrowed)
         munmap(link->memory, sizeof(*link->memory));
     if (link->pidfd >= 0)
         close(link->pidfd);

@@ -36,6 +36,10 @@ must_check int keeper_adopt(const char *folder, struct keeper_link **ret_link);
  * there is none. */
 void keeper_terminate(const char *folder);
 
+/* A link to a keeper that is no process (the simulator's): memory is the caller's and outlives it,
+ * keeper_fd() is -1. NULL: no memory. */
+struct keeper_link *keeper_link_to(struct keeper_memory *memory);
+
 /* Lets go of it; keeper and QEMU go on. NULL is fine. */
 void keeper_link_free(struct keeper_link *link);
 DEFINE_CLEANUP(struct keeper_link, keeper_link_free)

@@ -1,9 +1,6 @@
 /* What a daemon does when it comes up: takes up the VMs that an earlier one left running, and sees
  * how those that are gone ended. And what it does now and then afterwards. */
-#include <dirent.h>
 #include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "hv/hv_internal.h"
 #include "s2d/base/log.h"
@@ -39,7 +36,7 @@ static void co_choose_accel(void *arg)
 }
 
 struct folder_job {
-    const char *dir;
+    const struct hv *hv;
     char (*names)[HV_NAME_BYTES]; /* HV_VMS_MAX of them */
     size_t count;
     int result;
@@ -48,24 +45,14 @@ struct folder_job {
 static void run_folder_job(void *arg)
 {
     struct folder_job *job = arg;
-    char path[HV_PATH_BYTES];
-    struct dirent *entry;
-    DIR *folder;
+    const struct hv *hv = job->hv;
 
-    snprintf(path, sizeof(path), "%s/vms", job->dir);
-    folder = opendir(path);
-    if (!folder) {
-        job->result = errno == ENOENT ? 0 : -errno;
-        return;
-    }
-    while ((entry = readdir(folder)) && job->count < HV_VMS_MAX) {
-        if (entry->d_name[0] != '.' && strlen(entry->d_name) < HV_NAME_BYTES)
-            strcpy(job->names[job->count++], entry->d_name);
-    }
-    closedir(folder);
+    job->result =
+        hv->host->ops->list(hv->host, hv->options.dir, job->names, HV_VMS_MAX, &job->count);
 }
 
 struct adopt_job {
+    const struct hv *hv;
     char folder[HV_PATH_BYTES];
     struct keeper_link *link;
     int result;
@@ -79,19 +66,22 @@ struct adopt_job {
 static void run_adopt_job(void *arg)
 {
     struct adopt_job *job = arg;
+    struct keeper_host *host = job->hv->host;
 
     if (job->terminate)
-        keeper_terminate(job->folder);
-    job->result = keeper_adopt(job->folder, &job->link);
-    if (job->result == -ENOENT && keeper_outcome(job->folder, &job->outcome) == 0) {
+        host->ops->terminate(host, job->folder);
+    job->result = host->ops->adopt(host, job->folder, &job->link);
+    if (job->result == -ENOENT && host->ops->outcome(host, job->folder, &job->outcome) == 0) {
         job->unreported = true;
-        vm_read_end(job->folder, &job->outcome, &job->cause, job->reason);
+        vm_read_end(job->hv, job->folder, &job->outcome, &job->cause, job->reason);
     }
 }
 
 static void run_forget_folder(void *arg)
 {
-    keeper_forget(arg);
+    struct adopt_job *job = arg;
+
+    job->hv->host->ops->forget(job->hv->host, job->folder);
 }
 
 static void co_report_lost(struct hv *hv, const char *name, struct adopt_job *job)
@@ -106,7 +96,7 @@ static void co_report_lost(struct hv *hv, const char *name, struct adopt_job *jo
              name, (unsigned long long)end.incarnation, end.reason);
     if (hv->options.on_ended)
         hv->options.on_ended(hv->options.arg, &end);
-    co_offload(hv->io, run_forget_folder, job->folder);
+    co_offload(hv->io, run_forget_folder, job);
 }
 
 /* Without a lease nobody can say what is current: then hv_judge() will. link: taken. */
@@ -144,7 +134,7 @@ static int take_up(struct hv *hv, const char *name, struct keeper_link *link,
  * ended. */
 static int co_recover_one(struct hv *hv, const char *name, hv_is_current *is_current, void *arg)
 {
-    struct adopt_job job = {.result = -EAGAIN};
+    struct adopt_job job = {.hv = hv, .result = -EAGAIN};
     int r = 0;
 
     if (snprintf(job.folder, sizeof(job.folder), "%s/vms/%s", hv->options.dir, name) >=
@@ -164,21 +154,16 @@ static int co_recover_one(struct hv *hv, const char *name, hv_is_current *is_cur
     return r < 0 ? r : job.result;
 }
 
-/* Guests may print without end; what is kept of it is bounded. QEMU appends, so it goes on at the
- * new end. */
+struct trim_job {
+    const struct hv *hv;
+    char folder[HV_PATH_BYTES];
+};
+
 static void run_trim_job(void *arg)
 {
-    static const char *const logs[] = {QEMU_CONSOLE_LOG, "qemu.log"};
-    const char *folder = arg;
+    struct trim_job *job = arg;
 
-    for (size_t i = 0; i < ARRAY_SIZE(logs); i++) {
-        char path[HV_PATH_BYTES];
-        struct stat status;
-
-        if (snprintf(path, sizeof(path), "%s/%s", folder, logs[i]) < (int)sizeof(path) &&
-            stat(path, &status) == 0 && status.st_size > (off_t)LOG_MAX && truncate(path, 0) < 0)
-            return; /* tried again in a while */
-    }
+    job->hv->host->ops->trim_logs(job->hv->host, job->folder);
 }
 
 static void co_housekeeping(void *arg)
@@ -188,12 +173,12 @@ static void co_housekeeping(void *arg)
     while (co_sleep_ns(HOUSEKEEPING_NS) == 0) {
         for (size_t i = 0; i < hv->vm_count; i++) {
             struct list *node = hv->vms.next;
-            char folder[HV_PATH_BYTES];
+            struct trim_job job = {.hv = hv};
 
             for (size_t skip = i; skip > 0; skip--)
                 node = node->next; /* the table may change while we are suspended */
-            memcpy(folder, list_entry(node, struct vm, node)->folder, sizeof(folder));
-            co_offload(hv->io, run_trim_job, folder);
+            memcpy(job.folder, list_entry(node, struct vm, node)->folder, sizeof(job.folder));
+            co_offload(hv->io, run_trim_job, &job);
         }
     }
     hv->housekeeper = NULL;
@@ -234,7 +219,7 @@ static int start_housekeeping(struct hv *hv)
 int co_hv_recover(struct hv *hv, hv_is_current *is_current, void *arg)
 {
     cleanup(freep) char(*names)[HV_NAME_BYTES] = calloc(HV_VMS_MAX, HV_NAME_BYTES);
-    struct folder_job job = {.dir = hv->options.dir, .names = names};
+    struct folder_job job = {.hv = hv, .names = names};
     int r;
 
     if (!names)

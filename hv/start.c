@@ -1,7 +1,5 @@
 /* Starting a VM: its folder, its keeper, and the wait until QMP answers. */
 #include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "hv/hv_internal.h"
 #include "s2d/base/log.h"
@@ -21,67 +19,6 @@ struct start_job {
     int result;
     char why[HV_REASON_BYTES];
 };
-
-static int fail_job(struct start_job *job, const char *what, const char *path)
-{
-    int error = errno;
-
-    snprintf(job->why, sizeof(job->why), "%s %.160s: %s", what, path, strerror(error));
-    return error ? -error : -EIO;
-}
-
-static int make_folder(struct start_job *job, const char *path)
-{
-    return mkdir(path, 0700) < 0 && errno != EEXIST ? fail_job(job, "cannot create", path) : 0;
-}
-
-/* The VM's own UEFI variables: made once on each node, then kept. */
-static int copy_variables(struct start_job *job)
-{
-    char from[HV_PATH_BYTES], to[HV_PATH_BYTES], part[HV_PATH_BYTES];
-    cleanup(freep) char *buffer = malloc(MIB);
-    FILE *source, *target;
-    size_t length;
-    bool copied;
-
-    vm_path(job->vm, QEMU_VARS_FILE, to);
-    vm_path(job->vm, "vars.new", part);
-    snprintf(from, sizeof(from), "%s/" QEMU_VARS_NAME, job->hv->options.firmware);
-    if (access(to, F_OK) == 0)
-        return 0;
-    source = fopen(from, "re");
-    if (!source || !buffer)
-        return fail_job(job, "cannot read", from);
-    length = fread(buffer, 1, MIB, source);
-    fclose(source);
-    target = fopen(part, "we");
-    if (!target)
-        return fail_job(job, "cannot create", part);
-    copied = fwrite(buffer, 1, length, target) == length;
-    if (fclose(target) != 0 || !copied || rename(part, to) < 0)
-        return fail_job(job, "cannot write", part);
-    return 0;
-}
-
-static int prepare_folder(struct start_job *job)
-{
-    static const char *const sockets[] = {QEMU_QMP_SOCKET, QEMU_CONSOLE_SOCKET, QEMU_AGENT_SOCKET};
-    char path[HV_PATH_BYTES];
-    int r;
-
-    snprintf(path, sizeof(path), "%s/vms", job->hv->options.dir);
-    r = make_folder(job, path);
-    if (r == 0)
-        r = make_folder(job, job->vm->folder);
-    if (r == 0 && job->definition->generation == 2)
-        r = copy_variables(job);
-    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(sockets); i++) {
-        vm_path(job->vm, sockets[i], path);
-        if (unlink(path) < 0 && errno != ENOENT)
-            r = fail_job(job, "cannot remove", path);
-    }
-    return r;
-}
 
 static int start_keeper(struct start_job *job)
 {
@@ -103,7 +40,7 @@ static int start_keeper(struct start_job *job)
     if (r < 0)
         return r;
     order.argv = argv;
-    r = keeper_start(&order, &job->link);
+    r = hv->host->ops->start(hv->host, &order, &job->link);
     if (r == -EBUSY)
         snprintf(job->why, sizeof(job->why), "an earlier QEMU of this VM still lives");
     else if (r < 0)
@@ -115,8 +52,10 @@ static int start_keeper(struct start_job *job)
 static void run_start_job(void *arg)
 {
     struct start_job *job = arg;
+    struct keeper_host *host = job->hv->host;
+    const char *firmware = job->definition->generation == 2 ? job->hv->options.firmware : NULL;
 
-    job->result = prepare_folder(job);
+    job->result = host->ops->prepare(host, job->vm->folder, firmware, job->why);
     if (job->result == 0)
         job->result = start_keeper(job);
 }
@@ -128,7 +67,7 @@ static int co_abandon(struct vm *vm, int error)
     int r;
 
     vm_kill(vm, "its start failed");
-    r = co_wait_gone(hv->io, vm->folder, UINT64_MAX);
+    r = co_wait_gone(hv, vm->folder, UINT64_MAX);
     vm_free(vm);
     return r < 0 ? r : error;
 }
@@ -136,23 +75,23 @@ static int co_abandon(struct vm *vm, int error)
 static void run_failed_job(void *arg)
 {
     struct start_job *job = arg;
+    struct keeper_host *host = job->hv->host;
     struct keeper_outcome outcome;
     enum hv_end_cause cause;
 
-    if (keeper_outcome(job->vm->folder, &outcome) == 0 && outcome.known)
-        vm_read_end(job->vm->folder, &outcome, &cause, job->why);
-    keeper_forget(job->vm->folder);
+    if (host->ops->outcome(host, job->vm->folder, &outcome) == 0 && outcome.known)
+        vm_read_end(job->hv, job->vm->folder, &outcome, &cause, job->why);
+    host->ops->forget(host, job->vm->folder);
 }
 
 /* The keeper was told to kill, if it got so far; QEMU may have been over before we looked, and says
  * why. */
 static int co_explain_failure(struct start_job *job)
 {
-    struct io *io = job->hv->io;
-    int r = co_wait_gone(io, job->vm->folder, UINT64_MAX);
+    int r = co_wait_gone(job->hv, job->vm->folder, UINT64_MAX);
 
     if (r == 0)
-        co_offload(io, run_failed_job, job);
+        co_offload(job->hv->io, run_failed_job, job);
     return r < 0 ? r : job->result;
 }
 
@@ -163,7 +102,7 @@ static int co_start_keeper(struct vm *vm, const struct hv_definition *definition
     uint64_t lapses;
     int r;
 
-    r = co_wait_gone(hv->io, vm->folder, io_now_ns(hv->io) + PREDECESSOR_TIMEOUT_NS);
+    r = co_wait_gone(hv, vm->folder, io_now_ns(hv->io) + PREDECESSOR_TIMEOUT_NS);
     if (r < 0) {
         hv_set_error(hv, "an earlier QEMU of this VM still lives");
         return r == -ETIMEDOUT ? -EBUSY : r;

@@ -1,11 +1,8 @@
 /* One VM: two coroutines look after it. The watcher waits for the keeper's end, then for the
  * folder's lock, and reports; the talker keeps a QMP connection, which may break and come again (a
  * stopped QEMU, a new daemon) without any meaning for whether the VM lives. */
-#include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "hv/hv_internal.h"
 #include "s2d/base/log.h"
@@ -58,7 +55,6 @@ void vm_free(struct vm *vm)
     list_remove(&vm->node);
     vm->hv->vm_count--;
     co_cond_broadcast(&vm->hv->changed);
-    io_poll_free(vm->ended);
     keeper_link_free(vm->keeper);
     free(vm);
 }
@@ -99,6 +95,7 @@ void vm_judge(struct vm *vm, hv_is_current *is_current, void *arg)
 /* ---- the end ---- */
 
 struct gone_job {
+    const struct hv *hv;
     const char *folder;
     int result;
 };
@@ -107,19 +104,19 @@ static void run_gone_job(void *arg)
 {
     struct gone_job *job = arg;
 
-    job->result = keeper_gone(job->folder);
+    job->result = job->hv->host->ops->gone(job->hv->host, job->folder);
 }
 
-int co_wait_gone(struct io *io, const char *folder, uint64_t deadline_ns)
+int co_wait_gone(const struct hv *hv, const char *folder, uint64_t deadline_ns)
 {
-    struct gone_job job = {.folder = folder};
+    struct gone_job job = {.hv = hv, .folder = folder};
     int r;
 
     for (;;) {
-        co_offload(io, run_gone_job, &job);
+        co_offload(hv->io, run_gone_job, &job);
         if (job.result != 0)
             return MIN(job.result, 0);
-        if (io_now_ns(io) >= deadline_ns)
+        if (io_now_ns(hv->io) >= deadline_ns)
             return -ETIMEDOUT;
         r = co_sleep_ns(GONE_RETRY_NS);
         if (r < 0)
@@ -127,44 +124,13 @@ int co_wait_gone(struct io *io, const char *folder, uint64_t deadline_ns)
     }
 }
 
-/* It goes into messages, JSON and logs: plain text only. */
-static void make_plain(char *text)
-{
-    for (; *text; text++) {
-        if (*text < ' ' || *text > '~')
-            *text = '?';
-    }
-}
-
-/* The last line that QEMU (or the keeper) printed. */
-static void read_last_line(const char *folder, char line[HV_REASON_BYTES])
-{
-    char path[HV_PATH_BYTES], text[HV_REASON_BYTES];
-    FILE *file;
-
-    line[0] = 0;
-    snprintf(path, sizeof(path), "%s/qemu.log", folder);
-    file = fopen(path, "re");
-    if (!file)
-        return;
-    fseek(file, 0, SEEK_END);
-    fseek(file, MAX(ftell(file) - (long)sizeof(text), 0l), SEEK_SET);
-    while (fgets(text, sizeof(text), file)) {
-        text[strcspn(text, "\n")] = 0;
-        if (text[0])
-            snprintf(line, HV_REASON_BYTES, "%s", text);
-    }
-    fclose(file);
-    make_plain(line);
-}
-
-void vm_read_end(const char *folder, const struct keeper_outcome *outcome, enum hv_end_cause *cause,
-                 char reason[HV_REASON_BYTES])
+void vm_read_end(const struct hv *hv, const char *folder, const struct keeper_outcome *outcome,
+                 enum hv_end_cause *cause, char reason[HV_REASON_BYTES])
 {
     int status = outcome->wait_status;
     char line[HV_REASON_BYTES];
 
-    read_last_line(folder, line);
+    hv->host->ops->last_line(hv->host, folder, line);
     *cause = HV_ENDED_FAILED;
     if (!outcome->known) {
         snprintf(reason, HV_REASON_BYTES, "the VM's keeper died, or the whole node did");
@@ -190,15 +156,17 @@ static void run_end_job(void *arg)
     struct vm *vm = arg;
     struct keeper_outcome outcome;
 
-    if (keeper_outcome(vm->folder, &outcome) < 0 || outcome.vm_id != vm->id ||
-        outcome.incarnation != vm->incarnation)
+    if (vm->hv->host->ops->outcome(vm->hv->host, vm->folder, &outcome) < 0 ||
+        outcome.vm_id != vm->id || outcome.incarnation != vm->incarnation)
         outcome.known = false;
-    vm_read_end(vm->folder, &outcome, &vm->cause, vm->reason);
+    vm_read_end(vm->hv, vm->folder, &outcome, &vm->cause, vm->reason);
 }
 
 static void run_forget_job(void *arg)
 {
-    keeper_forget(((struct vm *)arg)->folder);
+    struct vm *vm = arg;
+
+    vm->hv->host->ops->forget(vm->hv->host, vm->folder);
 }
 
 /* Nothing of it lives any more. */
@@ -301,15 +269,29 @@ static void co_stop_talker(struct vm *vm)
 
 /* ---- the watcher ---- */
 
+/* What stands in the way of waiting (no memory) passes. */
+static int co_wait_exit(struct vm *vm)
+{
+    struct keeper_host *host = vm->hv->host;
+    int r = host->ops->co_wait_exit(host, vm->hv->io, vm->keeper);
+
+    while (r < 0 && r != -ECANCELED) {
+        r = co_sleep_ns(GONE_RETRY_NS);
+        if (r == 0)
+            r = host->ops->co_wait_exit(host, vm->hv->io, vm->keeper);
+    }
+    return r;
+}
+
 static void co_vm_watch(void *arg)
 {
     struct vm *vm = arg;
     struct hv *hv = vm->hv;
     int r;
 
-    r = co_io_poll(vm->ended, POLLIN);
+    r = co_wait_exit(vm);
     if (r >= 0)
-        r = co_wait_gone(hv->io, vm->folder, UINT64_MAX);
+        r = co_wait_gone(hv, vm->folder, UINT64_MAX);
     co_stop_talker(vm);
     if (r >= 0) {
         co_vm_end(vm);
@@ -329,9 +311,6 @@ int vm_watch(struct vm *vm)
     struct hv *hv = vm->hv;
     int r;
 
-    r = io_poll_new(hv->io, keeper_fd(vm->keeper), &vm->ended);
-    if (r < 0)
-        return r;
     co_group_add(&vm->talking, 1);
     r = co_spawn_handle(hv->io, "vm-talk", co_vm_talk, vm, &vm->talker);
     if (r < 0) {

@@ -261,6 +261,7 @@ int vms_new(struct node *node, const struct vms_options *options, struct vms **r
         .dir = options->folder,
         .nbd_socket = options->nbd_socket,
         .accel = options->accel,
+        .host = options->host,
         .on_ended = on_ended,
         .arg = vms,
     };

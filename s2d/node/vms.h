@@ -2,7 +2,7 @@
  * an incarnation that has not ended; anything else that runs here is killed. hv.h keeps the
  * processes; this says which.
  *
- * Only in a daemon: VMs are processes. One reactor. */
+ * In a daemon and in the simulator, which gives it a host of its own. One reactor. */
 #ifndef S2D_NODE_VMS_H
 #define S2D_NODE_VMS_H
 
@@ -15,6 +15,7 @@ struct vms_options {
     const char *folder;     /* for working files */
     const char *nbd_socket; /* that serves the disks */
     enum hv_accel accel;
+    struct keeper_host *host; /* hv_options */
 };
 
 must_check int vms_new(struct node *node, const struct vms_options *options, struct vms **ret_vms);
