@@ -16,320 +16,12 @@
  * What is sent is cut into segments at random, and received as far as it has come, so that a reader
  * meets any boundaries. Not modelled: acknowledgements (a cut of one direction does not slow the
  * other), retransmission timers. */
-#include <arpa/inet.h>
 #include <inttypes.h>
 
 #include "s2d/base/checksum.h"
-#include "s2d/base/sim_world.h"
+#include "s2d/base/sim_net.h"
 
-#define LOOPBACK_NS_MIN (5 * US)
-#define LOOPBACK_NS_MAX (20 * US)
-#define BACKLOG_MAX 128
-#define FIRST_EPHEMERAL_PORT 32768
 #define SPLIT_PERCENT 25
-#define RETRANSMIT_NS (200 * MS)
-
-enum segment_kind { SEGMENT_SYN, SEGMENT_ACCEPTED, SEGMENT_DATA, SEGMENT_END, SEGMENT_RESET };
-
-struct segment {
-    struct list node;
-    uint64_t arrival_ns;
-    enum segment_kind kind;
-    size_t length, consumed;
-    char data[];
-};
-
-struct pipe {
-    struct connection *connection;
-    unsigned from;          /* side */
-    struct list in_flight;  /* struct segment */
-    struct sim_event event; /* the first one's arrival */
-    bool stalled;           /* it is due, and the way is not open */
-    uint64_t last_arrival_ns;
-    size_t unread_bytes; /* on the way, or not read yet */
-};
-
-enum end_state { END_NEW, END_OPEN, END_CLOSED };
-
-struct end {
-    struct io_stream stream;
-    struct list node; /* of machine->streams, or of listener->backlog; while attached */
-    struct connection *connection;
-    struct machine *machine;
-    unsigned side;
-    enum end_state state;
-    bool attached;
-
-    struct list received; /* struct segment */
-    bool end_received;    /* after all of the above */
-    bool reset;
-
-    struct io_op *recv_op, *send_op; /* pending */
-    void *recv_buffer;
-    size_t recv_length;
-    struct iovec *send_iov;
-    int send_iov_count;
-
-    struct connect *connect; /* waits for the answer to our SYN */
-};
-
-struct connection {
-    struct list node; /* of sim->connections */
-    struct sim *sim;
-    struct end ends[2];   /* 0: who connected */
-    struct pipe pipes[2]; /* by side of the sender */
-    uint16_t port;        /* that was connected to; 0: Unix */
-    char path[IO_ADDRESS_MAX];
-    bool broken; /* by sim_break_connections(): nothing passes any more */
-};
-
-struct listener {
-    struct io_listener listener;
-    struct list node; /* of machine->listeners */
-    struct machine *machine;
-    uint16_t port; /* 0: Unix */
-    struct list backlog;
-    size_t backlog_count;
-    bool shut;
-    struct accept *accept;
-};
-
-struct accept {
-    struct listener *listener;
-    struct co *co;
-    struct io_op op; /* wakes co in the machine's turn */
-};
-
-struct connect {
-    struct end *end;
-    struct co *co;
-    struct io_op op;
-    struct sim_event timeout;
-    int result;
-};
-
-static struct end *other_end(struct end *end)
-{
-    return &end->connection->ends[1 - end->side];
-}
-
-static struct pipe *pipe_out(struct end *end)
-{
-    return &end->connection->pipes[end->side];
-}
-
-static struct pipe *pipe_in(struct end *end)
-{
-    return &end->connection->pipes[1 - end->side];
-}
-
-/* ---- addresses ---- */
-
-struct address {
-    unsigned machine;
-    uint16_t port;    /* 0 with Unix */
-    const char *path; /* "unix:...", or NULL */
-};
-
-/* from: whose address this is for; its own names (127.0.0.1, unix:) mean itself. */
-static int address_parse(const struct machine *from, const char *text, struct address *ret_address)
-{
-    char host[IO_ADDRESS_MAX];
-    const char *colon = strrchr(text, ':');
-    struct in_addr in;
-    uint32_t number;
-    char *end;
-    unsigned long port;
-
-    if (strlen(text) >= IO_ADDRESS_MAX || !colon)
-        return -EINVAL;
-    *ret_address = (struct address){.machine = from->number};
-    if (strncmp(text, "unix:", 5) == 0) {
-        ret_address->path = text;
-        return text[5] ? 0 : -EINVAL;
-    }
-    memcpy(host, text, (size_t)(colon - text));
-    host[colon - text] = 0;
-    port = strtoul(colon + 1, &end, 10);
-    if (inet_pton(AF_INET, host, &in) != 1 || end == colon + 1 || *end || port > UINT16_MAX)
-        return -EINVAL;
-    ret_address->port = (uint16_t)port;
-
-    number = ntohl(in.s_addr);
-    if (number == INADDR_ANY || number >> 24 == 127)
-        return 0;
-    if (number >> 8 != ((10u << 16) | (83u << 8)))
-        return -EHOSTUNREACH;
-    ret_address->machine = number & 0xff;
-    return number & 0xff ? 0 : -EINVAL;
-}
-
-static struct listener *find_listener(struct machine *machine, uint16_t port, const char *path)
-{
-    list_for_each (node, &machine->listeners) {
-        struct listener *listener = list_entry(node, struct listener, node);
-
-        if (listener->shut)
-            continue;
-        if (path ? strcmp(listener->listener.address, path) == 0
-                 : listener->port != 0 && listener->port == port)
-            return listener;
-    }
-    return NULL;
-}
-
-static uint16_t next_port(struct machine *machine)
-{
-    do {
-        machine->last_port = machine->last_port < UINT16_MAX
-                                 ? MAX(machine->last_port + 1, FIRST_EPHEMERAL_PORT)
-                                 : FIRST_EPHEMERAL_PORT;
-    } while (find_listener(machine, machine->last_port, NULL));
-    return machine->last_port;
-}
-
-/* ---- pipes ---- */
-
-static bool pipe_is_open(const struct pipe *pipe)
-{
-    struct machine *from = pipe->connection->ends[pipe->from].machine;
-    struct machine *to = pipe->connection->ends[1 - pipe->from].machine;
-
-    return from == to || (to->powered && !from->sim->cut[from->number][to->number]);
-}
-
-static void pipe_schedule(struct pipe *pipe)
-{
-    if (list_empty(&pipe->in_flight) || pipe->stalled)
-        return;
-    sim_event_schedule(pipe->connection->sim, &pipe->event,
-                       list_first(&pipe->in_flight, struct segment, node)->arrival_ns);
-}
-
-/* What a bad cable adds. TCP waits twice as long before each further try. */
-static uint64_t link_latency_ns(struct sim *sim, const struct sim_link *link)
-{
-    uint64_t latency_ns = sim_rng_between(&sim->net_rng, 0, link->delay_ns);
-    uint64_t again_ns = RETRANSMIT_NS;
-
-    while (sim_rng_chance(&sim->net_rng, link->loss_percent)) {
-        latency_ns += again_ns;
-        again_ns *= 2;
-    }
-    return latency_ns;
-}
-
-static uint64_t pipe_latency_ns(struct pipe *pipe)
-{
-    struct connection *connection = pipe->connection;
-    struct machine *from = connection->ends[pipe->from].machine;
-    struct machine *to = connection->ends[1 - pipe->from].machine;
-    struct sim *sim = connection->sim;
-    const struct sim_link *link = &sim->links[from->number][to->number];
-    uint64_t latency_ns;
-
-    if (from == to)
-        return sim_rng_between(&sim->net_rng, LOOPBACK_NS_MIN, LOOPBACK_NS_MAX);
-    latency_ns = sim_rng_between(&sim->net_rng, sim->options.net_latency_ns_min,
-                                 sim->options.net_latency_ns_max);
-    if (link->delay_ns > 0 || link->loss_percent > 0)
-        latency_ns += link_latency_ns(sim, link);
-    return latency_ns;
-}
-
-/* When the sender's card has put bytes on the wire. */
-static uint64_t egress_ns(struct pipe *pipe, size_t bytes)
-{
-    struct connection *connection = pipe->connection;
-    struct machine *from = connection->ends[pipe->from].machine;
-    uint64_t rate = connection->sim->options.net_bytes_per_second;
-
-    from->egress_free_ns = MAX(from->egress_free_ns, connection->sim->now_ns);
-    if (rate && from != connection->ends[1 - pipe->from].machine)
-        from->egress_free_ns += (uint64_t)((unsigned __int128)bytes * SEC / rate);
-    return from->egress_free_ns;
-}
-
-static struct segment *segment_new(enum segment_kind kind, size_t length)
-{
-    struct segment *segment = calloc(1, sizeof(*segment) + length);
-
-    if (!segment)
-        abort();
-    segment->kind = kind;
-    segment->length = length;
-    return segment;
-}
-
-static void pipe_push(struct pipe *pipe, struct segment *segment)
-{
-    bool was_empty = list_empty(&pipe->in_flight);
-
-    if (pipe->connection->broken) {
-        free(segment);
-        return;
-    }
-    segment->arrival_ns = egress_ns(pipe, segment->length) + pipe_latency_ns(pipe);
-    segment->arrival_ns = MAX(segment->arrival_ns, pipe->last_arrival_ns);
-    pipe->last_arrival_ns = segment->arrival_ns;
-    pipe->unread_bytes += segment->length;
-    list_push_back(&pipe->in_flight, &segment->node);
-    if (was_empty)
-        pipe_schedule(pipe);
-}
-
-static void pipe_push_kind(struct pipe *pipe, enum segment_kind kind)
-{
-    pipe_push(pipe, segment_new(kind, 0));
-}
-
-static void segments_free(struct list *segments)
-{
-    struct list *node;
-
-    while ((node = list_pop_front(segments)))
-        free(list_entry(node, struct segment, node));
-}
-
-static void pipe_clear(struct pipe *pipe)
-{
-    sim_event_cancel(pipe->connection->sim, &pipe->event);
-    segments_free(&pipe->in_flight);
-    pipe->stalled = false;
-}
-
-/* A sender without power: what had not left it is gone. */
-static void pipe_cut_off(struct pipe *pipe)
-{
-    bool gone = false;
-
-    list_for_each_safe (node, &pipe->in_flight) {
-        gone = gone || sim_rng_chance(&pipe->connection->sim->net_rng, 50);
-        if (gone) {
-            list_remove(node);
-            free(list_entry(node, struct segment, node));
-        }
-    }
-    if (list_empty(&pipe->in_flight))
-        pipe_clear(pipe);
-}
-
-/* The way may be open again. */
-static void pipe_kick(struct pipe *pipe)
-{
-    uint64_t arrival_ns = pipe->connection->sim->now_ns + pipe_latency_ns(pipe);
-
-    if (!pipe->stalled || !pipe_is_open(pipe))
-        return;
-    pipe->stalled = false;
-    list_for_each (node, &pipe->in_flight) {
-        struct segment *segment = list_entry(node, struct segment, node);
-
-        segment->arrival_ns = MAX(segment->arrival_ns, arrival_ns);
-        pipe->last_arrival_ns = MAX(pipe->last_arrival_ns, segment->arrival_ns);
-    }
-    pipe_schedule(pipe);
-}
 
 /* ---- connections ---- */
 
@@ -352,7 +44,7 @@ static void connection_init_side(struct connection *connection, unsigned side,
     sim_event_init(&pipe->event, pipe_fire, pipe);
 }
 
-static struct connection *connection_new(struct machine *from, const struct address *to)
+struct connection *sim_connection_new(struct machine *from, const struct address *to)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
 
@@ -384,7 +76,7 @@ static void connection_free_if_unused(struct connection *connection)
         connection_free(connection);
 }
 
-static void end_attach(struct end *end, struct list *to)
+void end_attach(struct end *end, struct list *to)
 {
     assert(!end->attached);
     end->attached = true;
@@ -392,7 +84,7 @@ static void end_attach(struct end *end, struct list *to)
     list_push_back(to, &end->node);
 }
 
-static void end_detach(struct end *end)
+void end_detach(struct end *end)
 {
     assert(!end->recv_op);
     assert(!end->send_op);
@@ -499,148 +191,13 @@ static void end_reset(struct end *end)
     end_try_recv(end);
 }
 
-/* This side's kernel ends the connection: orderly, or with a reset when something that came was
- * never read. */
-static void end_close(struct end *end)
+void end_close(struct end *end)
 {
     if (end->state == END_OPEN)
         pipe_push_kind(pipe_out(end), list_empty(&end->received) ? SEGMENT_END : SEGMENT_RESET);
     end->state = END_CLOSED;
     pipe_in(end)->unread_bytes = 0;
     segments_free(&end->received);
-}
-
-/* ---- connecting and accepting ---- */
-
-static void connect_end(struct connect *connect, int result)
-{
-    if (!connect->end->connect)
-        return;
-    connect->end->connect = NULL;
-    sim_event_cancel(connect->end->machine->sim, &connect->timeout);
-    connect->result = result;
-    machine_complete(connect->end->machine, &connect->op, result);
-}
-
-static void connect_done(struct io_op *op, int result)
-{
-    (void)result;
-    co_wake(container_of(op, struct connect, op)->co);
-}
-
-static void connect_time_out(void *arg)
-{
-    connect_end(arg, -ETIMEDOUT);
-}
-
-static void connect_cancel(void *arg)
-{
-    connect_end(arg, -ECANCELED);
-}
-
-int sim_co_connect(struct io *io, const char *address, uint64_t timeout_ns,
-                   struct io_stream **ret_stream)
-{
-    struct machine *machine = machine_of_io(io);
-    struct connect connect = {.co = co_self(), .op.done = connect_done};
-    struct address to;
-    struct end *end;
-    int r;
-
-    r = address_parse(machine, address, &to);
-    if (r < 0)
-        return r;
-    if (to.machine > SIM_MACHINES_MAX)
-        return -EHOSTUNREACH;
-    r = machine->dying ? -ECANCELED : co_set_cancel(connect_cancel, &connect);
-    if (r < 0)
-        return r;
-
-    end = &connection_new(machine, &to)->ends[0];
-    connect.end = end;
-    end->connect = &connect;
-    snprintf(end->stream.peer, sizeof(end->stream.peer), "%s", address);
-    end_attach(end, &machine->streams);
-    sim_note(machine->sim, RECORD_CONNECT, machine->number, to.machine, to.port);
-    pipe_push_kind(pipe_out(end), SEGMENT_SYN);
-    sim_event_init(&connect.timeout, connect_time_out, &connect);
-    if (timeout_ns < UINT64_MAX - machine->sim->now_ns)
-        sim_event_schedule(machine->sim, &connect.timeout, machine->sim->now_ns + timeout_ns);
-    co_wait();
-    co_clear_cancel();
-
-    if (connect.result < 0) {
-        end_close(end);
-        end_detach(end);
-        return connect.result;
-    }
-    *ret_stream = &end->stream;
-    return 0;
-}
-
-static void accept_end(struct accept *accept)
-{
-    if (accept->listener->accept != accept)
-        return;
-    accept->listener->accept = NULL;
-    machine_complete(accept->listener->machine, &accept->op, 0);
-}
-
-static void accept_done(struct io_op *op, int result)
-{
-    (void)result;
-    co_wake(container_of(op, struct accept, op)->co);
-}
-
-static void accept_cancel(void *arg)
-{
-    accept_end(arg);
-}
-
-static int listener_wait(struct listener *listener)
-{
-    struct accept accept = {.listener = listener, .co = co_self(), .op.done = accept_done};
-    int r;
-
-    assert(!listener->accept); /* one coroutine at a time */
-    r = co_set_cancel(accept_cancel, &accept);
-    if (r < 0)
-        return r;
-    listener->accept = &accept;
-    co_wait();
-    co_clear_cancel();
-    return co_cancelled() ? -ECANCELED : 0;
-}
-
-int sim_co_accept(struct io_listener *io_listener, struct io_stream **ret_stream)
-{
-    struct listener *listener = container_of(io_listener, struct listener, listener);
-    struct end *end;
-
-    for (;;) {
-        if (listener->shut || listener->machine->dying || co_cancelled())
-            return -ECANCELED;
-        if (!list_empty(&listener->backlog))
-            break;
-        if (listener_wait(listener) < 0)
-            return -ECANCELED;
-    }
-    end = list_entry(list_pop_front(&listener->backlog), struct end, node);
-    listener->backlog_count--;
-    list_push_back(&listener->machine->streams, &end->node);
-    *ret_stream = &end->stream;
-    return 0;
-}
-
-static void name_peer(struct end *end)
-{
-    struct machine *peer = other_end(end)->machine;
-
-    if (end->connection->path[0])
-        snprintf(end->stream.peer, sizeof(end->stream.peer), "unix:");
-    else
-        snprintf(end->stream.peer, sizeof(end->stream.peer), "10.83.0.%u:%u", peer->number,
-                 next_port(peer));
 }
 
 /* ---- arrivals ---- */
@@ -748,77 +305,6 @@ static void pipe_fire(void *arg)
     list_remove(&segment->node);
     pipe_schedule(pipe);
     arrive(&pipe->connection->ends[1 - pipe->from], segment);
-}
-
-/* ---- listeners ---- */
-
-int sim_listen(struct io *io, const char *text, struct io_listener **ret_listener)
-{
-    struct machine *machine = machine_of_io(io);
-    struct address address;
-    struct listener *listener;
-    int r;
-
-    if (machine->dying)
-        return -ECANCELED;
-    r = address_parse(machine, text, &address);
-    if (r < 0)
-        return r;
-    if (address.machine != machine->number)
-        return -EADDRNOTAVAIL;
-    if ((address.path || address.port) && find_listener(machine, address.port, address.path))
-        return -EADDRINUSE;
-
-    listener = calloc(1, sizeof(*listener));
-    if (!listener)
-        return -ENOMEM;
-    listener->listener.io = io;
-    listener->machine = machine;
-    list_init(&listener->backlog);
-    if (address.path) {
-        strcpy(listener->listener.address, address.path);
-    } else {
-        listener->port = address.port ? address.port : next_port(machine);
-        snprintf(listener->listener.address, IO_ADDRESS_MAX, "10.83.0.%u:%u", machine->number,
-                 listener->port);
-    }
-    list_push_back(&machine->listeners, &listener->node);
-
-    *ret_listener = &listener->listener;
-    return 0;
-}
-
-static void listener_drop_backlog(struct listener *listener)
-{
-    struct list *node;
-
-    while ((node = list_pop_front(&listener->backlog))) {
-        struct end *end = list_entry(node, struct end, node);
-
-        end_close(end);
-        end_detach(end);
-    }
-    listener->backlog_count = 0;
-}
-
-void sim_listener_shutdown(struct io_listener *io_listener)
-{
-    struct listener *listener = container_of(io_listener, struct listener, listener);
-
-    listener->shut = true;
-    if (listener->accept)
-        accept_end(listener->accept);
-    listener_drop_backlog(listener);
-}
-
-void sim_listener_close(struct io_listener *io_listener)
-{
-    struct listener *listener = container_of(io_listener, struct listener, listener);
-
-    assert(!listener->accept);
-    listener_drop_backlog(listener);
-    list_remove(&listener->node);
-    free(listener);
 }
 
 /* ---- streams ---- */

@@ -1,5 +1,4 @@
-/* sim_world: what the parts of the simulator share. Only sim.c, sim_net.c and sim_disk.c include
- * it. */
+/* sim_world: what the parts of the simulator share. Only sim*.c include it. */
 #ifndef S2D_BASE_SIM_WORLD_H
 #define S2D_BASE_SIM_WORLD_H
 
@@ -64,8 +63,11 @@ enum sim_record {
     RECORD_CUT,
     RECORD_HEAL,
 };
-/* machine 0: the world. What a and b are is said where the names stand (sim.c). */
+/* machine 0: the world. What a and b are is said where the names stand (sim_transcript.c). */
 void sim_note(struct sim *sim, enum sim_record what, unsigned machine, uint64_t a, uint64_t b);
+
+/* The `write` of a machine's log: its daemon's lines stand in the transcript. */
+void sim_transcript_log(struct log_sink *sink, enum log_level level, const char *line);
 
 struct sim_last_record { /* for the report of a failure */
     uint64_t at_ns, a, b;
@@ -147,13 +149,18 @@ static inline struct machine *machine_of_io(struct io *io)
     return container_of(io, struct machine, io);
 }
 
+uint64_t machine_clock_ns(const struct machine *machine);
+/* The first world time at which the machine's clock shows at least clock_ns. */
+uint64_t machine_world_ns(const struct machine *machine, uint64_t clock_ns);
+bool machine_has_work(const struct machine *machine);
+void machine_turn(struct machine *machine);
 /* Hands op back in the machine's next turn. Never calls op->done() itself. */
 void machine_complete(struct machine *machine, struct io_op *op, int result);
 /* Suspends the running coroutine. Returns 0, or -ECANCELED: the machine died. Not cancellable
  * otherwise. */
 must_check int sim_co_pause(struct machine *machine, uint64_t duration_ns);
 
-/* ---- the parts' faces to sim.c ---- */
+/* ---- the parts' faces to sim.c and sim_machine.c ---- */
 
 void sim_disk_init(struct machine *machine);
 void sim_disk_free(struct machine *machine);
