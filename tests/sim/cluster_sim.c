@@ -5,7 +5,7 @@
  *   cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] [--caches N] [--faults LIST]
  * [--shared] [--log]
  *
- * Cache disks are not in the seeds' own worlds yet: --caches gives each node so many.
+ * --caches gives each node so many cache disks at first, whatever the seed says.
  *
  * Exit status 0: every run was as it should be. 1: one was not; its last words begin with
  * "FAILED seed S: ". */
@@ -23,16 +23,19 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
     const struct shape *shape = &world->shape;
     unsigned kinds = fault_kind_count();
 
-    printf(
-        "seed %llu: %u nodes, %s%s%s, %.0f virtual seconds, %llu reads, %llu writes, %llu unknown, "
-        "%llu file operations, %llu copies, %llu restores, transcript %016llx; faults:",
-        (unsigned long long)world->options.seed, shape->nodes, shape->volumes[0].resiliency,
-        shape->volume_count > 1 ? " and " : "",
-        shape->volume_count > 1 ? shape->volumes[1].resiliency : "", virtual_seconds,
-        (unsigned long long)history.reads, (unsigned long long)history.writes,
-        (unsigned long long)history.unknown, (unsigned long long)world->counts.file_operations,
-        (unsigned long long)world->counts.copies, (unsigned long long)world->counts.restores,
-        (unsigned long long)hash);
+    printf("seed %llu: %u nodes, %s%s%s%s, %.0f virtual seconds, %llu reads, %llu writes, %llu "
+           "unknown, "
+           "%llu file operations, %llu copies, %llu restores, transcript %016llx; faults:",
+           (unsigned long long)world->options.seed, shape->nodes, shape->volumes[0].resiliency,
+           shape->volume_count > 1 ? " and " : "",
+           shape->volume_count > 1 ? shape->volumes[1].resiliency : "",
+           shape->hard_disks   ? " and cached hard disks"
+           : shape->caches > 0 ? " and cached flash"
+                               : "",
+           virtual_seconds, (unsigned long long)history.reads, (unsigned long long)history.writes,
+           (unsigned long long)history.unknown, (unsigned long long)world->counts.file_operations,
+           (unsigned long long)world->counts.copies, (unsigned long long)world->counts.restores,
+           (unsigned long long)hash);
     for (unsigned i = 0; i < kinds; i++) {
         if (faults_happened(world->faults, i))
             printf(" %s=%u;", fault_kind_name(i), faults_happened(world->faults, i));
@@ -80,7 +83,7 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-    struct run_options options = {.seed = 1};
+    struct run_options options = {.seed = 1, .caches = CACHES_BY_SEED};
     uint64_t runs = 1;
     int option;
 

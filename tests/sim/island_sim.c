@@ -83,8 +83,12 @@ static void look(struct scene *scene)
 static void run(uint64_t seed, bool log)
 {
     /* The shape of the rest is the seed's. */
-    const struct run_options options = {
-        .seed = seed, .nodes = NODES, .faults = "", .log = log, .program = "island_sim"};
+    const struct run_options options = {.seed = seed,
+                                        .nodes = NODES,
+                                        .caches = 0,
+                                        .faults = "",
+                                        .log = log,
+                                        .program = "island_sim"};
     struct scene scene = {.world = world_new(&options)};
     struct world *world = scene.world;
     unsigned leader, other;

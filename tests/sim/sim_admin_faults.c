@@ -308,21 +308,31 @@ int co_claim_next(struct act *act)
     return 0;
 }
 
-int add_disk(struct machine *machine)
+static int add_disk_between(struct machine *machine, unsigned first, unsigned end)
 {
     struct world *world = machine->world;
     char path[DISK_PATH_MAX];
-    unsigned disk = 0;
+    unsigned disk = first;
 
-    while (disk < MACHINE_CAPACITY_MAX && machine->disks[disk].exists)
+    while (disk < end && machine->disks[disk].exists)
         disk++;
-    if (disk == MACHINE_CAPACITY_MAX)
+    if (disk == end)
         return -ENOSPC;
-    disk_path_of(disk, path);
+    disk_path_of(world, disk, path);
     if (sim_disk_create(world->sim, machine->number, path, world->shape.disk_bytes) < 0)
         abort();
     machine->disks[disk].exists = true;
     return (int)disk;
+}
+
+int add_disk(struct machine *machine)
+{
+    return add_disk_between(machine, 0, MACHINE_CAPACITY_MAX);
+}
+
+int add_cache_disk(struct machine *machine)
+{
+    return add_disk_between(machine, MACHINE_CAPACITY_MAX, MACHINE_DISKS_MAX);
 }
 
 static bool pool_grows(struct world *world, struct fault *fault)

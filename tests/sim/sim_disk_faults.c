@@ -55,7 +55,7 @@ static bool gets_slow(struct world *world, struct fault *fault)
 
     if (disk == UINT_MAX)
         return false;
-    disk_path_of(disk, path);
+    disk_path_of(world, disk, path);
     sim_disk_set_slowdown(world->sim, fault->machine->number, path,
                           (double)(2 + fault->draw[1] % 200));
     return true;
@@ -66,7 +66,7 @@ static void gets_fast(struct world *world, struct fault *fault)
     for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
         char path[DISK_PATH_MAX];
 
-        disk_path_of(i, path);
+        disk_path_of(world, i, path);
         if (fault->machine->disks[i].exists)
             sim_disk_set_slowdown(world->sim, fault->machine->number, path, 1);
     }
@@ -81,7 +81,7 @@ static bool set_fault(struct world *world, struct fault *fault, enum sim_disk_fa
     if (disk == UINT_MAX)
         return false;
     world->damaged = true;
-    disk_path_of(disk, path);
+    disk_path_of(world, disk, path);
     sim_disk_set_fault(world->sim, machine->number, path, kind);
     machine->disks[disk].dead = kind == SIM_DISK_DEAD;
     world->pool_full = true; /* nothing is placed on it until it is taken up again */
@@ -111,7 +111,7 @@ static void works_again(struct world *world, struct fault *fault)
     for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
         char path[DISK_PATH_MAX];
 
-        disk_path_of(i, path);
+        disk_path_of(world, i, path);
         if (machine->disks[i].exists && !machine->disks[i].dead)
             sim_disk_set_fault(world->sim, machine->number, path, SIM_DISK_OK);
     }
@@ -129,7 +129,7 @@ static bool find_data(struct world *world, const struct fault *fault, struct mac
     uint64_t block[BLOCK_SIZE / 8], x = fault->draw[1];
     char path[DISK_PATH_MAX];
 
-    disk_path_of(disk, path);
+    disk_path_of(world, disk, path);
     for (unsigned try = 0; try < TRIES && slabs > 0; try++) {
         const struct slab_record *slab = database_at(database, TABLE_SLAB, x % slabs);
 
@@ -158,7 +158,7 @@ static void flip_bit(struct world *world, const struct machine *machine, unsigne
     char path[DISK_PATH_MAX];
     uint8_t byte;
 
-    disk_path_of(disk, path);
+    disk_path_of(world, disk, path);
     offset += bit / 8 % BLOCK_SIZE;
     if (sim_disk_peek(world->sim, machine->number, path, offset, &byte, 1) < 0)
         return;
@@ -232,7 +232,7 @@ static bool disk_is_wiped(struct world *world, struct fault *fault)
 
     if (disk == UINT_MAX || world->shape.nodes == 1)
         return false;
-    disk_path_of(disk, path);
+    disk_path_of(world, disk, path);
     wipe(world, machine, path);
     world->damaged = true;
     machine->disks[disk].dead = true;
@@ -252,7 +252,7 @@ static bool spoil(struct world *world, struct fault *fault, enum sim_disk_spoil 
     if (disk == UINT_MAX || !disk_geometry_of(machine, disk, &geometry) ||
         geometry.extent_count == 0)
         return false;
-    disk_path_of(disk, path);
+    disk_path_of(world, disk, path);
     world->damaged = true;
     sim_disk_spoil_write(world->sim, machine->number, path, kind, geometry.extents_offset);
     return true;
@@ -276,7 +276,7 @@ static void writes_are_true(struct world *world, struct fault *fault)
     for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
         char path[DISK_PATH_MAX];
 
-        disk_path_of(i, path);
+        disk_path_of(world, i, path);
         if (machine->disks[i].exists)
             sim_disk_spoil_write(world->sim, machine->number, path, SIM_WRITE_TRUE, 0);
     }

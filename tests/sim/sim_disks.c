@@ -18,8 +18,7 @@ struct machine_disk *machine_disk_of(struct world *world, const struct database 
     unsigned machine, number;
 
     if (!node || sscanf(node->name, "node%u", &machine) != 1 ||
-        (sscanf(disk->path, "/disks/ssd%u", &number) != 1 &&
-         sscanf(disk->path, "/disks/nvme%u", &number) != 1))
+        sscanf(disk->path, "/disks/%*[a-z]%u", &number) != 1)
         return NULL;
     assert(machine >= 1 && machine <= world->shape.nodes);
     assert(number < MACHINE_DISKS_MAX);
@@ -35,7 +34,7 @@ bool disk_geometry_of(struct machine *machine, unsigned disk, struct disk_geomet
     char path[DISK_PATH_MAX];
     bool repair;
 
-    disk_path_of(disk, path);
+    disk_path_of(machine->world, disk, path);
     if (sim_disk_peek(machine->world->sim, machine->number, path, SUPERBLOCK_A_OFFSET, &a,
                       sizeof(a)) < 0 ||
         sim_disk_peek(machine->world->sim, machine->number, path, SUPERBLOCK_B_OFFSET, &b,
@@ -264,7 +263,7 @@ static struct disk *co_open_at_end(const struct reader *reader, struct io *io, u
     struct disk *disk = NULL;
     char path[DISK_PATH_MAX];
 
-    disk_path_of(number, path);
+    disk_path_of(reader->machine->world, number, path);
     if (co_disk_open(io, path, NULL, &message, &disk) < 0)
         world_fail(reader->machine->world, "node %u: %s cannot be opened at the end: %s",
                    reader->machine->number, path, message.text);
@@ -279,7 +278,7 @@ static void co_read_disk(struct reader *reader, struct io *io)
     char path[DISK_PATH_MAX];
     int r;
 
-    disk_path_of(reader->disk, path);
+    disk_path_of(world, reader->disk, path);
     options.log_device = log_device_of(reader, disk);
     r = co_store_open(io, disk, &options, &reader->store);
     if (r < 0)

@@ -279,7 +279,7 @@ static void mend_all(struct world *world)
         for (unsigned disk = 0; disk < MACHINE_DISKS_MAX; disk++) {
             char path[DISK_PATH_MAX];
 
-            disk_path_of(disk, path);
+            disk_path_of(world, disk, path);
             if (!machine->disks[disk].exists || machine->disks[disk].dead)
                 continue;
             sim_disk_set_fault(world->sim, i, path, SIM_DISK_OK);

@@ -51,6 +51,7 @@ struct machine *member_for(struct world *world, const struct fault *fault);
 int co_claim_next(struct act *act);
 /* Puts an empty disk into a free place of the machine. Returns its number, or -ENOSPC. */
 int add_disk(struct machine *machine);
+int add_cache_disk(struct machine *machine);
 
 /* sim_replace_faults.c: nodes that are nobody's any more; their disks are retired, and then they
  * are evicted. */

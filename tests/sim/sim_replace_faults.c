@@ -148,13 +148,15 @@ static bool node_is_lost(struct world *world, struct fault *fault)
     struct machine *machine = &world->machines[world->rotten];
 
     if (world->shape.nodes < 3 || machine->life > 0 || !all_in_sync(world) ||
-        machine->disks[MACHINE_DISKS_MAX - 1].exists)
+        machine->disks[MACHINE_CAPACITY_MAX - 1].exists)
         return false;
     fault->machine = machine;
     machine_crash(machine, SIM_HOST_DIES);
     machine_replace(machine);
     for (unsigned i = 0; i < world->shape.disks; i++)
         (void)add_disk(machine); /* as many as there is room for; one is */
+    for (unsigned i = 0; i < world->shape.caches; i++)
+        (void)add_cache_disk(machine);
     world->damaged = true;
     world->pool_full = true;
     return true;
@@ -183,7 +185,7 @@ static bool too_much_dies(struct world *world, struct fault *fault)
         for (unsigned disk = 0; disk < MACHINE_DISKS_MAX; disk++) {
             char path[DISK_PATH_MAX];
 
-            disk_path_of(disk, path);
+            disk_path_of(world, disk, path);
             if (!machine->disks[disk].exists)
                 continue;
             sim_disk_set_fault(world->sim, machine->number, path, SIM_DISK_DEAD);

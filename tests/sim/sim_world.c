@@ -5,6 +5,7 @@
 
 #include <stdarg.h>
 
+#include "s2d/base/checksum.h"
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_faults.h"
 #include "tests/sim/sim_workload.h"
@@ -22,10 +23,13 @@ uint64_t world_draw(struct world *world, uint64_t count)
     return sim_random(world->sim) % count;
 }
 
-void disk_path_of(unsigned disk, char ret_path[DISK_PATH_MAX])
+void disk_path_of(const struct world *world, unsigned disk, char ret_path[DISK_PATH_MAX])
 {
-    snprintf(ret_path, DISK_PATH_MAX, "/disks/%s%u", disk < MACHINE_CAPACITY_MAX ? "ssd" : "nvme",
-             disk);
+    const char *media = disk >= MACHINE_CAPACITY_MAX ? "nvme"
+                        : world->shape.hard_disks    ? "hdd"
+                                                     : "ssd";
+
+    snprintf(ret_path, DISK_PATH_MAX, "/disks/%s%u", media, disk);
 }
 
 /* ---- what the seed chooses ---- */
@@ -82,6 +86,20 @@ static void choose_sharing(struct world *world)
         shape->copy_clients = shape->trim_percent = 0;
 }
 
+/* In a third of the runs, of these mostly for hard disks, which have a read cache there besides
+ * their logs. Not from the world's draws: a seed without them is the run that it was before. */
+static void choose_caches(struct world *world)
+{
+    static const unsigned often[] = {1, 1, 1, 2};
+    uint64_t draw = hash64(&world->options.seed, sizeof(world->options.seed));
+    struct shape *shape = &world->shape;
+
+    shape->caches = draw % 3 == 0 ? often[draw / 3 % ARRAY_SIZE(often)] : 0;
+    if (world->options.caches != CACHES_BY_SEED)
+        shape->caches = MIN(world->options.caches, CACHES_AT_FIRST_MAX);
+    shape->hard_disks = shape->caches > 0 && draw / 12 % 3 > 0;
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -93,7 +111,7 @@ static void choose_shape(struct world *world)
     shape->extent_bytes = 4 * MIB << world_draw(world, 2);
     shape->log_bytes = 32 * MIB << world_draw(world, 2);
     shape->disk_bytes = shape->log_bytes + 160 * MIB;
-    shape->caches = MIN(world->options.caches, (unsigned)MACHINE_CACHES_MAX);
+    choose_caches(world);
     choose_volumes(world);
     shape->seconds = seconds[world_draw(world, sizeof(seconds) / sizeof(*seconds))];
     if (world->options.seconds)
@@ -121,12 +139,15 @@ static void must(struct machine *machine, int r, const char *what, const char *m
 int co_machine_claim(struct machine *machine, unsigned disk)
 {
     struct node_message message = {{0}};
+    /* At first a cache disk is told from the others by being faster. Later there may be no other.
+     */
+    const char *role = disk >= MACHINE_CAPACITY_MAX && machine->created ? "cache" : NULL;
     char path[DISK_PATH_MAX];
     uint64_t id;
     int r;
 
-    disk_path_of(disk, path);
-    r = co_node_claim_disk(machine->node, path, NULL, &id, &message);
+    disk_path_of(machine->world, disk, path);
+    r = co_node_claim_disk(machine->node, path, role, &id, &message);
     machine->disks[disk].claimed = r == 0 || r == -EALREADY;
     return r;
 }
@@ -363,7 +384,7 @@ void machine_replace(struct machine *machine)
     if (kv_disk_new(&machine->kv_disk) < 0)
         abort();
     for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
-        disk_path_of(i, path);
+        disk_path_of(machine->world, i, path);
         if (machine->disks[i].exists)
             sim_disk_set_fault(machine->world->sim, machine->number, path, SIM_DISK_DEAD);
         machine->disks[i].dead = machine->disks[i].exists;
@@ -406,7 +427,7 @@ static void make_machine(struct world *world, unsigned number)
         if (i < MACHINE_CAPACITY_MAX ? i >= world->shape.disks
                                      : i - MACHINE_CAPACITY_MAX >= world->shape.caches)
             continue;
-        disk_path_of(i, path);
+        disk_path_of(world, i, path);
         machine->disks[i].exists = true;
         if (sim_disk_create(world->sim, number, path, world->shape.disk_bytes) < 0)
             abort();

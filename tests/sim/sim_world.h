@@ -15,6 +15,7 @@
 #ifndef TESTS_SIM_WORLD_H
 #define TESTS_SIM_WORLD_H
 
+#include <limits.h>
 #include <stdio.h>
 
 #include "csv-export/csv.h"
@@ -27,7 +28,9 @@
 
 #define MACHINES_MAX 16
 #define MACHINE_CAPACITY_MAX 6 /* those that a run adds included */
-#define MACHINE_CACHES_MAX 2
+#define CACHES_AT_FIRST_MAX 2u
+#define CACHES_BY_SEED UINT_MAX
+#define MACHINE_CACHES_MAX 4 /* those that a run adds included */
 #define MACHINE_DISKS_MAX (MACHINE_CAPACITY_MAX + MACHINE_CACHES_MAX) /* cache disks come last */
 #define SHAPE_VOLUMES_MAX 2                                           /* that clients use */
 #define SETUP_NS (120 * SEC)
@@ -37,7 +40,7 @@ struct run_options {
     uint64_t seed;
     uint64_t seconds;    /* of faults; 0: the seed chooses */
     unsigned nodes;      /* 0: the seed chooses */
-    unsigned caches;     /* cache disks of each node */
+    unsigned caches;     /* cache disks of each node, or CACHES_BY_SEED */
     bool shared;         /* on mirrors any client writes any block: see sim_blocks.c */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
@@ -55,7 +58,8 @@ struct volume_shape {
 /* What the seed chose. */
 struct shape {
     unsigned nodes, disks; /* of each node */
-    unsigned caches;       /* of each node; as the options say */
+    unsigned caches;       /* disks of each node apart from capacity, at first */
+    bool hard_disks;       /* capacity is, and has a read cache on the cache disks */
     uint64_t disk_bytes, log_bytes, extent_bytes;
     struct volume_shape
         volumes[SHAPE_VOLUMES_MAX]; /* the first is everybody's; see sim_workload.h */
@@ -165,7 +169,7 @@ bool machine_spawn(struct machine *machine, const char *name, co_fn *fn, void *a
 struct machine *world_any_member(struct world *world, unsigned from);
 
 #define DISK_PATH_MAX 32
-void disk_path_of(unsigned disk, char ret_path[DISK_PATH_MAX]);
+void disk_path_of(const struct world *world, unsigned disk, char ret_path[DISK_PATH_MAX]);
 
 /* Program. Opens the pool's doors to a disk that exists. Returns as co_node_claim_disk(). */
 int co_machine_claim(struct machine *machine, unsigned disk);
