@@ -250,13 +250,14 @@ static unsigned slot_take(struct csv_volume *volume)
 
 static_assert(FS_SLOTS_PER_SESSION <= 64, "a bit to each slot");
 
-/* Gives the request its name: the same for all its repeats. */
+/* Gives the request its name: the same for all its repeats, also for those after its file had to be
+ * opened again (co_run_on_file()). */
 static int co_name_request(struct csv_volume *volume, struct csv_request *request)
 {
     const struct csv_options *options = &volume->csv->options;
     int r;
 
-    if (csv_op_has_handle(request->op))
+    if (csv_op_has_handle(request->op) && (request->number == 0 || PLANTED(CSV_NEW_NUMBER)))
         request->number = ++volume->csv->next_number;
     if (!csv_op_is_named(request->op))
         return 0;

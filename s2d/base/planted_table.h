@@ -120,7 +120,8 @@
     /* the exports */                                                                              \
     X(CSV_ANY_SESSION, "csv", "an owner takes requests that were sent to another session")         \
     X(CSV_NO_DRAIN, "csv", "a reconnected client's old requests are not waited for")               \
-    X(CSV_NEW_NAME, "csv", "a repeat of a metadata request bears a new name")
+    X(CSV_NEW_NAME, "csv", "a repeat of a metadata request bears a new name")                      \
+    X(CSV_NEW_NUMBER, "csv", "a data request bears a new number after its file was opened again")
 /* clang-format on */
 
 #endif

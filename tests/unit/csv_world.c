@@ -50,9 +50,11 @@ static int co_vwrite(struct vdisk *vdisk, const void *buffer, uint64_t offset, u
                      struct client_request request)
 {
     struct csv_vdisk *disk = vdisk_of(vdisk);
-    int r = co_pass(disk);
+    int r;
 
-    (void)request;
+    if (request.session != 0)
+        disk->last = request;
+    r = co_pass(disk);
     assert(offset % BLOCK_SIZE == 0 && length % BLOCK_SIZE == 0);
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
     assert(offset + length <= vdisk->size_bytes);

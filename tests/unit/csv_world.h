@@ -17,6 +17,7 @@ struct csv_vdisk {
     bool hold;        /* writes wait, before they have happened */
     bool lose_answer; /* the next writes happen, then the disk is revoked and says -ESTALE */
     unsigned held;
+    struct client_request last; /* of the writes that said whose they are */
     struct co_cond held_one, released;
 };
 

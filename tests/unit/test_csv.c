@@ -399,6 +399,46 @@ static void co_one_write(void *arg)
     write->done = true;
 }
 
+/* An owner dies with a write under way, and the next one does not know the file: opened again
+ * there, the write still has the name that it had, or what it did already could not be told from
+ * it. */
+static void same_name(struct csv_world *world)
+{
+    struct one_write write = {.data = aligned(4096)};
+    /* opened again one after the other: the write is there before its file */
+    struct csv_file *other = co_make_and_open(world->volume[2], "other");
+    struct csv_file *file = co_make_and_open(world->volume[2], "file");
+    struct client_request first;
+    struct co_group group;
+
+    memset(write.data, 0, 4096);
+    assert_int_equal(co_csv_write(file, write.data, 0, 4096), 0); /* the next one is in place */
+    write.file = file;
+    world->vdisk->hold = true;
+    co_group_init(&group);
+    assert_int_equal(co_group_spawn(&group, world->world->io, "write", co_one_write, &write), 0);
+    while (world->vdisk->held == 0)
+        co_cond_wait_always(&world->vdisk->held_one);
+    first = world->vdisk->last;
+    assert_false(first.is_repeat);
+    co_csv_world_move(world, 3, true);
+    co_group_wait(&group);
+    assert_int_equal(write.result, 0);
+    assert_true(world->vdisk->last.is_repeat);
+    assert_int_equal(world->vdisk->last.session, first.session);
+    assert_int_equal(world->vdisk->last.number, first.number);
+    csv_file_close(file);
+    csv_file_close(other);
+    co_closed(world);
+    free(write.data);
+}
+
+static void test_same_name(void **state)
+{
+    (void)state;
+    csv_world_run(same_name);
+}
+
 /* The connection breaks over a write that the owner has begun. Its repeat waits for it (else the
  * first, which is still on its way, could land on top of a newer write), and so does what comes
  * after. */
@@ -870,6 +910,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_from_everywhere),
         cmocka_unit_test(test_large_directory),
         cmocka_unit_test(test_open_without_name),
+        cmocka_unit_test(test_same_name),
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_no_answer_without_the_lease),
         cmocka_unit_test(test_window),
