@@ -20,6 +20,7 @@ struct buffer_pool;
 struct column_store;
 struct metrics;
 struct mirror;
+struct pace;
 
 /* Bounds and time-outs; 0 takes the default in brackets. */
 struct mirror_limits {
@@ -49,6 +50,7 @@ struct mirror_options {
     uint64_t node;               /* ours */
     struct buffer_pool *buffers; /* borrowed: the owner side's, for resync, repair and takeover */
     struct metrics *metrics;     /* may be NULL */
+    struct pace *pace; /* borrowed: of resyncs, next to clients; NULL: as fast as they can */
     struct mirror_limits limits;
     /* Nobody is evicted for being away before this, unless a request waits for it (design.md, I5:
      * 30 s after the first quorum of a cold start). On the loop's clock; 0: no grace. */

@@ -8,6 +8,7 @@
 #include "cache-tier/recent.h"
 #include "resiliency/feed.h"
 #include "resiliency/mirror.h"
+#include "resiliency/pace.h"
 #include "resiliency/parity_layout.h"
 #include "s2d/base/buffer.h"
 #include "s2d/base/checksum.h"

@@ -415,6 +415,7 @@ int co_read_whole(struct vdisk *vdisk, co_read_pieces *co_pieces, void *buffer, 
                   uint64_t length)
 {
     struct mirror *mirror = container_of(vdisk, struct mirror, vdisk);
+    uint64_t start_ns = io_now_ns(mirror->io);
     int r;
 
     r = mirror_check_range(mirror, offset, length);
@@ -434,6 +435,9 @@ int co_read_whole(struct vdisk *vdisk, co_read_pieces *co_pieces, void *buffer, 
     }
     counter_add(&mirror->reads, 1);
     counter_add(&mirror->read_bytes, length);
+    if (r == 0 && mirror->options.pace)
+        pace_note(mirror->options.pace, io_now_ns(mirror->io), false, length,
+                  io_now_ns(mirror->io) - start_ns);
     co_group_done(&mirror->calls);
     return r;
 }

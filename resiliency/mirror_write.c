@@ -537,6 +537,9 @@ int co_change(struct vdisk *vdisk, co_change_pieces *co_pieces, const void *data
     counter_add(&mirror->writes_done, 1);
     counter_add(&mirror->written_bytes, length);
     histogram_add(&mirror->write_latency, io_now_ns(mirror->io) - start_ns);
+    if (r == 0 && mirror->options.pace)
+        pace_note(mirror->options.pace, io_now_ns(mirror->io), true, length,
+                  io_now_ns(mirror->io) - start_ns);
     co_group_done(&mirror->calls);
     return r;
 }

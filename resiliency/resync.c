@@ -6,7 +6,8 @@
  * in-sync column changed since the stale epoch, those in its log, and the target's own list (what
  * it dropped, what is in its log); of a new column, all. A block that differs is copied under its
  * range lock with a fresh seq. In parity "a block" is a column's block of a row, and what it is
- * compared with is what the other columns decode to (parity_resync.c).
+ * compared with is what the other columns decode to (parity_resync.c). How fast copies go next to
+ * clients is pace.h's matter.
  *
  * Then the columns are *counted*: each write waits for them like for in-sync ones. When what was
  * sent before has arrived too, the watermark is made durable there, and "in-sync" is proposed,
@@ -18,7 +19,6 @@
 #define BARRIER_POLL_NS                                                                            \
     (5 * MS) /* a feed that breaks does not wake those who wait for writes                         \
               */
-#define YIELD_NS_MAX (50 * MS)
 
 struct resync {
     struct feed *feed;
@@ -144,23 +144,11 @@ static int co_copy_extent(struct resync *resync, struct write_extent extent)
     return r;
 }
 
-/* Foreground first, but never to a standstill: while clients write or read, a copy rests for as
- * long as it took. */
-static void co_yield_to_clients(struct mirror *mirror, uint64_t took_ns, uint64_t before)
-{
-    uint64_t now = mirror->reads.value + mirror->writes_done.value;
-
-    if (now != before)
-        (void)co_sleep_ns(MIN(took_ns, YIELD_NS_MAX));
-}
-
 static void copy_run(void *arg)
 {
     struct resync_copy copy = *(struct resync_copy *)arg;
     struct resync *resync = copy.resync;
     struct mirror *mirror = resync->mirror;
-    uint64_t start_ns = io_now_ns(mirror->io);
-    uint64_t requests = mirror->reads.value + mirror->writes_done.value;
     int r;
 
     free(arg);
@@ -173,8 +161,23 @@ static void copy_run(void *arg)
     }
     if (r < 0 && resync->error == 0)
         resync->error = r;
-    co_yield_to_clients(mirror, io_now_ns(mirror->io) - start_ns, requests);
     co_sem_give(&resync->slots, 1);
+}
+
+/* Clients first, but never to a standstill (pace.h). */
+static int co_wait_for_pace(struct feed *feed, uint64_t bytes)
+{
+    struct mirror *mirror = feed->mirror;
+    struct pace *pace = mirror->options.pace;
+
+    while (pace && feed->up) {
+        uint64_t now_ns = io_now_ns(mirror->io), at_ns = pace_ask(pace, now_ns, bytes);
+        int r = at_ns > now_ns ? co_mirror_wait(mirror, at_ns) : 0;
+
+        if (at_ns <= now_ns || (r < 0 && r != -ETIMEDOUT))
+            return r;
+    }
+    return feed->up ? 0 : -ENOTCONN;
 }
 
 static int co_copy_start(struct resync *resync, struct write_extent extent)
@@ -183,6 +186,8 @@ static int co_copy_start(struct resync *resync, struct write_extent extent)
     int r;
 
     r = co_wait_while_paused(resync->feed);
+    if (r == 0)
+        r = co_wait_for_pace(resync->feed, (uint64_t)extent.count * BLOCK_SIZE);
     if (r < 0)
         return r;
     r = co_sem_take(&resync->slots, 1);

@@ -257,6 +257,7 @@ static int co_start(struct daemon *daemon)
         .folder = daemon->options.dir,
         .kv = daemon->kv,
         .cold_start_grace_ns = daemon->options.cold_start_grace_ms * MS,
+        .rebuild_floor_bytes = daemon->options.rebuild_floor_mib * MIB,
         .vm_restart_delay_ms = daemon->options.vm_restart_delay_ms,
         .on_fatal = on_fatal,
         .on_change = on_change,

@@ -491,6 +491,8 @@ static struct node *node_new(struct io *io, const struct node_options *options)
         node->options.cold_start_grace_ns = COLD_START_GRACE_NS;
     if (node->options.vm_restart_delay_ms == 0)
         node->options.vm_restart_delay_ms = VM_RESTART_DELAY_MS;
+    pace_init(&node->pace,
+              options->rebuild_floor_bytes ? options->rebuild_floor_bytes : PACE_FLOOR_BYTES);
     co_group_init(&node->group);
     co_group_init(&node->volumes_group);
     co_cond_init(&node->reconcile);

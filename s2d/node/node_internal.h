@@ -14,6 +14,7 @@
 #include "s2d/base/metrics.h"
 #include "s2d/base/planted.h"
 #include "s2d/base/sometimes.h"
+#include "resiliency/pace.h"
 #include "s2d/bus/bus.h"
 #include "s2d/bus/message_types.h"
 #include "s2d/cluster/consensus.h"
@@ -72,6 +73,7 @@ struct node {
     struct co_cond
         changed; /* broadcast after each reconciling pass, for those who wait for an effect */
 
+    struct pace pace;    /* of the copies that this node's vdisks make */
     struct list disks;   /* struct node_disk: of this node */
     struct list volumes; /* struct node_volume: one for each vdisk */
 

@@ -15,6 +15,7 @@ struct daemon_options {
     char accel[16];
     char fuse[8]; /* "yes" or "no" */
     uint64_t cold_start_grace_ms;
+    uint64_t rebuild_floor_mib;
     uint64_t vm_restart_delay_ms;
 };
 

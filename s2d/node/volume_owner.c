@@ -180,6 +180,7 @@ static int make_mirror(struct node_volume *volume)
         .limits = {.unsettled_bytes = volume_unsettled_bytes(node)},
         .buffers = node->owner_buffers,
         .metrics = node->metrics,
+        .pace = &node->pace,
         .grace_until_ns = node->booted_ns + node->options.cold_start_grace_ns,
         .column = mirror_column,
         .lease_held = mirror_lease_held,

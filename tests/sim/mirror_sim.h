@@ -9,6 +9,7 @@
 #include "pool/disk.h"
 #include "resiliency/column_store.h"
 #include "resiliency/mirror.h"
+#include "resiliency/pace.h"
 #include "resiliency/parity_layout.h"
 #include "s2d/base/buffer.h"
 #include "s2d/base/co.h"
@@ -76,6 +77,7 @@ struct node {
     struct store_server *server;
     struct column_store *local;
     struct mirror *mirror;
+    struct pace pace;
     struct co_group coroutines;
     bool running, stopping;
     uint64_t starts;

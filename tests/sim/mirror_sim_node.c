@@ -91,6 +91,7 @@ static void begin_mirror(struct node *node, struct vdisk_config *config)
     struct mirror_options options = {
         .node = node->number,
         .buffers = node->owner_buffers,
+        .pace = &node->pace,
         .column = node_column,
         .lease_held = node_lease_held,
         .propose_stale = node_propose_stale,
@@ -103,6 +104,7 @@ static void begin_mirror(struct node *node, struct vdisk_config *config)
         .arg = node,
     };
 
+    pace_init(&node->pace, PACE_FLOOR_BYTES);
     check(node->cluster, mirror_new(node->io, &options, config, &node->mirror) == 0);
     node->serving_session = node->last_session = config->session;
 }
