@@ -145,6 +145,8 @@ void control_init(struct control *control, struct store *store, struct control_w
 void control_append(struct control *control);           /* counts it in its wait */
 void control_done(struct control *control, int result); /* for its ops->done() to call last */
 int co_control_wait(struct control_wait *wait);         /* 0 or the first error */
+/* Writes down every row that is marked as damaged, and waits for all of wait. */
+must_check int co_store_log_damage(struct store *store, struct control_wait *wait);
 
 /* ---- store_log.c ---- */
 

@@ -210,14 +210,14 @@ int co_store_begin_log(struct disk *disk, struct disk *device, const struct disk
     return r < 0 ? r : co_disk_set_log(disk, to, !PLANTED(CACHE_LOSS_NOT_DAMAGED));
 }
 
-struct damage_control {
+struct damage {
     struct control control;
     struct extent_ref where;
 };
 
 static bool damage_encode(struct log_item *item, void *to)
 {
-    struct damage_control *damage = container_of(item, struct damage_control, control.item);
+    struct damage *damage = container_of(item, struct damage, control.item);
     struct log_extent_record *record = to;
 
     record->head.kind = LOG_DAMAGED;
@@ -230,6 +230,29 @@ static bool damage_encode(struct log_item *item, void *to)
 static void damage_done(struct log_item *item, int result)
 {
     control_done(container_of(item, struct control, item), result);
+}
+
+int co_store_log_damage(struct store *store, struct control_wait *wait)
+{
+    static const struct log_item_ops ops = {.encode = damage_encode, .done = damage_done};
+    uint32_t extents = store->geometry.extent_count;
+    cleanup(freep) struct damage *damages = calloc(extents, sizeof(*damages));
+    int r;
+
+    if (!damages) {
+        r = co_control_wait(wait);
+        return r < 0 ? r : -ENOMEM;
+    }
+    for (uint32_t i = 0; i < extents; i++) {
+        const struct extent_row *row = extent_table_row(store->table, i);
+
+        if (!(row->flags & EXTENT_DAMAGED))
+            continue;
+        control_init(&damages[i].control, store, wait, &ops, sizeof(struct log_extent_record));
+        damages[i].where = (struct extent_ref){i, row->generation};
+        control_append(&damages[i].control);
+    }
+    return co_control_wait(wait);
 }
 
 /* The row as the database has it; its blocks are to be compared, whatever is here. */
@@ -258,34 +281,30 @@ static void settle_rows(struct store *store, uint64_t index, const struct store_
     }
 }
 
-static int co_settle_log(struct store *store, const struct store_fence *fences, size_t fence_count)
+static int raise_seals(struct store *store, const struct store_fence *fences, size_t count)
 {
-    static const struct log_item_ops ops = {.encode = damage_encode, .done = damage_done};
-    uint32_t extents = store->geometry.extent_count;
-    cleanup(freep) struct damage_control *damages = calloc(extents, sizeof(*damages));
-    cleanup(freep) struct stream_control *seals = calloc(MAX(fence_count, 1), sizeof(*seals));
-    struct control_wait wait = {0};
-
-    if (!damages || !seals)
-        return -ENOMEM;
-    for (size_t i = 0; i < fence_count && !PLANTED(CACHE_LOSS_NOT_FENCED); i++) {
+    for (size_t i = 0; i < count; i++) {
         struct stream *stream = stream_find_or_add(&store->streams, fences[i].vdisk);
 
         if (!stream)
             return -ENOMEM;
         stream->sealed_epoch = MAX(stream->sealed_epoch, fences[i].epoch);
-        stream_control_append(store, stream, &seals[i], &wait);
     }
-    for (uint32_t i = 0; i < extents; i++) {
-        const struct extent_row *row = extent_table_row(store->table, i);
+    return 0;
+}
 
-        if (!(row->flags & EXTENT_DAMAGED))
-            continue;
-        control_init(&damages[i].control, store, &wait, &ops, sizeof(struct log_extent_record));
-        damages[i].where = (struct extent_ref){i, row->generation};
-        control_append(&damages[i].control);
-    }
-    return co_control_wait(&wait);
+static int co_settle_log(struct store *store, const struct store_fence *fences, size_t fence_count)
+{
+    cleanup(freep) struct stream_control *seals = calloc(MAX(fence_count, 1), sizeof(*seals));
+    struct control_wait wait = {0};
+    int r = PLANTED(CACHE_LOSS_NOT_FENCED) ? 0 : raise_seals(store, fences, fence_count);
+
+    if (r < 0 || !seals)
+        return -ENOMEM;
+    for (size_t i = 0; i < fence_count && !PLANTED(CACHE_LOSS_NOT_FENCED); i++)
+        stream_control_append(store, stream_find(&store->streams, fences[i].vdisk), &seals[i],
+                              &wait);
+    return co_store_log_damage(store, &wait);
 }
 
 int co_store_settle_loss(struct store *store, uint64_t index, const struct store_extent *columns,

@@ -344,48 +344,16 @@ static int co_read_compares(struct replay *replay)
 
 /* ---- damage ---- */
 
-struct damage {
-    struct control control;
-    struct extent_ref where;
-};
-
-static bool damage_encode(struct log_item *item, void *to)
-{
-    struct damage *damage = container_of(item, struct damage, control.item);
-    struct log_extent_record *record = to;
-
-    record->head.kind = LOG_DAMAGED;
-    record->head.bytes = sizeof(*record);
-    record->extent = damage->where.extent;
-    record->generation = damage->where.generation;
-    return true;
-}
-
-static void damage_done(struct log_item *item, int result)
-{
-    control_done(container_of(item, struct control, item), result);
-}
-
 /* What lay behind the hole is lost for good once we write there: say so first. */
 static int co_record_damage(struct store *store)
 {
-    static const struct log_item_ops ops = {.encode = damage_encode, .done = damage_done};
-    cleanup(freep) struct damage *damages = calloc(store->geometry.extent_count, sizeof(*damages));
     struct control_wait wait = {0};
 
-    if (!damages)
-        return -ENOMEM;
     for (uint32_t i = 0; i < store->geometry.extent_count; i++) {
-        const struct extent_row *row = extent_table_row(store->table, i);
-
-        if (!(row->flags & EXTENT_USED))
-            continue;
-        extent_table_change(store->table, i)->flags |= EXTENT_DAMAGED;
-        control_init(&damages[i].control, store, &wait, &ops, sizeof(struct log_extent_record));
-        damages[i].where = (struct extent_ref){i, row->generation};
-        control_append(&damages[i].control);
+        if (extent_table_row(store->table, i)->flags & EXTENT_USED)
+            extent_table_change(store->table, i)->flags |= EXTENT_DAMAGED;
     }
-    return co_control_wait(&wait);
+    return co_store_log_damage(store, &wait);
 }
 
 static void look_for_damage(struct store *store)
