@@ -59,10 +59,13 @@ int co_file_zero_behind_end(struct fs_inode *inode, uint64_t to)
     return co_file_zero_range(inode, inode->item.size, ALIGN_UP(to, (uint64_t)BLOCK_SIZE));
 }
 
-static int co_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
+/* A change of the content of [from, to), whose blocks are locked. */
+typedef int co_range_change(struct fs_inode *inode, uint64_t from, uint64_t to);
+
+static int co_change_locked(struct fs_inode *inode, uint64_t offset, uint64_t length,
+                            co_range_change *co_change)
 {
     struct range_lock_hold hold;
-    uint64_t end;
     int r = file_check_change(inode);
 
     if (r == 0)
@@ -71,26 +74,36 @@ static int co_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
         return r;
     co_range_lock(&inode->lock, &hold, ALIGN_DOWN(offset, BLOCK_SIZE),
                   ALIGN_UP(length + offset % BLOCK_SIZE, (uint64_t)BLOCK_SIZE), true);
-    end = MIN(offset + length, inode->item.size);
     r = inode->fs->error;
-    if (r == 0 && offset < end)
-        r = co_file_zero_range(inode, offset, end);
+    if (r == 0)
+        r = co_change(inode, offset, offset + length);
     if (r == 0)
         inode_touch(inode);
     range_unlock(&inode->lock, &hold);
     return r;
 }
 
-int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
+static int co_change_range(struct fs_inode *inode, uint64_t offset, uint64_t length,
+                           co_range_change *co_change)
 {
     struct fs *fs = inode->fs;
     int r = co_change_begin(fs);
 
     if (r < 0)
         return r;
-    r = co_zero(inode, offset, length);
+    r = co_change_locked(inode, offset, length, co_change);
     change_end(fs);
     return r;
+}
+
+static int co_zero(struct fs_inode *inode, uint64_t from, uint64_t to)
+{
+    return co_file_zero_range(inode, from, MIN(to, inode->item.size));
+}
+
+int co_fs_zero(struct fs_inode *inode, uint64_t offset, uint64_t length)
+{
+    return co_change_range(inode, offset, length, co_zero);
 }
 
 /* ---- freeing ---- */
@@ -224,7 +237,7 @@ int co_fs_truncate(struct fs_inode *inode, uint64_t size, struct fs_request requ
     return r;
 }
 
-static int co_punch_locked(struct fs_inode *inode, uint64_t from, uint64_t to)
+static int co_punch(struct fs_inode *inode, uint64_t from, uint64_t to)
 {
     uint64_t first, last;
     int r = 0;
@@ -247,36 +260,9 @@ static int co_punch_locked(struct fs_inode *inode, uint64_t from, uint64_t to)
     return r;
 }
 
-static int co_punch(struct fs_inode *inode, uint64_t offset, uint64_t length)
-{
-    struct range_lock_hold hold;
-    int r = file_check_change(inode);
-
-    if (r == 0)
-        r = file_check_range(offset, length);
-    if (r < 0 || length == 0)
-        return r;
-    co_range_lock(&inode->lock, &hold, ALIGN_DOWN(offset, BLOCK_SIZE),
-                  ALIGN_UP(length + offset % BLOCK_SIZE, (uint64_t)BLOCK_SIZE), true);
-    r = inode->fs->error;
-    if (r == 0)
-        r = co_punch_locked(inode, offset, offset + length);
-    if (r == 0)
-        inode_touch(inode);
-    range_unlock(&inode->lock, &hold);
-    return r;
-}
-
 int co_fs_punch(struct fs_inode *inode, uint64_t offset, uint64_t length)
 {
-    struct fs *fs = inode->fs;
-    int r = co_change_begin(fs);
-
-    if (r < 0)
-        return r;
-    r = co_punch(inode, offset, length);
-    change_end(fs);
-    return r;
+    return co_change_range(inode, offset, length, co_punch);
 }
 
 /* ---- preallocation ---- */
