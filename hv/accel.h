@@ -5,7 +5,8 @@
 
 #include "hv/hv.h"
 
-/* The probe needs 20 to 50 ms of CPU where KVM works; where it does not it never ends. */
+/* The probe needs 20 to 50 ms of CPU where KVM works; where it does not it never ends, or not
+ * before the kernel has taken its CPU away after a second. */
 #define ACCEL_PROBE_TIMEOUT_MS 3000
 #define ACCEL_WHY_BYTES 160
 

@@ -54,6 +54,8 @@ static void a_probe_that_hangs_is_a_no(void **state)
         return;
     assert_int_equal(probe_with("exec sleep 1000", why), -ETIMEDOUT);
     assert_non_null(strstr(why, "hangs"));
+    assert_int_equal(probe_with("kill -XCPU $$", why), -ETIMEDOUT);
+    assert_non_null(strstr(why, "hangs"));
 }
 
 static void a_probe_that_is_not_there_is_a_no(void **state)

@@ -133,7 +133,8 @@ class Node:
         self.dir.mkdir(parents=True, exist_ok=True)
         command = ["nsenter", f"--net=/run/netns/{self.netns}", str(self.cluster.bin / "s2dd"),
                    "--dir", str(self.dir), "--name", f"node{self.number}", "--listen", f"{self.address}:{PORT}",
-                   "--cold-start-grace", str(COLD_START_GRACE_MS), "--vm-restart-delay", str(VM_RESTART_DELAY_MS)]
+                   "--cold-start-grace", str(COLD_START_GRACE_MS), "--vm-restart-delay", str(VM_RESTART_DELAY_MS),
+                   "--accel", self.cluster.settings().get("accel", "auto")]
         command += shlex.split(os.environ.get("S2DD_OPTIONS", ""))
         with open(self.dir / "s2dd.log", "ab") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
@@ -311,7 +312,7 @@ class Cluster:
             run(ROOT / "tools/build")
         fresh = not self.settings_path.exists()
         if fresh:
-            self.settings_path.write_text(json.dumps(options))
+            self.settings_path.write_text(json.dumps({**options, "accel": self.find_accel()}))
         options = self.settings()
         disks = parse_disks(options["disks"])
         self.make_bridge()
@@ -323,6 +324,15 @@ class Cluster:
             self.create(options, disks)
         if not options["no_wait"]:
             self.wait(USABLE_SECONDS, healthy=fresh and not options["no_pool"])
+
+    def find_accel(self):
+        """All nodes are this machine: what each would ask at each start of its daemon is asked once."""
+        probe = subprocess.Popen([str(self.bin / "s2d-kvm-probe")], stdout=subprocess.DEVNULL)
+        try:
+            return "kvm" if probe.wait(timeout=3) == 0 else "tcg"
+        except subprocess.TimeoutExpired:
+            probe.kill()  # and no wait: one that hangs in the kernel does not die
+            return "tcg"
 
     def create(self, options, disks):
         first, *others = self.nodes()
