@@ -23,7 +23,7 @@
 #define PRINTED 24        /* operations of a register that cannot be explained */
 #define UNSEEN UINT64_MAX /* in the place of every value that no read saw */
 
-enum op_fate { OP_OPEN, OP_ENDED, OP_UNKNOWN, OP_DROPPED };
+enum op_fate { OP_OPEN, OP_ENDED, OP_UNKNOWN, OP_SHUT, OP_DROPPED };
 
 struct op {
     uint64_t value;
@@ -155,6 +155,12 @@ void history_unknown(struct history *history, struct history_op op)
     open_op(history, op)->fate = OP_UNKNOWN;
 }
 
+void history_unknown_until(struct history *history, struct history_op op, uint64_t at_ns)
+{
+    history_seal(history, op, at_ns);
+    open_op(history, op)->fate = OP_SHUT;
+}
+
 void history_drop(struct history *history, struct history_op op)
 {
     open_op(history, op)->fate = OP_DROPPED;
@@ -249,7 +255,7 @@ static size_t list_events(const struct history *history, const struct reg *reg,
         if (!counts(op))
             continue;
         events[count++] = (struct event){.position = op->begin, .op = i};
-        if (op->fate == OP_ENDED)
+        if (op->fate == OP_ENDED || op->fate == OP_SHUT)
             events[count++] = (struct event){.position = op->end, .op = i, .is_end = true};
     }
     free(seen);
@@ -355,6 +361,7 @@ static bool begin_op(struct checker *checker, uint32_t op)
 
 static bool end_op(struct checker *checker, uint32_t op)
 {
+    bool may_have_failed = checker->history->ops[op].fate == OP_SHUT;
     unsigned slot = 0;
 
     while (checker->open[slot] != op)
@@ -362,6 +369,8 @@ static bool end_op(struct checker *checker, uint32_t op)
     for (size_t i = 0; i < checker->now_count; i++)
         add_world(checker, checker->now[i]);
     expand(checker, slot);
+    for (size_t i = 0; may_have_failed && i < checker->now_count; i++)
+        add_world(checker, checker->now[i]);
     checker->open[slot] = NO_OP;
     while (checker->open_end > 0 && checker->open[checker->open_end - 1] == NO_OP)
         checker->open_end--;
@@ -374,7 +383,7 @@ static bool end_op(struct checker *checker, uint32_t op)
 /* What led to it: the register's operations that began last before `op` ended. */
 static void print_before(const struct history *history, const struct reg *reg, const struct op *op)
 {
-    static const char *const fates[] = {"open", "ended", "unknown", "dropped"};
+    static const char *const fates[] = {"open", "ended", "unknown", "shut out", "dropped"};
     uint32_t skip = 0;
 
     for (uint32_t i = reg->first; i != NO_OP; i = history->ops[i].next)

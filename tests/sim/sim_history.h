@@ -42,6 +42,8 @@ void history_settle(struct history *history, struct history_op op, uint64_t valu
 /* Nobody knows: a write may have happened, or may yet; a read says nothing. What is neither ended
  * nor dropped counts so. */
 void history_unknown(struct history *history, struct history_op op);
+/* The same, but from now on it cannot happen any more: who wrote it was shut out. */
+void history_unknown_until(struct history *history, struct history_op op, uint64_t at_ns);
 /* It certainly did nothing (it was refused). */
 void history_drop(struct history *history, struct history_op op);
 
