@@ -50,7 +50,7 @@ static bool machine_runs(const struct machine *machine)
 
 static struct machine *machine_with_work(struct sim *sim)
 {
-    for (unsigned i = 1; i <= SIM_MACHINES_MAX; i++) {
+    for (unsigned i = 1; i <= sim->machine_end; i++) {
         if (machine_runs(sim->machines[i]) && machine_has_work(sim->machines[i]))
             return sim->machines[i];
     }
@@ -62,7 +62,7 @@ static struct machine *machine_with_first_timer(struct sim *sim, uint64_t *ret_a
     struct machine *first = NULL;
 
     *ret_at_ns = UINT64_MAX;
-    for (unsigned i = 1; i <= SIM_MACHINES_MAX; i++) {
+    for (unsigned i = 1; i <= sim->machine_end; i++) {
         struct machine *machine = sim->machines[i];
         uint64_t at_ns;
 
@@ -170,12 +170,12 @@ void sim_free(struct sim *sim)
 
     if (!sim)
         return;
-    for (unsigned i = 1; i <= SIM_MACHINES_MAX; i++) {
+    for (unsigned i = 1; i <= sim->machine_end; i++) {
         if (sim->machines[i])
             sim_crash(sim, i, SIM_HOST_DIES);
     }
     sim_net_free(sim);
-    for (unsigned i = 1; i <= SIM_MACHINES_MAX; i++) {
+    for (unsigned i = 1; i <= sim->machine_end; i++) {
         if (sim->machines[i])
             sim_disk_free(sim->machines[i]);
         free(sim->machines[i]);

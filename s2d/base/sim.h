@@ -5,7 +5,8 @@
  *
  * One thread. sim_run() steps from event to event; nothing else moves time. The calls below are for
  * the test, between steps: from outside of sim_run(), from its done(), or from sim_call_at(); never
- * from code that runs on a machine, but for sim_on_crash(), sim_is_dying() and what only asks.
+ * from code that runs on a machine, but for sim_on_crash(), sim_call_at(), sim_is_dying() and what
+ * only asks.
  *
  * What a program sees: io_now_ns() counts from a random start at each power-on of its machine, as
  * CLOCK_BOOTTIME does (never compare it with another machine's or with sim_now_ns()); a stream's
@@ -18,7 +19,7 @@
 
 struct sim;
 
-#define SIM_MACHINES_MAX 32
+#define SIM_MACHINES_MAX 64
 
 struct sim_options {
     uint64_t seed;
@@ -68,6 +69,15 @@ must_check int sim_start(struct sim *sim, unsigned machine,
                          void (*main_fn)(struct io *io, void *arg), void *arg);
 struct io *sim_io(struct sim *sim, unsigned machine); /* NULL while it is down */
 bool sim_is_up(const struct sim *sim, unsigned machine);
+
+/* From its next start on this machine is a further process on `host`, which has power and is none
+ * itself: it shares the host's power, clock and Unix addresses, and is reached by no other. It
+ * lives on when the host's program dies, and dies with the host. It is down. */
+void sim_place(struct sim *sim, unsigned machine, unsigned host);
+/* What the machine's clock shows, whether a program runs there or not. */
+uint64_t sim_clock_ns(const struct sim *sim, unsigned machine);
+/* How often its power was cut. */
+unsigned sim_power_cuts(const struct sim *sim, unsigned machine);
 
 /* Ends a machine's program at once.
  * SIM_HOST_DIES: power is cut. Completed writes that were not durable are kept or lost at random,

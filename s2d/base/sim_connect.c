@@ -54,6 +54,21 @@ struct listener *find_listener(struct machine *machine, uint16_t port, const cha
     return NULL;
 }
 
+/* Who on the same host listens there; itself, when nobody does. */
+static unsigned find_unix(const struct machine *from, const char *path)
+{
+    struct sim *sim = from->sim;
+
+    for (unsigned i = 1; i <= sim->machine_end; i++) {
+        struct machine *machine = sim->machines[i];
+
+        if (machine && machine->powered && machines_share_host(machine, from) &&
+            find_listener(machine, 0, path))
+            return i;
+    }
+    return (from->host ?: from)->number;
+}
+
 static uint16_t next_port(struct machine *machine)
 {
     do {
@@ -104,6 +119,8 @@ int sim_co_connect(struct io *io, const char *address, uint64_t timeout_ns,
     r = address_parse(machine, address, &to);
     if (r < 0)
         return r;
+    if (to.path)
+        to.machine = find_unix(machine, to.path);
     if (to.machine > SIM_MACHINES_MAX)
         return -EHOSTUNREACH;
     r = machine->dying ? -ECANCELED : co_set_cancel(connect_cancel, &connect);

@@ -9,33 +9,46 @@
 
 /* ---- clocks ---- */
 
+static const struct machine *clock_of(const struct machine *machine)
+{
+    return machine->host ?: machine;
+}
+
+/* What the clock showed at its base; a program that dies has run ahead of it. */
+static uint64_t clock_base_ns(const struct machine *machine)
+{
+    return clock_of(machine)->clock_base_ns + machine->clock_jump_ns;
+}
+
 uint64_t machine_clock_ns(const struct machine *machine)
 {
-    uint64_t passed_ns = machine->sim->now_ns - machine->clock_base_world_ns;
+    const struct machine *clock = clock_of(machine);
+    uint64_t passed_ns = machine->sim->now_ns - clock->clock_base_world_ns;
 
-    if (machine->clock_rate_ppm == PPM) /* nearly always, and without the long division */
-        return machine->clock_base_ns + machine->clock_jump_ns + passed_ns;
-    return machine->clock_base_ns + machine->clock_jump_ns +
-           (uint64_t)((unsigned __int128)passed_ns * machine->clock_rate_ppm / PPM);
+    if (clock->clock_rate_ppm == PPM) /* nearly always, and without the long division */
+        return clock_base_ns(machine) + passed_ns;
+    return clock_base_ns(machine) +
+           (uint64_t)((unsigned __int128)passed_ns * clock->clock_rate_ppm / PPM);
 }
 
 uint64_t machine_world_ns(const struct machine *machine, uint64_t clock_ns)
 {
-    uint64_t base_ns = machine->clock_base_ns + machine->clock_jump_ns;
+    const struct machine *clock = clock_of(machine);
+    uint64_t base_ns = clock_base_ns(machine);
     unsigned __int128 ahead;
 
     if (clock_ns == UINT64_MAX)
         return UINT64_MAX;
     if (clock_ns <= base_ns)
-        return machine->clock_base_world_ns;
-    if (machine->clock_rate_ppm == PPM)
+        return clock->clock_base_world_ns;
+    if (clock->clock_rate_ppm == PPM)
         ahead = clock_ns - base_ns;
     else
-        ahead = ((unsigned __int128)(clock_ns - base_ns) * PPM + machine->clock_rate_ppm - 1) /
-                machine->clock_rate_ppm;
-    if (ahead >= UINT64_MAX - machine->clock_base_world_ns)
+        ahead = ((unsigned __int128)(clock_ns - base_ns) * PPM + clock->clock_rate_ppm - 1) /
+                clock->clock_rate_ppm;
+    if (ahead >= UINT64_MAX - clock->clock_base_world_ns)
         return UINT64_MAX;
-    return machine->clock_base_world_ns + (uint64_t)ahead;
+    return clock->clock_base_world_ns + (uint64_t)ahead;
 }
 
 static void machine_set_clock(struct machine *machine, uint64_t clock_ns, uint64_t rate_ppm)
@@ -217,6 +230,7 @@ struct machine *sim_machine(struct sim *sim, unsigned number)
     sim_disk_init(machine);
     sim_net_init(machine);
     sim->machines[number] = machine;
+    sim->machine_end = MAX(sim->machine_end, number);
     return machine;
 }
 
@@ -260,8 +274,10 @@ int sim_start(struct sim *sim, unsigned number, void (*main_fn)(struct io *io, v
     machine->io.log = sim->transcript ? &machine->log : NULL;
     sim_note(sim, RECORD_START, number, machine->life, 0);
     if (!machine->powered) {
+        assert(!machine->host || machine->host->powered);
         machine->powered = true;
-        machine_boot_clock(machine);
+        if (!machine->host)
+            machine_boot_clock(machine);
         sim_net_powered(machine);
     }
     machine->io.now_ns = machine_clock_ns(machine);
@@ -385,6 +401,17 @@ static void machine_unwind(struct machine *machine)
     }
 }
 
+/* What was placed on a machine that has lost its power. */
+static void crash_placed(struct machine *host)
+{
+    for (unsigned i = 1; i <= host->sim->machine_end; i++) {
+        struct machine *machine = host->sim->machines[i];
+
+        if (machine && machine->host == host && machine->powered)
+            sim_crash(host->sim, i, SIM_HOST_DIES);
+    }
+}
+
 void sim_crash(struct sim *sim, unsigned number, enum sim_crash_kind kind)
 {
     struct machine *machine = sim_machine(sim, number);
@@ -395,8 +422,10 @@ void sim_crash(struct sim *sim, unsigned number, enum sim_crash_kind kind)
     sim_event_cancel(sim, &machine->crash_event);
     machine->crash_at_write = 0;
     machine->paused = false;
-    if (kind == SIM_HOST_DIES)
+    if (kind == SIM_HOST_DIES) {
+        machine->power_cuts += machine->powered;
         machine->powered = false;
+    }
     machine->dying = machine->up;
     sim_disk_crash(machine, kind); /* a host may lose power after its program has ended */
     sim_net_crash(machine, kind);
@@ -410,6 +439,28 @@ void sim_crash(struct sim *sim, unsigned number, enum sim_crash_kind kind)
     }
     machine->dying = false;
     machine->clock_jump_ns = 0;
+    if (kind == SIM_HOST_DIES)
+        crash_placed(machine);
+}
+
+void sim_place(struct sim *sim, unsigned number, unsigned host)
+{
+    struct machine *machine = sim_machine(sim, number);
+
+    assert(!machine->up);
+    assert(number != host);
+    assert(!sim_machine(sim, host)->host);
+    machine->host = sim_machine(sim, host);
+}
+
+uint64_t sim_clock_ns(const struct sim *sim, unsigned number)
+{
+    return machine_clock_ns(sim->machines[number]);
+}
+
+unsigned sim_power_cuts(const struct sim *sim, unsigned number)
+{
+    return sim->machines[number]->power_cuts;
 }
 
 void sim_on_crash(struct sim *sim, unsigned number, io_callback *fn, void *arg)

@@ -43,7 +43,7 @@ static uint64_t pipe_latency_ns(struct pipe *pipe)
     const struct sim_link *link = &sim->links[from->number][to->number];
     uint64_t latency_ns;
 
-    if (from == to)
+    if (machines_share_host(from, to))
         return sim_rng_between(&sim->net_rng, LOOPBACK_NS_MIN, LOOPBACK_NS_MAX);
     latency_ns = sim_rng_between(&sim->net_rng, sim->options.net_latency_ns_min,
                                  sim->options.net_latency_ns_max);
@@ -60,7 +60,7 @@ static uint64_t egress_ns(struct pipe *pipe, size_t bytes)
     uint64_t rate = connection->sim->options.net_bytes_per_second;
 
     from->egress_free_ns = MAX(from->egress_free_ns, connection->sim->now_ns);
-    if (rate && from != connection->ends[1 - pipe->from].machine)
+    if (rate && !machines_share_host(from, connection->ends[1 - pipe->from].machine))
         from->egress_free_ns += (uint64_t)((unsigned __int128)bytes * SEC / rate);
     return from->egress_free_ns;
 }

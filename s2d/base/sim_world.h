@@ -82,7 +82,9 @@ struct machine {
     struct io io; /* first: the loop of the running program */
     struct sim *sim;
     unsigned number;
-    unsigned life; /* how often it was started */
+    struct machine *host; /* whose power and clock it shares; NULL: its own (sim_place()) */
+    unsigned life;        /* how often it was started */
+    unsigned power_cuts;
 
     bool up;      /* a program runs */
     bool powered; /* its kernel answers: stays when only the process dies */
@@ -127,6 +129,7 @@ struct sim {
     uint64_t event_order;
 
     struct machine *machines[SIM_MACHINES_MAX + 1]; /* by number; NULL: never named */
+    unsigned machine_end;                           /* no higher number was named */
     struct machine *running;                        /* whose code runs now */
 
     struct list calls;       /* sim_call_at() */
@@ -147,6 +150,11 @@ struct machine *sim_machine(struct sim *sim, unsigned number); /* makes it if ne
 static inline struct machine *machine_of_io(struct io *io)
 {
     return container_of(io, struct machine, io);
+}
+
+static inline bool machines_share_host(const struct machine *a, const struct machine *b)
+{
+    return (a->host ?: a) == (b->host ?: b);
 }
 
 uint64_t machine_clock_ns(const struct machine *machine);

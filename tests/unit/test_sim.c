@@ -796,6 +796,68 @@ static void clock_rate_is_the_machines_own(void **state)
     assert_int_equal(slow.ticks, 90);
 }
 
+/* A process that is no part of the daemon: what dies with whom, and whose clock it has. */
+static void placed_machine_lives_on_its_host(void **state)
+{
+    cleanup(sim_freep) struct sim *sim = new_sim(9);
+    struct ticker daemon = {0}, process = {0};
+
+    (void)state;
+    assert_int_equal(sim_start(sim, 1, tick, &daemon), 0);
+    sim_place(sim, 2, 1);
+    assert_int_equal(sim_start(sim, 2, tick, &process), 0);
+    sim_set_clock_rate(sim, 1, 1.1);
+    sim_run(sim, SEC + US, NULL, NULL);
+    assert_int_equal(process.ticks, 110);
+    assert_int_equal(sim_clock_ns(sim, 1), sim_clock_ns(sim, 2));
+
+    sim_crash(sim, 1, SIM_PROCESS_DIES);
+    sim_run(sim, 2 * SEC + US, NULL, NULL);
+    assert_int_equal(process.ticks, 220);
+    assert_int_equal(sim_power_cuts(sim, 1), 0);
+    sim_crash(sim, 1, SIM_HOST_DIES);
+    assert_int_equal(process.result, -ECANCELED);
+    assert_false(sim_is_up(sim, 2));
+    assert_int_equal(sim_power_cuts(sim, 1), 1);
+}
+
+struct unix_peer {
+    int result;
+};
+
+static void serve_unix(struct io *io, void *arg)
+{
+    cleanup(io_listener_closep) struct io_listener *listener = NULL;
+    cleanup(io_stream_closep) struct io_stream *stream = NULL;
+
+    (void)arg;
+    assert_int_equal(io_listen(io, "unix:/run/socket", &listener), 0);
+    (void)!co_io_accept(listener, &stream);
+}
+
+static void dial_unix(struct io *io, void *arg)
+{
+    cleanup(io_stream_closep) struct io_stream *stream = NULL;
+    struct unix_peer *peer = arg;
+
+    peer->result = co_io_connect(io, "unix:/run/socket", SEC, &stream);
+}
+
+static void unix_sockets_are_the_hosts(void **state)
+{
+    cleanup(sim_freep) struct sim *sim = new_sim(9);
+    struct unix_peer near = {1}, far = {1};
+
+    (void)state;
+    assert_int_equal(sim_start(sim, 1, serve_unix, NULL), 0);
+    assert_int_equal(sim_start(sim, 3, dial_unix, &far), 0);
+    sim_place(sim, 2, 1);
+    assert_int_equal(sim_start(sim, 2, dial_unix, &near), 0);
+    sim_run(sim, SEC, NULL, NULL);
+    assert_int_equal(near.result, 0);
+    assert_int_equal(far.result, -ECONNREFUSED);
+}
+
 struct unwinding {
     struct co_mutex mutex;
     struct co_cond cond;
@@ -970,6 +1032,8 @@ int main(void)
         cmocka_unit_test(paused_machine_wakes_late),
         cmocka_unit_test(paused_disk_goes_on),
         cmocka_unit_test(clock_rate_is_the_machines_own),
+        cmocka_unit_test(placed_machine_lives_on_its_host),
+        cmocka_unit_test(unix_sockets_are_the_hosts),
         cmocka_unit_test(crash_unwinds_every_coroutine),
         cmocka_unit_test(planned_calls_come_on_time),
     };
