@@ -11,6 +11,20 @@
 #include "s2d/base/checksum.h"
 #include "tests/unit/wire_world.h"
 
+/* Machines, and an owner in epoch 5 that has sealed and makes up to writes_max records. */
+static void begin(struct wire *wire, struct wire_owner *owner, uint64_t seed, size_t writes_max)
+{
+    wire_new(wire, &(struct wire_options){.seed = seed});
+    wire_owner_init(owner, wire, WIRE_OWNER, 5, writes_max);
+    wire_seal(owner);
+}
+
+static void end(struct wire *wire, struct wire_owner *owner)
+{
+    wire_owner_done(owner);
+    wire_free(wire);
+}
+
 static uint32_t extent_blocks(const struct wire *wire)
 {
     return (uint32_t)(wire->options.extent_bytes / BLOCK_SIZE);
@@ -53,9 +67,7 @@ static void records_of_all_sizes_arrive(void **state)
     struct wire_owner owner;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 1});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 16);
-    wire_seal(&owner);
+    begin(&wire, &owner, 1, 16);
     assert_int_equal(owner.seal.durable.seq, 0);
     assert_int_equal(owner.seal.tail_count, 0);
     (void)wire_make(&owner, 0, 7, 1, 100);
@@ -73,8 +85,7 @@ static void records_of_all_sizes_arrive(void **state)
     expect_stamps(&owner, 1, 0, 17, 1000);
     expect_stamps(&owner, 1, 17, 3, 0);
     expect_stamps(&owner, 1, 20, 236, 1020);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* What a turn made durable is told in one message: without that, acknowledgements cost as much as
@@ -86,9 +97,7 @@ static void acknowledgements_are_cumulative(void **state)
     uint64_t before;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 2});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 400);
-    wire_seal(&owner);
+    begin(&wire, &owner, 2, 400);
     before = wire_control_messages(&wire, WIRE_OWNER);
     make_small(&owner, 400, 1000);
     wire_send_from(&owner, 1);
@@ -96,8 +105,7 @@ static void acknowledgements_are_cumulative(void **state)
     assert_int_equal(wire_check_prefix(&owner), 400);
     assert_true(wire_control_messages(&wire, WIRE_OWNER) - before <= 40);
     expect_small(&owner, 400, 1000);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* More than the server's buffers hold: the rest waits on the owner's side, in order. Sizes differ,
@@ -108,9 +116,7 @@ static void credit_bounds_what_is_under_way(void **state)
     struct wire_owner owner;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 3});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 3100);
-    wire_seal(&owner);
+    begin(&wire, &owner, 3, 3100);
     make_small(&owner, 3000, 1000);
     for (uint32_t i = 0; i < 40; i++)
         (void)wire_make(&owner, 20, i, i % 3 == 0 ? 200 : 1, 100000 + 1000 * i);
@@ -120,8 +126,7 @@ static void credit_bounds_what_is_under_way(void **state)
     assert_int_equal(wire_check_prefix(&owner), 3040);
     expect_small(&owner, 3000, 1000);
     expect_stamps(&owner, 20, 39, 200, 139000);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* Records that are sent as others end do not pass those that wait for credit. */
@@ -132,9 +137,7 @@ static void nobody_passes_who_waits_for_credit(void **state)
         struct wire wire;
         struct wire_owner owner;
 
-        wire_new(&wire, &(struct wire_options){.seed = seed});
-        wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 4000);
-        wire_seal(&owner);
+        begin(&wire, &owner, seed, 4000);
         make_small(&owner, 1200, 1000);
         wire_send_from(&owner, 1);
         owner.next_seq = owner.seq + 1;
@@ -142,8 +145,7 @@ static void nobody_passes_who_waits_for_credit(void **state)
         wire_until(&wire, wire_idle, &owner);
         assert_int_equal(wire_check_prefix(&owner), 4000);
         expect_small(&owner, 2800, 5000);
-        wire_owner_done(&owner);
-        wire_free(&wire);
+        end(&wire, &owner);
     }
 }
 
@@ -156,9 +158,7 @@ static void detaching_gives_everything_back(void **state)
     struct wire_owner owner;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 4});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 3000);
-    wire_seal(&owner);
+    begin(&wire, &owner, 4, 3000);
     (void)wire_make(&owner, 20, 0, 256, 10000);
     (void)wire_make(&owner, 21, 0, 256, 20000);
     make_small(&owner, 2998, 1000);
@@ -173,8 +173,7 @@ static void detaching_gives_everything_back(void **state)
     assert_int_equal(wire_check_prefix(&owner), 3000);
     expect_small(&owner, 2998, 1000);
     expect_stamps(&owner, 20, 0, 256, 10000);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* ---- attachments ---- */
@@ -215,9 +214,7 @@ static void late_records_are_not_taken(void **state)
     struct wire_write *late, *good;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 5});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 8);
-    wire_seal(&owner);
+    begin(&wire, &owner, 5, 8);
     raw = (struct raw_record){.machine = &wire.machines[WIRE_OWNER], .handle = owner.stream.handle};
     late = raw.write = wire_make(&owner, 0, 0, 1, 666);
     late->append.store.record.epoch = 5;
@@ -240,8 +237,7 @@ static void late_records_are_not_taken(void **state)
     wire_until(&wire, wire_idle, &owner);
     assert_int_equal(good->result, 0);
     expect_stamps(&owner, 0, 0, 1, 100);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* A record that is nonsense ends the stream by name; silence would stall it. */
@@ -252,9 +248,7 @@ static void nonsense_breaks_the_stream(void **state)
     struct raw_record raw;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 6});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 4);
-    wire_seal(&owner);
+    begin(&wire, &owner, 6, 4);
     raw = (struct raw_record){.machine = &wire.machines[WIRE_OWNER],
                               .write = wire_make(&owner, 0, 0, 1, 100),
                               .handle = owner.stream.handle};
@@ -271,8 +265,7 @@ static void nonsense_breaks_the_stream(void **state)
     wire_resend(&owner);
     wire_until(&wire, wire_idle, &owner);
     assert_int_equal(wire_check_prefix(&owner), 1);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* Data that does not match its sums is refused by the store that it came to: never trusted from the
@@ -283,9 +276,7 @@ static void wrong_data_is_refused(void **state)
     struct wire_owner owner;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 7});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 4);
-    wire_seal(&owner);
+    begin(&wire, &owner, 7, 4);
     (void)wire_make(&owner, 0, 0, 1, 100);
     (void)wire_make(&owner, 0, 1, 1, 200);
     owner.writes[1].data[17] ^= 1;
@@ -295,8 +286,7 @@ static void wrong_data_is_refused(void **state)
     assert_int_equal(owner.writes[0].result, 0);
     assert_int_equal(owner.writes[1].result, -EBADMSG);
     expect_stamps(&owner, 0, 1, 1, 0);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* ---- fences ---- */
@@ -394,9 +384,7 @@ static void old_generations_are_stale(void **state)
     uint64_t stamp;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 9});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 8);
-    wire_seal(&owner);
+    begin(&wire, &owner, 9, 8);
     owner.generation = 9;
     (void)wire_make(&owner, 0, 0, 1, 100);
     owner.generation = 8;
@@ -406,8 +394,7 @@ static void old_generations_are_stale(void **state)
     assert_int_equal(owner.writes[0].result, 0);
     assert_int_equal(owner.writes[1].result, -ESTALE);
     assert_int_equal(wire_read(&owner, 0, 0, 1, &stamp, NULL), -ESTALE);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* ---- calls ---- */
@@ -452,9 +439,7 @@ static void rot_is_told_by_the_block(void **state)
     struct block_set bad;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 10});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 8);
-    wire_seal(&owner);
+    begin(&wire, &owner, 10, 8);
     (void)wire_make(&owner, 0, 0, 200, 1000);
     wire_send_from(&owner, 1);
     wire_until(&wire, wire_idle, &owner);
@@ -471,8 +456,7 @@ static void rot_is_told_by_the_block(void **state)
         if (i != 120)
             assert_int_equal(stamps[i], 1010 + i);
     }
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 static void marks_are_fenced(void **state)
@@ -482,9 +466,7 @@ static void marks_are_fenced(void **state)
     struct store_stream_info info;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 11});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 8);
-    wire_seal(&owner);
+    begin(&wire, &owner, 11, 8);
     make_small(&owner, 3, 100);
     wire_send_from(&owner, 1);
     wire_until(&wire, wire_idle, &owner);
@@ -493,8 +475,7 @@ static void marks_are_fenced(void **state)
     assert_int_equal(info.watermark.seq, 2);
     assert_int_equal(info.pending_records, 1);
     assert_int_equal(mark(&owner, 4, 3), -ESTALE);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 struct comparing {
@@ -554,8 +535,7 @@ static void checksums_of_a_large_extent(void **state)
     }
     free(comparing.sums);
     free(comparing.bits);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 static void compare_main(void *arg)
@@ -608,9 +588,7 @@ static void a_stale_column_comes_back(void **state)
     struct comparing comparing = {.owner = &owner, .where = {0, 1}};
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 13});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 8);
-    wire_seal(&owner);
+    begin(&wire, &owner, 13, 8);
     (void)wire_make(&owner, 0, 40, 5, 100);
     wire_send_from(&owner, 1);
     wire_until(&wire, wire_idle, &owner);
@@ -622,8 +600,7 @@ static void a_stale_column_comes_back(void **state)
     wire_run(&wire, WIRE_OWNER, clear_main, &comparing);
     assert_int_equal(comparing.result, 0);
     expect_compare_set(&owner, 0, 0, 0);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* A takeover needs the whole tail, however many answers it takes. */
@@ -695,9 +672,7 @@ static void broken_connections_lose_nothing(void **state)
         struct wire_owner owner;
         uint64_t acknowledged;
 
-        wire_new(&wire, &(struct wire_options){.seed = 100 + round});
-        wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 600);
-        wire_seal(&owner);
+        begin(&wire, &owner, 100 + round, 600);
         make_small(&owner, 560, 1000);
         for (uint32_t i = 0; i < 40; i++)
             (void)wire_make(&owner, 5, i, 20, 100000 + 100 * i);
@@ -712,8 +687,7 @@ static void broken_connections_lose_nothing(void **state)
         assert_int_equal(wire_check_prefix(&owner), 600);
         expect_small(&owner, 560, 1000);
         expect_stamps(&owner, 5, 39, 20, 103900);
-        wire_owner_done(&owner);
-        wire_free(&wire);
+        end(&wire, &owner);
     }
 }
 
@@ -728,9 +702,7 @@ static void a_dying_server_keeps_what_it_acknowledged(void **state)
         struct wire_owner owner;
         uint64_t acknowledged;
 
-        wire_new(&wire, &(struct wire_options){.seed = 200 + round});
-        wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 600);
-        wire_seal(&owner);
+        begin(&wire, &owner, 200 + round, 600);
         make_small(&owner, 600, 1000);
         wire_send_from(&owner, 1);
         wire_pass(&wire, round * 400 * US);
@@ -744,8 +716,7 @@ static void a_dying_server_keeps_what_it_acknowledged(void **state)
         wire_until(&wire, wire_idle, &owner);
         assert_int_equal(wire_check_prefix(&owner), 600);
         expect_small(&owner, 600, 1000);
-        wire_owner_done(&owner);
-        wire_free(&wire);
+        end(&wire, &owner);
     }
 }
 
@@ -757,9 +728,7 @@ static void silence_ends_what_is_under_way(void **state)
     uint64_t cut_ns, stamp;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 15});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 64);
-    wire_seal(&owner);
+    begin(&wire, &owner, 15, 64);
     make_small(&owner, 64, 1000);
     sim_cut(wire.sim, WIRE_OWNER, WIRE_SERVER);
     sim_cut(wire.sim, WIRE_SERVER, WIRE_OWNER);
@@ -775,8 +744,7 @@ static void silence_ends_what_is_under_way(void **state)
     wire_until(&wire, wire_idle, &owner);
     assert_int_equal(wire_check_prefix(&owner), 64);
     expect_small(&owner, 64, 1000);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* A disk goes away under its owners: they hear of it at once, and its store can be closed. */
@@ -788,9 +756,7 @@ static void a_disk_is_removed_under_way(void **state)
         struct wire_owner owner;
         uint64_t before_ns, stamp;
 
-        wire_new(&wire, &(struct wire_options){.seed = 300 + round});
-        wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 2000);
-        wire_seal(&owner);
+        begin(&wire, &owner, 300 + round, 2000);
         make_small(&owner, 2000, 1000);
         wire_send_from(&owner, 1);
         wire_pass(&wire, round * 300 * US);
@@ -809,8 +775,7 @@ static void a_disk_is_removed_under_way(void **state)
         wire_until(&wire, wire_idle, &owner);
         assert_int_equal(wire_check_prefix(&owner), 2000);
         expect_small(&owner, 2000, 1000);
-        wire_owner_done(&owner);
-        wire_free(&wire);
+        end(&wire, &owner);
     }
 }
 
@@ -890,9 +855,7 @@ static void a_failing_disk_is_told(void **state)
     uint64_t durable;
 
     (void)state;
-    wire_new(&wire, &(struct wire_options){.seed = 17});
-    wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 200);
-    wire_seal(&owner);
+    begin(&wire, &owner, 17, 200);
     make_small(&owner, 200, 1000);
     wire_send_from(&owner, 1);
     sim_disk_set_fault(wire.sim, WIRE_SERVER, WIRE_PATH, SIM_DISK_WRITE_ERRORS);
@@ -903,8 +866,7 @@ static void a_failing_disk_is_told(void **state)
     wire_detach(&owner);
     wire_run(&wire, WIRE_OWNER, co_wire_seal, &owner);
     assert_int_equal(owner.seal_result, -EIO);
-    wire_owner_done(&owner);
-    wire_free(&wire);
+    end(&wire, &owner);
 }
 
 /* ---- everything at once ---- */
@@ -967,9 +929,7 @@ static void random_faults_lose_nothing(void **state)
         struct wire wire;
         struct wire_owner owner;
 
-        wire_new(&wire, &(struct wire_options){.seed = seed});
-        wire_owner_init(&owner, &wire, WIRE_OWNER, 5, 900);
-        wire_seal(&owner);
+        begin(&wire, &owner, seed, 900);
         for (unsigned round = 0; round < 6; round++) {
             uint64_t from = owner.seq + 1;
 
@@ -990,8 +950,7 @@ static void random_faults_lose_nothing(void **state)
             wire_until(&wire, wire_idle, &owner);
         }
         expect_all(&owner);
-        wire_owner_done(&owner);
-        wire_free(&wire);
+        end(&wire, &owner);
     }
 }
 
