@@ -305,6 +305,8 @@ static int co_checkpoint_once(struct checkpoint *work, uint64_t want_blocks)
 
         forget_entries(work);
         r = co_log_move_tail(store->log, &cut);
+        if (r == 0)
+            r = co_store_note_anchors(store);
         counter_add(&store->counters.checkpoints, 1);
     }
     work_reset(work);

@@ -88,6 +88,11 @@ uint64_t log_last_sequence(const struct log *log)
     return log->flight ? log->next_sequence - 2 : log->next_sequence - 1;
 }
 
+uint64_t log_anchor_generation(const struct log *log)
+{
+    return log->anchor_generation;
+}
+
 uint64_t log_block_offset(const struct log *log, uint32_t block)
 {
     assert(block < log->ring_blocks);
@@ -696,7 +701,8 @@ struct log_region log_region_of(struct disk *disk, struct disk *device)
                                 .file = disk_file(device ? device : disk),
                                 .offset = at->offset,
                                 .bytes = at->bytes,
-                                .begun = at->begun};
+                                .begun = at->begun,
+                                .anchors = at->anchors};
 
     memcpy(region.uuid, at->uuid.bytes, sizeof(region.uuid));
     return region;

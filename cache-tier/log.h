@@ -27,6 +27,7 @@ struct log_region {
     uint64_t offset, bytes;
     uint8_t uuid[16]; /* of this life of the log: in every header */
     bool begun;       /* by co_log_format(): without anchors it is lost; else it may be all zeros */
+    uint64_t anchors; /* their generation is this at least, or it is lost: an old state */
 };
 /* The region that the disk's superblock names. device: the disk that it lies on; NULL: the disk
  * itself. */
@@ -133,6 +134,7 @@ uint64_t log_head(const struct log *log);        /* position behind the last dur
 uint64_t log_used_blocks(const struct log *log); /* tail to head, what is in flight included */
 bool log_is_full(const struct log *log);         /* a LOG_NORMAL item waits for the tail to move */
 uint64_t log_last_sequence(const struct log *log); /* of the newest durable batch */
+uint64_t log_anchor_generation(const struct log *log);
 static inline uint32_t log_block_of(const struct log *log, uint64_t position)
 {
     return position % log_ring_blocks(log);

@@ -284,6 +284,12 @@ static int co_find_tail(struct reader *reader, struct log_start *start)
             (!best || anchors[copy].generation > best->generation))
             best = &anchors[copy];
     }
+    /* With none that can be read nothing says that what the ring holds is not old, either. */
+    if ((best ? best->generation : 0) < reader->region.anchors &&
+        !PLANTED(CACHE_OLD_LOG_BELIEVED)) {
+        SOMETIMES("replay: a cache disk shows an old state of a log");
+        return -EBADMSG;
+    }
     if (best) {
         start->tail_position = best->tail_position;
         start->tail_sequence = best->tail_sequence;

@@ -152,6 +152,9 @@ must_check int co_store_log_damage(struct store *store, struct control_wait *wai
 
 struct store *co_store_gate(struct store *store); /* for cleanup(store_gate_leave) */
 void store_gate_leave(struct store **store);
+/* The log's anchors were written. On a cache disk they are the other disk's word; this one keeps
+ * how far they had come, so that an old state of that disk is not believed. */
+must_check int co_store_note_anchors(struct store *store);
 #define STORE_GATE(store)                                                                          \
     __attribute__((unused)) cleanup(store_gate_leave) struct store *gate_held = co_store_gate(store)
 

@@ -195,6 +195,13 @@ int co_store_move_log(struct store *store, struct disk *device, const struct dis
     return r;
 }
 
+int co_store_note_anchors(struct store *store)
+{
+    if (store->log_region.file == disk_file(store->disk))
+        return 0;
+    return co_disk_note_anchors(store->disk, log_anchor_generation(store->log));
+}
+
 bool store_log_device_failed(const struct store *store)
 {
     return store->log_region.file != disk_file(store->disk) && log_device_failed(store->log);

@@ -404,7 +404,9 @@ static int co_replay_records(struct store *store, struct replay *replay)
     settle_streams(store);
     store->health.replayed_records = found.records;
     store->health.torn_tail = found.torn;
-    r = co_read_compares(replay);
+    r = co_store_note_anchors(store);
+    if (r == 0)
+        r = co_read_compares(replay);
     if (r == 0 && found.damaged)
         r = co_record_damage(store);
     return r;

@@ -144,6 +144,7 @@ struct disk_log {
     struct disk_uuid uuid;   /* in every header of the log: no other life of it can be mistaken */
     uint64_t offset, bytes;
     bool begun; /* it has anchors: zeros in their place are a loss, and no log as it was claimed */
+    uint64_t anchors; /* their generation is this at least, or it is an old state of the log */
 };
 const struct disk_log *disk_log(const struct disk *disk);
 bool disk_log_is_own(const struct disk *disk); /* on the disk itself */
@@ -183,6 +184,9 @@ struct disk_log disk_own_log(struct disk *disk);
 /* From now on the disk's log is this one, whose anchors are written. lost: what the former one
  * held is gone. Durable, whole or not at all. Returns 0, -EIO, -ECANCELED. */
 must_check int co_disk_set_log(struct disk *disk, const struct disk_log *log, bool lost);
+/* The anchors of the disk's log, which is on a cache disk, have this generation now, durably: from
+ * now on an older state of that disk is told from it. As above. */
+must_check int co_disk_note_anchors(struct disk *disk, uint64_t generation);
 /* The extent table says what the loss meant. As above. */
 must_check int co_disk_clear_log_lost(struct disk *disk);
 

@@ -15,7 +15,8 @@
  * With log_region_count 2 it lies idle, and log_regions[1] is the log: a region of a cache disk,
  * whose own superblock names this disk and the same log UUID. The capacity disk decides: a cache
  * region that its capacity disk does not name is free, whatever it says; a log_regions[1] that the
- * cache disk does not name is a lost log. So a binding is made on the cache disk first, and undone
+ * cache disk does not name is a lost log, and so is one with older anchors than were seen (a cache
+ * disk that shows an old state of itself). So a binding is made on the cache disk first, and undone
  * on the capacity disk first, and what a crash leaves half-made is told and finished at the next
  * open. A log begins a new life with a new UUID and anchors that bear it: what an older life left
  * in the region is never taken for it.
@@ -60,8 +61,8 @@ struct superblock_log_region {
     uint8_t log_uuid[16];
     uint64_t offset;
     uint64_t bytes;
-    uint64_t begun; /* its anchors were written before it was named here; 0: as claimed, zeros */
-    uint64_t reserved;
+    uint64_t begun;   /* its anchors were written before it was named here; 0: as claimed, zeros */
+    uint64_t anchors; /* on a cache disk: the generation that its anchors have reached at least */
 };
 static_assert(sizeof(struct superblock_log_region) == 64, "on disk");
 

@@ -209,6 +209,20 @@ int co_disk_set_log(struct disk *disk, const struct disk_log *log, bool lost)
     region->offset = log->offset;
     region->bytes = log->bytes;
     region->begun = 1;
+    region->anchors = 0;
+    r = co_change_end(disk, next);
+    return r < 0 ? r : superblock_log(disk->superblock, &disk->log);
+}
+
+int co_disk_note_anchors(struct disk *disk, uint64_t generation)
+{
+    cleanup(freep) struct superblock *next = NULL;
+    int r = co_change_begin(disk, &next);
+
+    if (r < 0)
+        return r;
+    assert(next->log_region_count == 2);
+    next->log_regions[1].anchors = generation;
     r = co_change_end(disk, next);
     return r < 0 ? r : superblock_log(disk->superblock, &disk->log);
 }

@@ -210,7 +210,11 @@ int superblock_log(const struct superblock *superblock, struct disk_log *ret_log
         region->bytes > 1ull << 56)
         return -EBADMSG;
     *ret_log = (struct disk_log){
-        .offset = region->offset, .bytes = region->bytes, .begun = region->begun != 0};
+        .offset = region->offset,
+        .bytes = region->bytes,
+        .begun = region->begun != 0,
+        .anchors = region->anchors,
+    };
     memcpy(ret_log->device.bytes, region->device, sizeof(region->device));
     memcpy(ret_log->uuid.bytes, region->log_uuid, sizeof(region->log_uuid));
     return 0;

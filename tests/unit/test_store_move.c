@@ -522,6 +522,87 @@ static void the_last_copy_is_withheld(void **state)
     rig_done(&rig);
 }
 
+/* ---- an old state of the cache disk ---- */
+
+#define OTHER_STAMPS 8
+
+struct old_state {
+    struct sim *sim;
+    uint8_t *bytes;
+    uint64_t epoch;
+    int opened; /* as the last co_open() said */
+    bool checkpoints;
+};
+
+static void old_state_main(struct io *io, void *arg)
+{
+    struct rig_owner owner = {.commit = true};
+    struct old_state *old = arg;
+    struct opened opened;
+
+    old->opened = co_open(io, &opened);
+    if (old->opened == 0) {
+        assert_int_equal(co_rig_seal(&owner, opened.store, ++old->epoch), 0);
+        if (disk_log_is_own(opened.disk))
+            assert_int_equal(co_move_to_cache(&opened), 0);
+        for (uint64_t i = 0; i < OTHER_STAMPS; i++)
+            assert_int_equal(co_rig_write(&owner, 0, 0, 1, 50 + i), 0);
+        assert_int_equal(co_rig_commit(&owner), 0);
+    }
+    if (old->opened == 0 && old->checkpoints) {
+        for (size_t at = 0; at < CACHE_BYTES; at += MIB)
+            assert_int_equal(sim_disk_peek(old->sim, 1, CACHE_PATH, at, old->bytes + at, MIB), 0);
+        assert_int_equal(co_store_checkpoint(opened.store), 0);
+    }
+    co_close(&opened);
+}
+
+static void keep(struct rig *rig, struct old_state *old)
+{
+    for (size_t at = 0; at < CACHE_BYTES; at += MIB)
+        assert_int_equal(
+            sim_disk_peek(rig->sim, rig->machine, CACHE_PATH, at, old->bytes + at, MIB), 0);
+}
+
+static void bring_back(struct rig *rig, const struct old_state *old)
+{
+    for (size_t at = 0; at < CACHE_BYTES; at += MIB)
+        assert_int_equal(
+            sim_disk_poke(rig->sim, rig->machine, CACHE_PATH, at, old->bytes + at, MIB), 0);
+}
+
+/* A cache disk that went back to what it was before the last start, or before the last checkpoint:
+ * its log is sound, bears the right name, and lacks what was acknowledged since. */
+static void an_old_log_is_lost(void **state)
+{
+    struct old_state old = {.bytes = malloc(CACHE_BYTES)};
+    struct rig rig;
+
+    (void)state;
+    assert_non_null(old.bytes);
+    new_world(&rig, 1);
+    old.sim = rig.sim;
+    assert_true(rig_run(&rig, old_state_main, &old));
+    keep(&rig, &old);
+    bring_back(&rig, &old);
+    assert_true(rig_run(&rig, old_state_main, &old)); /* it is what it was */
+    assert_int_equal(old.opened, 0);
+    bring_back(&rig, &old);
+    assert_true(rig_run(&rig, old_state_main, &old));
+    assert_int_equal(old.opened, -EBADMSG);
+    rig_done(&rig);
+
+    new_world(&rig, 2);
+    old.sim = rig.sim;
+    old.checkpoints = true;
+    assert_true(rig_run(&rig, old_state_main, &old));
+    bring_back(&rig, &old);
+    assert_true(rig_run(&rig, old_state_main, &old));
+    assert_int_equal(old.opened, -EBADMSG);
+    rig_done(&rig);
+    free(old.bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -530,6 +611,7 @@ int main(void)
         cmocka_unit_test(a_log_waits_for_watermarks),
         cmocka_unit_test(a_lost_log_is_told),
         cmocka_unit_test(the_last_copy_is_withheld),
+        cmocka_unit_test(an_old_log_is_lost),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
