@@ -72,7 +72,7 @@ struct feed {
     uint64_t proposed_ns; /* a proposal about this disk was made last at */
     uint64_t proposed_epoch;
 
-    uint64_t compare_blocks, catching_since_ns; /* resync's progress */
+    uint64_t compare_blocks, filled_blocks; /* resync's progress (mirror_status()) */
 };
 
 /* Joins the mirror's feeds; feed_start() makes it run. Returns 0 or -ENOMEM. */

@@ -406,6 +406,8 @@ int co_mirror_hand_over(struct mirror *mirror, uint64_t deadline_ns)
 
 void mirror_pause_resync(struct mirror *mirror, bool paused)
 {
+    if (mirror->resync_paused == paused)
+        return;
     mirror->resync_paused = paused;
     co_cond_broadcast(&mirror->changed);
 }
@@ -437,6 +439,7 @@ struct mirror_status mirror_status(const struct mirror *mirror)
         status.stale_disks += feed->stale_columns > 0;
         status.catching_disks += feed->catching;
         status.compare_blocks += feed->compare_blocks;
+        status.filled_blocks += feed->filled_blocks;
     }
     return status;
 }

@@ -139,6 +139,7 @@ struct mirror_status {
     uint32_t stale_disks;      /* disks with a stale column */
     uint32_t catching_disks;   /* of these: reachable and being brought up */
     uint64_t compare_blocks;   /* still to be compared by resyncs that run now */
+    uint64_t filled_blocks;    /* of columns that lacked everything: these have got through */
     uint64_t copied_blocks;    /* by this session, so far */
     uint64_t rewritten_blocks; /* written again at the takeover */
     uint64_t healed_blocks;    /* read repairs */

@@ -363,6 +363,7 @@ static int co_compare_list(struct resync *resync)
 static int co_compare_column(struct resync *resync)
 {
     struct feed *feed = resync->feed;
+    bool lacks_all = mirror_columns(resync->mirror, resync->slab)[resync->column].stale_epoch == 0;
     uint32_t blocks = vdisk_config_column_blocks(resync->mirror->config);
     int r;
 
@@ -374,14 +375,13 @@ static int co_compare_column(struct resync *resync)
         uint32_t count = MIN(blocks - block, CHUNK_BLOCKS);
         uint32_t todo = count_todo(resync, block, count);
 
-        if (todo == 0)
-            continue;
-        r = co_wait_while_paused(feed);
-        if (r == 0)
+        r = todo > 0 ? co_wait_while_paused(feed) : 0;
+        if (r == 0 && todo > 0)
             r = co_compare_chunk(resync, block, count);
         if (r < 0)
             return r;
         feed->compare_blocks -= todo;
+        feed->filled_blocks += lacks_all ? count : 0;
     }
     return 0;
 }
@@ -524,7 +524,9 @@ int co_resync_run(struct feed *feed)
     co_sem_init(&resync->slots, mirror->limits.resync_depth);
     co_group_init(&resync->copies);
     count = resync_list_columns(feed, refs);
+    feed->filled_blocks = 0;
     r = co_resync_feed(resync);
+    feed->filled_blocks = 0;
     log_info(mirror->io, "mirror", r == 0 ? "columns are in-sync again" : "resync was interrupted",
              "vdisk=%llu disk=%llu columns=%zu error=%d", (unsigned long long)mirror->vdisk.id,
              (unsigned long long)feed->disk, count, r);

@@ -171,44 +171,90 @@ static void vm_ended(struct command *command)
 
 /* ---- jobs and events ---- */
 
-/* {kind, target, total_bytes, time_ns} */
+/* Jobs of a kind and target run one after another. */
+static bool job_is_there(const struct database *database, const char *kind, const char *target)
+{
+    const struct job_record *job;
+
+    for (size_t i = 0; (job = database_at(database, TABLE_JOB, i)); i++) {
+        if (job_is_active(job) && strcmp(job->kind, kind) == 0 && strcmp(job->target, target) == 0)
+            return true;
+    }
+    return false;
+}
+
+static size_t count_active_jobs(const struct database *database)
+{
+    const struct job_record *job;
+    size_t count = 0;
+
+    for (size_t i = 0; (job = database_at(database, TABLE_JOB, i)); i++)
+        count += job_is_active(job);
+    return count;
+}
+
+/* Of jobs that have ended the oldest are forgotten. */
+static void make_room_for_job(struct database *database)
+{
+    const struct job_record *job;
+
+    for (size_t i = 0; database_count(database, TABLE_JOB) >= JOBS_KEPT &&
+                       (job = database_at(database, TABLE_JOB, i));) {
+        if (job_is_active(job))
+            i++;
+        else
+            database_remove(database, TABLE_JOB, job->base.id);
+    }
+}
+
+/* {kind, target, total_bytes, left_bytes, time_ns} */
 static void job_create(struct command *command)
 {
     const char *kind = command_text(command, "kind"), *target = command_text(command, "target");
     uint64_t total_bytes = command_u64_or(command, "total_bytes", 0);
+    uint64_t left_bytes = command_u64_or(command, "left_bytes", 0);
     struct job_record *job;
 
-    if (database_count(command->database, TABLE_JOB) >= JOBS_MAX)
+    if (!command_refused(command) && job_is_there(command->database, kind, target))
+        command_refuse(command, -EEXIST, "there is a job '%s' of %s already", kind, target);
+    if (count_active_jobs(command->database) >= JOBS_MAX)
         command_refuse(command, -ENOSPC, "a cluster has at most %d jobs", JOBS_MAX);
     if (command_refused(command))
         return;
+    make_room_for_job(command->database);
     job = record_new(TABLE_JOB, database_new_id(command->database));
     if (!job)
         abort();
     SET_TEXT(job->kind, kind);
     SET_TEXT(job->target, target);
     job->total_bytes = total_bytes;
+    job->left_bytes = left_bytes;
     job->created_ns = command_time_ns(command);
     database_put(command->database, TABLE_JOB, job);
     command->result->reply = json_pack("{s:I}", "job", (json_int_t)job->base.id);
 }
 
-/* {job, state, done_bytes, total_bytes, message, time_ns} */
+/* {job, state, done_bytes, total_bytes, left_bytes, message, time_ns} */
 static void job_update(struct command *command)
 {
     struct job_record *job = command_record(command, "job", TABLE_JOB);
-    unsigned state = command_word(command, "state", job_state_words);
+    bool says_state = command_text_or(command, "state", NULL) != NULL;
+    unsigned state = says_state ? command_word(command, "state", job_state_words)
+                     : job      ? job->state
+                                : JOB_RUNNING;
     uint64_t done_bytes = command_u64_or(command, "done_bytes", job ? job->done_bytes : 0);
     uint64_t total_bytes = command_u64_or(command, "total_bytes", job ? job->total_bytes : 0);
+    uint64_t left_bytes = command_u64_or(command, "left_bytes", job ? job->left_bytes : 0);
     const char *message = command_text_or(command, "message", job ? job->message : "");
 
-    if (job && (job->state == JOB_DONE || job->state == JOB_FAILED))
+    if (job && !job_is_active(job))
         command_refuse(command, -EALREADY, "job %llu has ended", (unsigned long long)job->base.id);
     if (command_refused(command))
         return;
     job->state = state;
     job->done_bytes = done_bytes;
     job->total_bytes = total_bytes;
+    job->left_bytes = left_bytes;
     if (message != job->message)
         SET_TEXT(job->message, message);
     if (state == JOB_DONE || state == JOB_FAILED)

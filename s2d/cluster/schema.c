@@ -152,6 +152,7 @@ static const struct field job_fields[] = {
     ENUM(job_record, state, job_state_words),
     U64(job_record, done_bytes),
     U64(job_record, total_bytes),
+    U64(job_record, left_bytes),
     TEXT(job_record, message),
     U64(job_record, created_ns),
     U64(job_record, ended_ns),

@@ -19,6 +19,7 @@
 #define VOLUMES_MAX 64
 #define VMS_MAX 1024
 #define JOBS_MAX 1024
+#define JOBS_KEPT 100 /* then those that have ended are forgotten */
 #define TOKENS_MAX 64
 #define NODES_MAX 16
 #define NODE_DISKS_MAX 256
@@ -148,9 +149,15 @@ struct job_record {
     char target[NAME_MAX_BYTES]; /* the volume, disk or node it works on */
     unsigned state;
     uint64_t done_bytes, total_bytes;
+    uint64_t left_bytes; /* of a rebuild: columns that are not in-sync in their new places */
     char message[MESSAGE_MAX_BYTES];
     uint64_t created_ns, ended_ns;
 };
+
+static inline bool job_is_active(const struct job_record *job)
+{
+    return job->state == JOB_RUNNING || job->state == JOB_PAUSED;
+}
 
 struct event_record {
     struct record_base base;

@@ -80,6 +80,37 @@ static void co_show_job(void *arg, const struct api_request *request, struct api
                          text);
 }
 
+/* state: as it is to be. One that is so already is fine. */
+static void co_set_job_state(struct api_context *context, const struct api_request *request,
+                             struct api_response *response, enum job_state state)
+{
+    struct database *database = api_database(context, response);
+    const char *text = api_parameter(request, "job");
+    uint64_t id = strtoull(text, NULL, 10);
+
+    if (!database)
+        return;
+    if (!database_find(database, TABLE_JOB, id))
+        co_show_job(context, request, response); /* says so */
+    else if (co_api_propose(context,
+                            json_pack("{s:s,s:I,s:s}", "verb", "job.update", "job", (json_int_t)id,
+                                      "state", job_state_words[state]),
+                            response, NULL) == 0)
+        co_show_job(context, request, response);
+}
+
+static void co_pause_job(void *arg, const struct api_request *request,
+                         struct api_response *response)
+{
+    co_set_job_state(arg, request, response, JOB_PAUSED);
+}
+
+static void co_resume_job(void *arg, const struct api_request *request,
+                          struct api_response *response)
+{
+    co_set_job_state(arg, request, response, JOB_RUNNING);
+}
+
 /* ---- metrics ---- */
 
 static void answer_metrics(struct api_context *context, struct api_response *response)
@@ -117,6 +148,8 @@ const struct api_route api_misc_routes[] = {
     {API_GET, "/v1/events", co_events},
     {API_GET, "/v1/jobs", co_list_jobs},
     {API_GET, "/v1/jobs/{job}", co_show_job},
+    {API_POST, "/v1/jobs/{job}/pause", co_pause_job},
+    {API_POST, "/v1/jobs/{job}/resume", co_resume_job},
     {API_GET, "/metrics", co_metrics},
     {API_GET, "/v1/self", co_who},
     {0, NULL, NULL},

@@ -417,4 +417,5 @@ void node_lead_pass(struct node *node)
     find_hosts(node);
     clean_deleted(node);
     node_repair_pass(node);
+    node_jobs_lead_pass(node);
 }

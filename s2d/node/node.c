@@ -331,6 +331,7 @@ static void reconcile_main(void *arg)
         if (node->stopping)
             break;
         node_reconcile_volumes(node);
+        node_jobs_pass(node);
         if (consensus_leads(node->consensus))
             node_lead_pass(node);
         co_cond_broadcast(&node->changed);

@@ -8,13 +8,13 @@
 #ifndef S2D_NODE_NODE_INTERNAL_H
 #define S2D_NODE_NODE_INTERNAL_H
 
+#include "resiliency/pace.h"
 #include "s2d/base/buffer.h"
 #include "s2d/base/co.h"
 #include "s2d/base/log.h"
 #include "s2d/base/metrics.h"
 #include "s2d/base/planted.h"
 #include "s2d/base/sometimes.h"
-#include "resiliency/pace.h"
 #include "s2d/bus/bus.h"
 #include "s2d/bus/message_types.h"
 #include "s2d/cluster/consensus.h"
@@ -143,5 +143,10 @@ bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const c
 
 /* repair.c */
 void node_repair_pass(struct node *node); /* by the leader */
+
+/* jobs.c */
+void node_jobs_lead_pass(struct node *node); /* by the leader: begins and ends rebuilds' jobs */
+bool node_job_is_paused(const struct node *node, const struct vdisk_record *vdisk);
+void node_jobs_pass(struct node *node); /* by everybody, for the vdisks that it owns */
 
 #endif

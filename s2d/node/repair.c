@@ -153,13 +153,49 @@ json_t *repair_plan(const struct database *database, const struct vdisk_record *
                      repair.columns);
 }
 
+/* ---- what is left ---- */
+
+uint64_t repair_left_bytes(const struct database *database, uint64_t vdisk)
+{
+    const struct cluster_record *cluster = database_cluster(database);
+    size_t count, first = database_slabs(database, vdisk, &count), left = 0;
+
+    for (size_t i = first; i < first + count; i++) {
+        const struct slab_record *slab = database_at(database, TABLE_SLAB, i);
+
+        for (uint64_t j = 0; j < slab->column_count; j++) {
+            const struct column_record *column = &slab->columns[j];
+
+            left += leaves(database, column) ||
+                    (column->state == COLUMN_RECORD_STALE && column->stale_epoch == 0);
+        }
+    }
+    return cluster ? left * cluster->extent_bytes : 0;
+}
+
+struct job_progress repair_progress(const struct job_record *job, uint64_t left_bytes,
+                                    uint64_t filled_bytes)
+{
+    /* more has failed since */
+    uint64_t grown_bytes = left_bytes > job->left_bytes ? left_bytes - job->left_bytes : 0;
+    struct job_progress progress = {.total_bytes = job->total_bytes + grown_bytes};
+
+    assert(left_bytes > 0);
+    filled_bytes = MIN(filled_bytes, left_bytes - 1);
+    if (progress.total_bytes > left_bytes - filled_bytes)
+        progress.done_bytes = progress.total_bytes - (left_bytes - filled_bytes);
+    progress.done_bytes = MAX(progress.done_bytes, job->done_bytes);
+    return progress;
+}
+
 /* ---- the leader's pass ---- */
 
 static void repair_vdisk(struct node *node, const struct vdisk_record *vdisk)
 {
     json_t *command;
 
-    if (vdisk->owner == 0 || node_task_under_way(node, vdisk->base.id))
+    if (vdisk->owner == 0 || node_task_under_way(node, vdisk->base.id) ||
+        node_job_is_paused(node, vdisk))
         return;
     command = repair_plan(consensus_database(node->consensus), vdisk);
     if (!command)

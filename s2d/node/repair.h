@@ -21,6 +21,20 @@
  * nothing can be now: there is no room on another fault domain, or a batch is being copied. */
 json_t *repair_plan(const struct database *database, const struct vdisk_record *vdisk);
 
+/* The job that shows it (jobs.c), a volume's. */
+#define REBUILD_JOB "rebuild"
+
+/* Of the vdisk's columns, whole: those that are to move, and those that are new and not in-sync. */
+uint64_t repair_left_bytes(const struct database *database, uint64_t vdisk);
+
+struct job_progress {
+    uint64_t done_bytes, total_bytes;
+};
+/* Where the job stands when left_bytes are left, of which filled_bytes are there already.
+ * done_bytes never falls, and is short of total_bytes until nothing is left. */
+struct job_progress repair_progress(const struct job_record *job, uint64_t left_bytes,
+                                    uint64_t filled_bytes);
+
 /* True when the disk's columns are to move: it failed, or is being emptied. */
 bool repair_wanted(const struct database *database, const struct disk_record *disk);
 

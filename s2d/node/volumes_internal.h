@@ -43,6 +43,7 @@ struct node_volume {
     int mount_error;            /* as last logged */
     struct volume_check *check; /* NULL: nobody asks */
     const char *waiting;
+    uint64_t job_told_ns; /* the progress of its rebuild */
 };
 
 /* ---- volumes.c ---- */

@@ -91,6 +91,8 @@ static void what_the_contract_lists_is_understood(void **state)
         "job list",
         "job show 7",
         "job watch 7",
+        "job pause 7",
+        "job resume 7",
         "perf",
         "perf top",
         "--node /run/n1 --json volume list",
@@ -169,8 +171,8 @@ static void nonsense_is_usage(void **state)
 static void later_versions_are_named(void **state)
 {
     static const char *const lines[] = {
-        "cluster witness set none", "disk locate 1",   "pool optimize", "volume repair v",
-        "vm migrate w --to n2",     "vm checkpoint w", "job pause 1",   "job resume 1",
+        "cluster witness set none", "disk locate 1",        "pool optimize",
+        "volume repair v",          "vm migrate w --to n2", "vm checkpoint w",
     };
     struct parsed parsed;
 

@@ -352,6 +352,45 @@ static void arguments_are_read_before_anything_changes(void **state)
         -EINVAL);
 }
 
+static int create_job(struct state *s, const char *target)
+{
+    return apply(
+        s, json_pack("{s:s,s:s,s:s}", "verb", "job.create", "kind", "rebuild", "target", target));
+}
+
+/* A new leader may begin a job that the last one began; who tells progress does not undo a pause;
+ * and those that have ended do not pile up. */
+static void jobs_are_begun_once_and_forgotten(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], first;
+    const struct job_record *job;
+
+    make_cluster(s, disks);
+    assert_int_equal(create_job(s, "v"), 0);
+    first = reply(s, "job");
+    assert_int_equal(create_job(s, "v"), -EEXIST);
+    assert_int_equal(create_job(s, "w"), 0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:s}", "verb", "job.update", "job",
+                                        (json_int_t)first, "state", "paused")),
+                     0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I}", "verb", "job.update", "job",
+                                        (json_int_t)first, "done_bytes", (json_int_t)5)),
+                     0);
+    job = database_find(s->database, TABLE_JOB, first);
+    assert_int_equal(job->state, JOB_PAUSED);
+    assert_int_equal(job->done_bytes, 5);
+    assert_int_equal(create_job(s, "v"), -EEXIST);
+    for (unsigned i = 0; i < 2 * JOBS_KEPT; i++) {
+        assert_int_equal(create_job(s, "x"), 0);
+        assert_int_equal(apply(s, json_pack("{s:s,s:I,s:s}", "verb", "job.update", "job",
+                                            (json_int_t)reply(s, "job"), "state", "done")),
+                         0);
+    }
+    assert_int_equal(database_count(s->database, TABLE_JOB), JOBS_KEPT);
+    assert_non_null(database_find(s->database, TABLE_JOB, first)); /* it has not ended */
+}
+
 /* A text that is cut must not end in half a character: it could not be written as JSON, and a node
  * that cannot write its state stops. */
 static void long_texts_are_cut_between_characters(void **state)
@@ -852,6 +891,7 @@ int main(void)
         TEST(an_extent_belongs_to_one_slab),
         TEST(two_starts_of_a_vm_cannot_both_win),
         TEST(arguments_are_read_before_anything_changes),
+        TEST(jobs_are_begun_once_and_forgotten),
         TEST(long_texts_are_cut_between_characters),
         TEST(a_slab_is_added_once),
         TEST(a_slab_is_released_once),

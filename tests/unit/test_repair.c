@@ -315,6 +315,48 @@ static void a_last_copy_does_not_move(void **state)
     assert_int_equal(database_used_extents(world->database, world->disks[2]), SLABS);
 }
 
+/* What is left counts whole columns, from the disk that failed to the last new one in-sync. */
+static void what_is_left_falls_to_nothing(void **state)
+{
+    struct world *world = *state;
+
+    make_cluster(world, 3);
+    make_volume(world, "mirror3", 3);
+    assert_int_equal(repair_left_bytes(world->database, world->vdisk), 0);
+    fail_disk(world, world->disks[2]);
+    assert_int_equal(repair_left_bytes(world->database, world->vdisk), SLABS * 16 * MIB);
+    assert_int_equal(plan(world, true), REPAIR_BATCH); /* moved, and nothing is copied yet */
+    assert_int_equal(repair_left_bytes(world->database, world->vdisk), SLABS * 16 * MIB);
+    copy_to(world, world->disks[3]);
+    assert_int_equal(repair_left_bytes(world->database, world->vdisk),
+                     (SLABS - REPAIR_BATCH) * 16 * MIB);
+    repair_all(world, world->disks[2], 2);
+    assert_int_equal(repair_left_bytes(world->database, world->vdisk), 0);
+}
+
+/* Progress rises, also over a restart that has to begin a column anew, and over another failure. */
+static void progress_never_falls(void **state)
+{
+    struct job_record job = {.total_bytes = 100 * MIB, .left_bytes = 100 * MIB};
+    struct job_progress now = repair_progress(&job, 100 * MIB, 10 * MIB);
+
+    (void)state;
+    assert_int_equal(now.done_bytes, 10 * MIB);
+    assert_int_equal(now.total_bytes, 100 * MIB);
+    job.done_bytes = now.done_bytes;
+    now = repair_progress(&job, 100 * MIB, 0); /* another owner has copied nothing yet */
+    assert_int_equal(now.done_bytes, 10 * MIB);
+    now = repair_progress(&job, 84 * MIB, 4 * MIB);
+    assert_int_equal(now.done_bytes, 20 * MIB);
+    job.done_bytes = now.done_bytes;
+    job.left_bytes = 84 * MIB;
+    now = repair_progress(&job, 184 * MIB, 0); /* a second disk fails */
+    assert_int_equal(now.total_bytes, 200 * MIB);
+    assert_int_equal(now.done_bytes, 20 * MIB);
+    now = repair_progress(&job, 16 * MIB, GIB); /* not done before the columns are in-sync */
+    assert_true(now.done_bytes < now.total_bytes);
+}
+
 /* The leader's look may be old when its command comes: it is void then, or moves nothing twice. */
 static void an_old_plan_is_void(void **state)
 {
@@ -343,6 +385,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_degraded_slab_keeps_its_copy_on_a_retiring_disk, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_last_copy_does_not_move, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_left_falls_to_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(progress_never_falls, setup, teardown),
         cmocka_unit_test_setup_teardown(an_old_plan_is_void, setup, teardown),
     };
 

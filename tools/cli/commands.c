@@ -138,6 +138,9 @@ const struct cli_command cli_commands[] = {
     {"job", "show", "JOB", NULL, 0, NULL, "Shows a job.", run_job_show},
     {"job", "watch", "JOB", NULL, 0, NULL,
      "Shows a job's progress until it ends; exit status 1 if it failed.", run_job_watch},
+    {"job", "pause", "JOB", NULL, 0, NULL, "Holds a rebuild up until it is resumed.",
+     run_job_pause},
+    {"job", "resume", "JOB", NULL, 0, NULL, "Lets a job that was paused go on.", run_job_resume},
     /* ---- perf ---- */
     {"perf", "", "", FLAGS({"seconds", CLI_SECONDS, "SECONDS", "measured for so long (1)", false}),
      0, NULL, "Measures IOPS, throughput, latency and caches by node, volume and disk.", run_perf},
@@ -159,7 +162,5 @@ const struct cli_later cli_later[] = {
     {"volume", "repair", NULL, "repair volumes by command: copies are repaired by themselves"},
     {"vm", "migrate", NULL, "migrate running VMs: stop it, and start it with --on NODE"},
     {"vm", "checkpoint", NULL, "have checkpoints"},
-    {"job", "pause", NULL, "pause jobs"},
-    {"job", "resume", NULL, "pause jobs, so none waits to be resumed"},
     {NULL, NULL, NULL, NULL},
 };

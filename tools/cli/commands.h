@@ -35,7 +35,7 @@ cli_run run_file_ls, run_file_create, run_file_clone, run_file_rm, run_file_impo
 cli_run run_vm_create, run_vm_list, run_vm_show, run_vm_start, run_vm_stop, run_vm_shutdown,
     run_vm_kill, run_vm_console, run_vm_delete;
 /* verbs_job.c */
-cli_run run_job_list, run_job_show, run_job_watch;
+cli_run run_job_list, run_job_show, run_job_watch, run_job_pause, run_job_resume;
 /* verbs_perf.c */
 cli_run run_perf, run_perf_top;
 

@@ -61,3 +61,21 @@ int run_job_watch(struct cli *cli, const struct cli_arguments *arguments)
         sleep(1);
     }
 }
+
+int run_job_pause(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *job = cli_positional(arguments, 0);
+    json_t *json;
+    int status = cli_call(cli, "POST", cli_target("/v1/jobs/{}/pause", job), NULL, &json);
+
+    return status != CLI_DONE ? status : cli_show_done(cli, json, "job %s is paused", job);
+}
+
+int run_job_resume(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *job = cli_positional(arguments, 0);
+    json_t *json;
+    int status = cli_call(cli, "POST", cli_target("/v1/jobs/{}/resume", job), NULL, &json);
+
+    return status != CLI_DONE ? status : cli_show_done(cli, json, "job %s goes on", job);
+}
