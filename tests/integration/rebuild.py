@@ -4,7 +4,7 @@
   disk   a disk fails under a client: a job says how far its rebuild is, never less than before; the columns go to several disks. In the
          middle it is paused, and the owner and the leader are killed: it goes on from where it was, and ends
   load   a disk fails under clients that leave the machine no rest: the rebuild keeps the share that s2dd --rebuild-floor says
-  node   a node is lost for good and evicted: what it held is rebuilt elsewhere
+  node   a node is lost for good, its disk retired, and it is evicted: what it held is rebuilt elsewhere
 
 usage: rebuild.py [STEP…]
        rebuild.py --measure      what a client's 4 KiB writes take alone, next to a rebuild, and next to one that is not held back
@@ -96,6 +96,12 @@ def used(lab, node):
     return {f"{disk['node']}:{disk['name']}": disk["used_bytes"] for disk in lab.json("disk", "list", node=node)}
 
 
+def fullest(lab, owner):
+    """The node that holds the most, but for the owner."""
+    held = used(lab, owner)
+    return int(max((name for name in held if not name.startswith(f"node{owner}:")), key=held.get).partition(":")[0].removeprefix("node"))
+
+
 def fail_disk(lab, victim):
     """The node's only disk; its columns can go to the others."""
     disk = next(disk for disk in lab.json("disk", "list") if disk["node"] == f"node{victim}" and disk["state"] == "ok")
@@ -122,7 +128,7 @@ def judge(clients):
 
 def step_disk(lab):
     owner = lab.owner("parity")
-    victim = owner % NODES + 1
+    victim = fullest(lab, owner)
     watcher = next(node for node in range(1, NODES + 1) if node not in (owner, victim, lab.leader()))
     jobs, before = Rebuilds(lab, watcher), used(lab, watcher)
     clients = busy_clients(lab, watcher, CLIENTS)
@@ -171,7 +177,7 @@ def replace(lab, victim):
 
 def step_load(lab):
     owner = lab.owner("parity")
-    victim = owner % NODES + 1
+    victim = fullest(lab, owner)
     jobs = Rebuilds(lab, owner)
     clients = busy_clients(lab, owner, CLIENTS)
     time.sleep(2)
@@ -189,17 +195,19 @@ def step_load(lab):
 
 def step_node(lab):
     owner = lab.owner("parity")
-    lost = owner % NODES + 1
+    lost = fullest(lab, owner)
     watcher = next(node for node in range(1, NODES + 1) if node not in (owner, lost))
     jobs = Rebuilds(lab, watcher)
+    disk = next(disk for disk in lab.json("disk", "list", node=watcher) if disk["node"] == f"node{lost}")
     lab.devcluster("off", lost)
     deadline = time.monotonic() + 30
     while next(node for node in lab.json("node", "list", node=watcher) if node["name"] == f"node{lost}")["state"] != "down":
         if time.monotonic() > deadline:
             raise Failed(f"node{lost} is not called down")
         time.sleep(0.1)
-    lab.s2d("node", "evict", f"node{lost}", "--yes", node=watcher)
+    lab.s2d("disk", "retire", f"node{lost}:{disk['name']}", "--yes", node=watcher)
     jobs.wait(lambda active: jobs.seen and not active, "the end of the rebuilds")
+    lab.s2d("node", "evict", f"node{lost}", "--yes", node=watcher)
     deadline = time.monotonic() + 60
     while lab.json("volume", "show", "parity", node=watcher)["health"] != "Healthy":
         if time.monotonic() > deadline:
@@ -233,7 +241,7 @@ def measure(folder):
             time.sleep(5)
             alone, client.took = client.took, []
             jobs, begun = Rebuilds(lab, owner), time.monotonic()
-            fail_disk(lab, owner % NODES + 1)
+            fail_disk(lab, fullest(lab, owner))
             jobs.wait(lambda _: jobs.of("parity") is not None, "a job")
             total = jobs.of("parity")["total_bytes"]
             jobs.wait(lambda _: jobs.of("parity") is None, "its end")
