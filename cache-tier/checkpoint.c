@@ -161,21 +161,47 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
 #define RESTS_MAX 3
 #define REST_NS_MAX (50 * MS)
 
-/* In sixteenths of the log: where a checkpoint begins, and where it no longer rests. Clients may
- * fill fourteen. */
+/* In sixteenths of the log: where a checkpoint begins, where clients may be held back (throttle.h),
+ * and where a checkpoint no longer rests, held back or not. Clients may fill fourteen. A log that
+ * is elsewhere is destaged a quarter at a time, so that much must lie between the mark and full. */
 #define FILL_BEGIN 10
+#define FILL_MARK 12
+#define FILL_BEGIN_ELSEWHERE 8
+#define FILL_MARK_ELSEWHERE 10
 #define FILL_HURRY 13
 #define FILL_ALL 16
+
+static bool is_filled_above(const struct store *store, unsigned sixteenths)
+{
+    return log_used_blocks(store->log) > log_ring_blocks(store->log) / FILL_ALL * sixteenths;
+}
+
+static unsigned fill_begin(const struct store *store)
+{
+    return log_is_elsewhere(store) ? FILL_BEGIN_ELSEWHERE : FILL_BEGIN;
+}
 
 static uint64_t rest_after(const struct store *store, uint64_t took_ns)
 {
     uint64_t sixteenth = log_ring_blocks(store->log) / FILL_ALL;
     uint64_t used = log_used_blocks(store->log), hurry = FILL_HURRY * sixteenth;
-    uint64_t span = (FILL_HURRY - FILL_BEGIN) * sixteenth;
+    uint64_t span = (FILL_HURRY - fill_begin(store)) * sixteenth;
 
-    if (store->checkpoint.stop || used >= hurry || log_is_full(store->log))
+    if (store->checkpoint.stop || used >= hurry || log_is_full(store->log) ||
+        throttle_is_on(&store->throttle, io_now_ns(store->io)))
         return 0;
     return MIN(took_ns * RESTS_MAX * MIN(hurry - used, span) / span, REST_NS_MAX);
+}
+
+uint64_t checkpoint_pace(void *arg, uint64_t room, uint32_t blocks)
+{
+    struct store *store = arg;
+    unsigned mark = log_is_elsewhere(store) ? FILL_MARK_ELSEWHERE : FILL_MARK;
+
+    if (PLANTED(THROTTLE_OFF))
+        return 0;
+    return throttle_admit(&store->throttle, io_now_ns(store->io), is_filled_above(store, mark),
+                          room, blocks);
 }
 
 static size_t wave_length(const struct store *store, const struct transfer *transfers, size_t count)
@@ -190,6 +216,15 @@ static size_t wave_length(const struct store *store, const struct transfer *tran
         n++;
     }
     return n;
+}
+
+/* What is written first are blocks; checksum pages, later, are no progress of theirs. */
+static void note_progress(struct checkpoint *work, const struct transfer *transfers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        work->blocks_placed += transfers[i].iov_count;
+    throttle_progress(&work->store->throttle, io_now_ns(work->store->io),
+                      MIN(work->blocks_placed, work->item_count));
 }
 
 int co_checkpoint_transfer(struct checkpoint *work, enum transfer_kind kind,
@@ -209,10 +244,13 @@ int co_checkpoint_transfer(struct checkpoint *work, enum transfer_kind kind,
             log_note_device(store->log, r);
         if (r < 0)
             return r;
+        if (kind == TRANSFER_WRITE)
+            note_progress(work, transfers, wave);
         transfers += wave;
         count -= wave;
         rest_ns = rest_after(store, io_now_ns(store->io) - start_ns);
         r = count > 0 && rest_ns > 0 ? co_sleep_ns(rest_ns) : 0;
+        throttle_rested(&store->throttle, rest_ns);
         if (r < 0)
             return r;
     }
@@ -283,6 +321,7 @@ static int co_destage(struct checkpoint *work)
 static int co_checkpoint_once(struct checkpoint *work, uint64_t want_blocks)
 {
     struct store *store = work->store;
+    uint64_t start_ns = io_now_ns(store->io);
     int r;
 
     r = choose_region(work, want_blocks);
@@ -299,6 +338,8 @@ static int co_checkpoint_once(struct checkpoint *work, uint64_t want_blocks)
         return r;
     if (PLANTED(OVERLAY_EARLY))
         forget_entries(work);
+    work->blocks_placed = 0;
+    throttle_begin(&store->throttle, start_ns, work->item_count);
     r = co_destage(work);
     if (r == 0) {
         struct log_cut cut = {work->cut, work->batches, work->images_done, work->copies_done};
@@ -309,6 +350,7 @@ static int co_checkpoint_once(struct checkpoint *work, uint64_t want_blocks)
             r = co_store_note_anchors(store);
         counter_add(&store->counters.checkpoints, 1);
     }
+    throttle_end(&store->throttle, io_now_ns(store->io), r == 0);
     work_reset(work);
     return r;
 }
@@ -350,10 +392,8 @@ int co_store_checkpoint(struct store *store)
 /* A small log can be full without being filled: a batch does not wrap around its end. */
 static bool wants_checkpoint(const struct store *store)
 {
-    uint64_t begin = log_ring_blocks(store->log) / FILL_ALL * FILL_BEGIN;
-
     return log_error(store->log) == 0 &&
-           (log_used_blocks(store->log) > begin || log_is_full(store->log));
+           (is_filled_above(store, fill_begin(store)) || log_is_full(store->log));
 }
 
 static void checkpoint_main(void *arg)

@@ -26,6 +26,7 @@ struct checkpoint {
     uint64_t batches;
     struct destage *items; /* all of the region */
     size_t item_count, item_size;
+    uint64_t blocks_placed; /* and pages, later */
     uint8_t *window; /* WINDOW_BLOCKS */
     struct transfer *transfers;
     struct iovec *iov;

@@ -2,7 +2,7 @@
  * gets its position when it leaves; until then only its size counts. Items that fail for reasons of
  * their own travel through the same lists without taking space, so that results come in the order
  * of the calls. */
-#include "cache-tier/log.h"
+#include "cache-tier/log_waiting.h"
 #include "pool/disk.h"
 #include "s2d/base/checksum.h"
 #include "s2d/base/co.h"
@@ -46,13 +46,16 @@ struct log {
     struct batch batches[2];
     struct batch *gather, *flight; /* flight: NULL when idle */
     bool close_batch;
-    struct list waiting[2]; /* by enum log_class */
+    struct log_waiting waiting;
+    log_pace_fn *pace;
+    void *pace_arg;
+    struct io_timer pace_timer;
     struct io_op write_op;
     struct io_task commit_task;
     struct co *drainer;
     uint32_t *lengths; /* by ring block: of the batch that begins there */
     struct log_figures figures;
-    struct histogram *latency_ns;
+    struct histogram *latency_ns, *wait_ns;
     uint64_t left_ns; /* when the batch in flight did */
 
     void (*on_error)(void *arg, int error);
@@ -109,9 +112,10 @@ struct log_figures log_figures(const struct log *log)
     return log->figures;
 }
 
-void log_set_latency(struct log *log, struct histogram *latency_ns)
+void log_set_latency(struct log *log, struct histogram *latency_ns, struct histogram *wait_ns)
 {
     log->latency_ns = latency_ns;
+    log->wait_ns = wait_ns;
 }
 
 void log_set_error_handler(struct log *log, void (*fn)(void *arg, int error), void *arg)
@@ -138,6 +142,12 @@ uint32_t log_batch_blocks(const struct log *log, uint64_t position)
 void log_note_batch(struct log *log, uint64_t position, uint32_t blocks)
 {
     log->lengths[log_block_of(log, position)] = blocks;
+}
+
+void log_set_pace(struct log *log, log_pace_fn *fn, void *arg)
+{
+    log->pace = fn;
+    log->pace_arg = arg;
 }
 
 /* ---- anchors and checksums ---- */
@@ -219,22 +229,21 @@ static uint64_t room_needed(const struct log *log, uint32_t blocks)
     return blocks <= to_end ? blocks : to_end + blocks;
 }
 
+static uint64_t room_limit(const struct log *log, enum log_class class)
+{
+    return log->ring_blocks - (class == LOG_NORMAL ? log->reserve_blocks : 0);
+}
+
 static bool has_room(const struct log *log, uint32_t blocks, enum log_class class)
 {
-    uint64_t limit = log->ring_blocks - (class == LOG_NORMAL ? log->reserve_blocks : 0);
-
-    return log_used_blocks(log) + room_needed(log, blocks) <= limit;
+    return log_used_blocks(log) + room_needed(log, blocks) <= room_limit(log, class);
 }
 
 bool log_is_full(const struct log *log)
 {
-    const struct list *waiting = &log->waiting[LOG_NORMAL];
-    const struct log_item *first;
+    const struct log_item *first = log_waiting_first(&log->waiting, LOG_NORMAL);
 
-    if (list_empty(waiting))
-        return false;
-    first = list_first(waiting, struct log_item, node);
-    return first->result == 0 &&
+    return first && first->result == 0 &&
            !has_room(log, batch_blocks(log->gather, first->header_bytes, first->data_blocks),
                      LOG_NORMAL);
 }
@@ -251,6 +260,24 @@ static bool batch_accepts(const struct log *log, const struct log_item *item)
            gather->data_blocks + item->data_blocks <= log->gather_blocks_max;
 }
 
+/* Its turn has come, at the log's pace; if not, it is asked again in time. */
+static bool is_its_turn(struct log *log, const struct log_item *item, enum log_class class)
+{
+    uint32_t gathered = batch_blocks(log->gather, 0, 0);
+    uint32_t blocks = batch_blocks(log->gather, item->header_bytes, item->data_blocks);
+    uint64_t ask_ns;
+
+    if (log->gather->record_count == 0)
+        gathered = 0; /* it pays for the header */
+    if (class != LOG_NORMAL || !log->pace || blocks == gathered)
+        return true;
+    ask_ns = log->pace(log->pace_arg, room_limit(log, class) - log_used_blocks(log) - gathered,
+                       blocks - gathered);
+    if (ask_ns > 0)
+        io_timer_arm(log->io, &log->pace_timer, ask_ns);
+    return ask_ns == 0;
+}
+
 /* Gives the item its place in the batch that gathers. False: not now. */
 static bool item_place(struct log *log, struct log_item *item, enum log_class class)
 {
@@ -258,7 +285,8 @@ static bool item_place(struct log *log, struct log_item *item, enum log_class cl
 
     if (item->result == 0) {
         if (!batch_accepts(log, item) ||
-            !has_room(log, batch_blocks(gather, item->header_bytes, item->data_blocks), class))
+            !has_room(log, batch_blocks(gather, item->header_bytes, item->data_blocks), class) ||
+            !is_its_turn(log, item, class))
             return false;
         if (!item->ops->encode(item, gather->header + gather->header_bytes))
             item->result = -ECANCELED;
@@ -283,18 +311,27 @@ static void commit_soon(struct log *log)
         io_defer(log->io, &log->commit_task);
 }
 
+static void note_turn(struct log *log, const struct log_item *item)
+{
+    log_waiting_went(&log->waiting, item);
+    if (log->wait_ns && item->result == 0)
+        histogram_add(log->wait_ns, io_now_ns(log->io) - item->waits_since_ns);
+}
+
 static void admit_waiting(struct log *log, enum log_class class)
 {
-    while (!list_empty(&log->waiting[class])) {
-        struct log_item *item = list_first(&log->waiting[class], struct log_item, node);
+    struct log_item *item;
 
+    while ((item = log_waiting_first(&log->waiting, class)) != NULL) {
         if (class == LOG_NORMAL && log->held && item->result == 0)
             return;
         list_remove(&item->node);
         if (!item_place(log, item, class)) {
-            list_push_front(&log->waiting[class], &item->node);
+            list_push_front(&log->waiting.items[class], &item->node);
             return;
         }
+        if (class == LOG_NORMAL)
+            note_turn(log, item);
         commit_soon(log);
     }
 }
@@ -302,14 +339,19 @@ static void admit_waiting(struct log *log, enum log_class class)
 static void admit(struct log *log)
 {
     admit_waiting(log, LOG_RESERVED);
-    if (list_empty(&log->waiting[LOG_RESERVED]))
+    if (log_waiting_empty(&log->waiting, LOG_RESERVED))
         admit_waiting(log, LOG_NORMAL);
+}
+
+static void pace_came(void *arg)
+{
+    admit(arg);
 }
 
 static bool must_wait(const struct log *log, enum log_class class)
 {
-    return !list_empty(&log->waiting[LOG_RESERVED]) ||
-           (class == LOG_NORMAL && (log->held || !list_empty(&log->waiting[LOG_NORMAL])));
+    return !log_waiting_empty(&log->waiting, LOG_RESERVED) ||
+           (class == LOG_NORMAL && (log->held || !log_waiting_empty(&log->waiting, LOG_NORMAL)));
 }
 
 static void item_queue(struct log *log, struct log_item *item, enum log_class class)
@@ -318,10 +360,11 @@ static void item_queue(struct log *log, struct log_item *item, enum log_class cl
         item->result = log->error;
     if (must_wait(log, class) || !item_place(log, item, class)) {
         SOMETIMES_IF(!has_room(log, 1, class), "log: full, appends wait");
-        list_push_back(&log->waiting[class], &item->node);
+        item->waits_since_ns = io_now_ns(log->io);
+        log_waiting_push(&log->waiting, item, class);
+        admit(log); /* its flow's turn may be before all that wait; and what was turned away goes by
+                     */
     }
-    if (log->held)
-        admit(log); /* what was turned away goes by, if nothing waits before it */
     commit_soon(log);
 }
 
@@ -344,7 +387,7 @@ void log_reject(struct log *log, struct log_item *item, int result)
 static void reject_class(struct log *log, enum log_class class, log_match_fn *match, void *arg,
                          int result)
 {
-    list_for_each_safe (node, &log->waiting[class]) {
+    list_for_each_safe (node, &log->waiting.items[class]) {
         struct log_item *item = list_entry(node, struct log_item, node);
 
         if (!match(arg, item))
@@ -352,6 +395,8 @@ static void reject_class(struct log *log, enum log_class class, log_match_fn *ma
         if (item->result == 0)
             item->result = result;
         list_remove(&item->node);
+        if (class == LOG_NORMAL)
+            log_waiting_gave_up(item);
         list_push_back(&log->gather->items, &item->node);
         commit_soon(log);
     }
@@ -365,7 +410,7 @@ void log_reject_waiting(struct log *log, log_match_fn *match, void *arg, int res
 
 bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg)
 {
-    list_for_each (node, &log->waiting[LOG_NORMAL]) {
+    list_for_each (node, &log->waiting.items[LOG_NORMAL]) {
         if (match(arg, list_entry(node, struct log_item, node)))
             return true;
     }
@@ -474,7 +519,8 @@ static void items_done(struct log *log, struct list *items, uint64_t batch_posit
 bool log_idle(const struct log *log)
 {
     return !log->flight && list_empty(&log->gather->items) && !log->close_batch &&
-           list_empty(&log->waiting[LOG_NORMAL]) && list_empty(&log->waiting[LOG_RESERVED]);
+           log_waiting_empty(&log->waiting, LOG_NORMAL) &&
+           log_waiting_empty(&log->waiting, LOG_RESERVED);
 }
 
 static void wake_drainer(struct log *log)
@@ -572,12 +618,9 @@ void log_fail(struct log *log, int error)
         return;
     log->error = error;
     log->close_batch = false;
-    fail_list(&log->gather->items, error);
-    fail_list(&log->waiting[LOG_RESERVED], error);
-    fail_list(&log->waiting[LOG_NORMAL], error);
     batch_reset(log->gather);
-    list_splice(&log->waiting[LOG_RESERVED], &log->gather->items);
-    list_splice(&log->waiting[LOG_NORMAL], &log->gather->items);
+    log_waiting_drain(&log->waiting, &log->gather->items);
+    fail_list(&log->gather->items, error);
     if (!list_empty(&log->gather->items))
         commit_soon(log);
     if (log->on_error)
@@ -609,8 +652,7 @@ bool log_quiet(const struct log *log)
 void log_hand_over(struct log *from, struct log *to)
 {
     assert(log_quiet(from));
-    for (unsigned class = 0; class < ARRAY_SIZE(from->waiting); class ++)
-        list_splice(&from->waiting[class], &to->waiting[class]);
+    log_waiting_hand_over(&from->waiting, &to->waiting);
     admit(to);
 }
 
@@ -728,8 +770,8 @@ int log_new(const struct log_region *region, const struct log_start *start, stru
     log->gather_blocks_max = MIN(GATHER_BLOCKS_MAX, log->ring_blocks / 16);
     log->reserve_blocks = log->ring_blocks / RESERVE_FRACTION;
     log_set_start(log, start);
-    list_init(&log->waiting[LOG_NORMAL]);
-    list_init(&log->waiting[LOG_RESERVED]);
+    log_waiting_init(&log->waiting);
+    io_timer_init(&log->pace_timer, pace_came, log);
     io_task_init(&log->commit_task, log_commit, log);
     log->write_op.done = write_done;
     log->gather = &log->batches[0];
@@ -745,6 +787,7 @@ void log_free(struct log *log)
     if (!log)
         return;
     io_task_cancel(&log->commit_task);
+    io_timer_disarm(log->io, &log->pace_timer);
     for (size_t i = 0; i < ARRAY_SIZE(log->batches); i++)
         free(log->batches[i].header);
     free(log->lengths);

@@ -3,9 +3,11 @@
  * has the bytes, log_replay.h reads them after a start. Space before the tail is free; who moves
  * the tail (the checkpoint) says that nothing before it is needed.
  *
- * Nothing here refuses for lack of room: an item waits until the tail moves. An eighth of the ring
- * is kept for LOG_RESERVED items, which is what moves the tail, fences a writer or lets a takeover
- * end. Items of one class keep their order; a LOG_NORMAL one never passes a LOG_RESERVED one.
+ * Nothing here refuses for lack of room: an item waits until the tail moves, or until its turn at
+ * the pace that log_set_pace() gives. An eighth of the ring is kept for LOG_RESERVED items, which
+ * is what moves the tail, fences a writer or lets a takeover end; nothing paces them. They keep
+ * their order, as LOG_NORMAL items of one flow do; of flows that wait each gets the same share
+ * (log_waiting.h). A LOG_NORMAL item never passes a LOG_RESERVED one.
  *
  * One reactor, nothing suspends but where said. */
 #ifndef S2D_CACHE_TIER_LOG_H
@@ -57,9 +59,15 @@ struct log_item_ops {
     void (*done)(struct log_item *item, int result);
 };
 
+/* Those who share the log: its items keep their order. Zeroed at first; outlives them. */
+struct log_flow {
+    uint64_t next_turn; /* private */
+};
+
 /* One record on its way: the caller's memory, with its data, from log_append() to done(). */
 struct log_item {
     const struct log_item_ops *ops;
+    struct log_flow *flow; /* of a LOG_NORMAL item; NULL: nobody's */
     const void *data;
     uint32_t data_blocks;
     uint32_t header_bytes; /* multiple of 8 */
@@ -69,6 +77,7 @@ struct log_item {
     uint32_t header_offset; /* of the record, from the batch's start */
     /* private */
     int result;
+    uint64_t turn, waits_since_ns;
     struct list node;
 };
 
@@ -76,7 +85,7 @@ struct log_item {
     (LOG_HEADER_BLOCKS_MAX * BLOCK_SIZE - sizeof(struct log_batch_header))
 
 void log_append(struct log *log, struct log_item *item, enum log_class class);
-/* Completes item with result, which is not 0, in the order of the log. */
+/* Completes item with result, which is not 0, in the order of its flow. */
 void log_reject(struct log *log, struct log_item *item, int result);
 /* Rejects every waiting item that match() names. */
 typedef bool log_match_fn(void *arg, const struct log_item *item);
@@ -89,6 +98,12 @@ bool log_quiet(const struct log *log);
 void log_hand_over(struct log *from, struct log *to);
 /* Whether match() names a waiting LOG_NORMAL item. */
 bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg);
+
+/* Asked for each LOG_NORMAL item for which there is room, with the blocks it takes: 0, it goes now;
+ * or the time at which to ask again. room: blocks until the log is full, these included. fn NULL:
+ * they go as they come. */
+typedef uint64_t log_pace_fn(void *arg, uint64_t room, uint32_t blocks);
+void log_set_pace(struct log *log, log_pace_fn *fn, void *arg);
 
 /* ---- life ---- */
 
@@ -162,8 +177,9 @@ must_check int co_log_move_tail(struct log *log, const struct log_cut *cut);
 struct log_figures {
     uint64_t batches, items, blocks;
 };
-/* How long batches take from leaving to being durable goes here from now on; NULL: nowhere. */
-void log_set_latency(struct log *log, struct histogram *latency_ns);
+/* How long batches take from leaving to being durable, and how long each LOG_NORMAL item waited
+ * that had to, goes here from now on; NULL: nowhere. */
+void log_set_latency(struct log *log, struct histogram *latency_ns, struct histogram *wait_ns);
 struct log_figures log_figures(const struct log *log);
 
 /* Anchors, for log_replay.h too. */

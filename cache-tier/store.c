@@ -288,6 +288,8 @@ void store_watch_log(struct store *store)
 {
     log_set_error_handler(store->log, log_failed, store);
     log_set_progress_handler(store->log, log_progressed, store);
+    log_set_pace(store->log, checkpoint_pace, store);
+    log_set_latency(store->log, &store->counters.log_write_ns, &store->counters.log_wait_ns);
     store_note_open(store);
 }
 

@@ -175,6 +175,7 @@ void store_append(struct store *store, struct store_append *append)
     append->stream = stream_find(&store->streams, record->vdisk);
     append->item.ops = &append_ops;
     append->item.data = append->data;
+    append->item.flow = append->stream ? &append->stream->flow : NULL;
     r = append_check(store, append);
     if (r < 0) {
         append->item.data_blocks = 0;

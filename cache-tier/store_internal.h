@@ -19,6 +19,7 @@
 #include "cache-tier/rotten.h"
 #include "cache-tier/store.h"
 #include "cache-tier/stream.h"
+#include "cache-tier/throttle.h"
 #include "pool/disk.h"
 #include "pool/extent_table.h"
 #include "s2d/base/co.h"
@@ -39,7 +40,7 @@ struct store_counters {
     struct counter read_blocks, destaged_blocks, checkpoints;
     struct counter log_read_blocks, cache_read_blocks, place_read_blocks;
     struct counter verify_errors, healed_blocks;
-    struct histogram log_write_ns;
+    struct histogram log_write_ns, log_wait_ns;
 };
 
 /* How old is what lies at the log's tail? What lies from `position` on was written at at_ns or
@@ -83,6 +84,7 @@ struct store {
     struct list copies;  /* struct pending, in no stream */
     bool passing_copies; /* replay is before `copies_done` */
     struct checkpoint_state checkpoint;
+    struct throttle throttle; /* of the log's intake; what checkpoints take is told it */
     /* Who puts something into the log outside of appends and checkpoints holds the gate; the log
      * moves over when nobody does. */
     struct co_cond gate;
@@ -233,5 +235,7 @@ must_check int co_store_replay(struct store *store);
 must_check int checkpoint_start(struct store *store);
 void co_checkpoint_stop(struct store *store); /* NULL parts are fine */
 void checkpoint_poke(struct store *store);    /* something changed that it may wait for */
+/* The log's pace: log_pace_fn, of a store. */
+uint64_t checkpoint_pace(void *arg, uint64_t room, uint32_t blocks);
 
 #endif

@@ -153,7 +153,6 @@ static int co_switch(struct store *store, const struct log_region *region,
     store->overlay = take_ptr(overlay);
     store->log_region = *region;
     store_watch_log(store);
-    log_set_latency(store->log, &store->counters.log_write_ns);
     log_hand_over(old, store->log);
     return 0;
 }

@@ -200,7 +200,6 @@ int store_metrics_add(struct store *store)
     char labels[128];
     int r;
 
-    log_set_latency(store->log, &store->counters.log_write_ns);
     snprintf(labels, sizeof(labels), "disk=\"%s\"", store->name);
     for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
         r = metrics_add_counter(store->metrics, table[i].name, table[i].help, labels,
@@ -211,6 +210,10 @@ int store_metrics_add(struct store *store)
     r = metrics_add_histogram(store->metrics, "s2d_store_log_write_latency_ns",
                               "from a batch's leaving to its being durable", labels,
                               &store->counters.log_write_ns);
+    if (r == 0)
+        r = metrics_add_histogram(store->metrics, "s2d_store_log_wait_latency_ns",
+                                  "records that a filling log held back, how long", labels,
+                                  &store->counters.log_wait_ns);
     return r < 0 ? r : add_gauges(store, labels);
 }
 
@@ -219,5 +222,6 @@ void store_metrics_remove(struct store *store)
     for (size_t i = 0; i < ARRAY_SIZE(table); i++)
         metrics_remove(store->metrics, counter_at(store, i));
     metrics_remove(store->metrics, &store->counters.log_write_ns);
+    metrics_remove(store->metrics, &store->counters.log_wait_ns);
     metrics_remove(store->metrics, store);
 }

@@ -8,6 +8,7 @@
 
 #include <uthash.h>
 
+#include "cache-tier/log.h"
 #include "cache-tier/recent.h"
 
 struct stream {
@@ -24,6 +25,7 @@ struct stream {
     struct list pending; /* struct pending, by position */
     uint64_t pending_count;
     struct recent recent; /* committed, as far as known here */
+    struct log_flow flow; /* its records' share of a log that holds them back */
     UT_hash_handle hh;
 };
 

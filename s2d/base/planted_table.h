@@ -86,6 +86,9 @@
     X(REBIND_BEFORE_DESTAGE, "move", "a log moves over before what it holds is in place")       \
     X(REBIND_OLD_LOG_BELIEVED, "move", "a log begins again under the name of its former life")  \
     X(REBIND_STREAMS_FORGOTTEN, "move", "the new log is not told of fences and watermarks")     \
+    /* a log that fills up */                                                                     \
+    X(THROTTLE_OFF, "destage", "a log takes writes at full speed until it is full")             \
+    X(THROTTLE_UNFAIR, "log", "writes wait in one queue, whosever they are")                    \
     /* leases and the database */                                                                  \
     X(LEASE_FROM_ANSWER, "lease", "a lease counts from its answer, not from the sending")        \
     X(LEASE_OLD_DATABASE, "lease", "a new lease is used before the database has caught up [OLDLEASE]") \

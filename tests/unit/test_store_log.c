@@ -281,6 +281,79 @@ static void a_full_log_keeps_room_for_those_who_make_room(void **state)
     with_disk(room_main, NULL);
 }
 
+/* ---- a pace ---- */
+
+struct slow { /* one item in ten milliseconds */
+    struct io *io;
+    uint64_t next_ns, room;
+};
+
+static uint64_t slow_pace(void *arg, uint64_t room, uint32_t blocks)
+{
+    struct slow *slow = arg;
+
+    assert_in_range(blocks, 1, 2); /* with the header, if it opens a batch */
+    slow->room = room;
+    if (io_now_ns(slow->io) < slow->next_ns)
+        return slow->next_ns;
+    slow->next_ns = io_now_ns(slow->io) + 10 * MS;
+    return 0;
+}
+
+/* One vdisk has a hundred writes waiting, another has one at a time: it gets every second turn. And
+ * nothing holds back what makes room. */
+static void pace_main(struct io *io, void *arg)
+{
+    struct disk *disk = co_open_disk(io);
+    struct item *many = calloc(100, sizeof(*many)), one, reserved;
+    struct log_flow flows[2] = {{0}, {0}};
+    struct slow slow = {.io = io};
+    struct seen seen;
+    struct log_found found;
+    struct log *log = co_open_log(disk, &seen, &found);
+    uint64_t start_ns;
+
+    (void)arg;
+    log_set_pace(log, slow_pace, &slow);
+    for (uint32_t i = 0; i < 100; i++) {
+        item_init(&many[i], i);
+        many[i].item.flow = &flows[0];
+        log_append(log, &many[i].item, LOG_NORMAL);
+    }
+    assert_int_equal(co_sleep_ns(95 * MS), 0);
+    for (uint32_t i = 0; i < 10; i++) {
+        start_ns = io_now_ns(io);
+        item_init(&one, 200 + i);
+        one.item.flow = &flows[1];
+        log_append(log, &one.item, LOG_NORMAL);
+        while (!one.done)
+            assert_int_equal(co_sleep_ns(MS), 0);
+        assert_in_range(io_now_ns(io) - start_ns, 0, 25 * MS);
+        free(one.data);
+    }
+    item_init(&reserved, 300);
+    log_append(log, &reserved.item, LOG_RESERVED);
+    assert_int_equal(co_sleep_ns(5 * MS), 0);
+    assert_true(reserved.done);
+    co_log_drain(log);
+    for (uint32_t i = 0; i < 100; i++) {
+        assert_int_equal(many[i].result, 0);
+        assert_true(i == 0 || many[i].order > many[i - 1].order);
+        free(many[i].data);
+    }
+    assert_in_range(slow.room, 1, log_ring_blocks(log) - log_ring_blocks(log) / 8);
+    log_free(log);
+    free(reserved.data);
+    free(many);
+    disk_close(disk);
+}
+
+static void a_pace_is_shared_out_fairly(void **state)
+{
+    (void)state;
+    with_disk(pace_main, NULL);
+}
+
 /* ---- ends and holes ---- */
 
 #define BATCHES 12
@@ -378,6 +451,7 @@ int main(void)
         cmocka_unit_test(what_comes_meanwhile_is_gathered),
         cmocka_unit_test(refusals_keep_their_place_in_the_order),
         cmocka_unit_test(a_full_log_keeps_room_for_those_who_make_room),
+        cmocka_unit_test(a_pace_is_shared_out_fairly),
         cmocka_unit_test(a_torn_tail_is_told_from_a_hole),
         cmocka_unit_test(an_earlier_life_does_not_continue),
     };

@@ -241,8 +241,9 @@ static double percent(double part, double whole)
     return whole > 0 ? part / whole * 100 : 0;
 }
 
-/* Write-back log and read cache of a disk; label NULL: of all disks of a node. Hits are blocks that
- * were read from there in the time measured, of all that were read from anywhere. */
+/* Write-back log and read cache of a disk; label NULL: of all disks of a node. Held are records
+ * that a filling log made wait, and how long on average. Hits are blocks that were read from there
+ * in the time measured, of all that were read from anywhere. */
 static json_t *measure_cache(const struct perf *perf, const char *name, size_t node,
                              const char *label, double oldest_s)
 {
@@ -250,8 +251,10 @@ static json_t *measure_cache(const struct perf *perf, const char *name, size_t n
     double from_cache = rate(perf, node, node + 1, "s2d_store_cache_read_blocks_total", label);
     double from_place = rate(perf, node, node + 1, "s2d_store_place_read_blocks_total", label);
     double reads = from_log + from_cache + from_place;
+    double held = rate(perf, node, node + 1, "s2d_store_log_wait_latency_ns_count", label);
+    double held_ns = rate(perf, node, node + 1, "s2d_store_log_wait_latency_ns_sum", label);
     json_t *row = json_pack(
-        "{s:s,s:I,s:f,s:f,s:f,s:f,s:f,s:I,s:I}", "name", name, "dirty_bytes",
+        "{s:s,s:I,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:I}", "name", name, "dirty_bytes",
         (json_int_t)now_of(perf, node, "s2d_store_dirty_bytes", label), "oldest_dirty_s", oldest_s,
         "log_fill_percent",
         percent(now_of(perf, node, "s2d_store_log_used_bytes", label),
@@ -259,8 +262,9 @@ static json_t *measure_cache(const struct perf *perf, const char *name, size_t n
         "destage_mib_per_s",
         rate(perf, node, node + 1, "s2d_store_destaged_blocks_total", label) * BLOCK_SIZE /
             (double)MIB,
-        "log_hit_percent", percent(from_log, reads), "read_cache_hit_percent",
-        percent(from_cache, reads), "read_cache_used_bytes",
+        "held_per_s", held, "held_ms", held > 0 ? held_ns / held / 1e6 : 0, "log_hit_percent",
+        percent(from_log, reads), "read_cache_hit_percent", percent(from_cache, reads),
+        "read_cache_used_bytes",
         (json_int_t)now_of(perf, node, "s2d_store_read_cache_used_bytes", label),
         "read_cache_bytes", (json_int_t)now_of(perf, node, "s2d_store_read_cache_bytes", label));
 
@@ -317,6 +321,8 @@ static const struct column cache_columns[] = {
     {"OLDEST S", "oldest_dirty_s", COLUMN_NUMBER},
     {"LOG FILL %", "log_fill_percent", COLUMN_NUMBER},
     {"DESTAGE MIB/S", "destage_mib_per_s", COLUMN_NUMBER},
+    {"HELD/S", "held_per_s", COLUMN_NUMBER},
+    {"MS", "held_ms", COLUMN_NUMBER},
     {"LOG HITS %", "log_hit_percent", COLUMN_NUMBER},
     {"READ CACHE HITS %", "read_cache_hit_percent", COLUMN_NUMBER},
     {"FILLED", "read_cache_used_bytes", COLUMN_SIZE},
