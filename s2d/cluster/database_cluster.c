@@ -311,6 +311,36 @@ static void pool_create(struct command *command)
                        (unsigned long long)(extent_bytes / MIB));
 }
 
+#define READ_CACHE_BYTES_MIN (16 * MIB)
+
+static const char *read_cache_message(bool limited, uint64_t bytes)
+{
+    if (!limited)
+        return "read caches take what cache disks have from now on";
+    return bytes == 0 ? "hard disks have no read cache from now on"
+                      : "the read cache of a hard disk is limited from now on";
+}
+
+/* {read_cache_limited, read_cache_bytes} */
+static void pool_set(struct command *command)
+{
+    struct cluster_record *cluster = database_find_mutable(command->database, TABLE_CLUSTER, 1);
+    bool limited = command_bool_or(command, "read_cache_limited", false);
+    uint64_t bytes = limited ? command_u64(command, "read_cache_bytes") : 0;
+
+    if (!cluster->extent_bytes)
+        command_refuse(command, -ENOENT, "there is no pool yet: 's2d pool create'");
+    if (bytes != 0 && bytes < READ_CACHE_BYTES_MIN)
+        command_refuse(command, -EINVAL, "a read cache has at least 16 MiB, or is none (0)");
+    if (command_refused(command))
+        return;
+    cluster->read_cache_limited = limited;
+    cluster->read_cache_bytes = bytes;
+    database_put(command->database, TABLE_CLUSTER, cluster);
+    database_add_event(command, SEVERITY_INFORMATION, "pool.set", cluster->name, "%s",
+                       read_cache_message(limited, bytes));
+}
+
 /* {node, name, path, uuid, role, media, size_bytes}: a place in the database, before the disk is
  * written to. Claiming the same disk (uuid) again returns the same id. */
 static void disk_claim(struct command *command)
@@ -469,19 +499,12 @@ static void disk_unclaim(struct command *command)
 }
 
 const struct verb cluster_verbs[] = {
-    {"cluster.create", cluster_create},
-    {"cluster.set", cluster_set},
-    {"token.create", token_create},
-    {"node.join", node_join},
-    {"node.started", node_started},
-    {"node.down", node_down},
-    {"node.set_state", node_set_state},
-    {"node.evict", node_evict},
-    {"pool.create", pool_create},
-    {"disk.claim", disk_claim},
-    {"disk.ready", disk_ready},
-    {"disk.failed", disk_failed},
-    {"disk.retire", disk_retire},
-    {"disk.unclaim", disk_unclaim},
-    {NULL, NULL},
+    {"cluster.create", cluster_create}, {"cluster.set", cluster_set},
+    {"token.create", token_create},     {"node.join", node_join},
+    {"node.started", node_started},     {"node.down", node_down},
+    {"node.set_state", node_set_state}, {"node.evict", node_evict},
+    {"pool.create", pool_create},       {"pool.set", pool_set},
+    {"disk.claim", disk_claim},         {"disk.ready", disk_ready},
+    {"disk.failed", disk_failed},       {"disk.retire", disk_retire},
+    {"disk.unclaim", disk_unclaim},     {NULL, NULL},
 };

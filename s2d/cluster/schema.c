@@ -60,6 +60,8 @@ static const struct field cluster_fields[] = {
     U64(cluster_record, created_ns),
     U64(cluster_record, next_id),
     U64(cluster_record, extent_bytes),
+    BOOL(cluster_record, read_cache_limited),
+    U64(cluster_record, read_cache_bytes),
     U64(cluster_record, vm_restart_delay_ms),
     END,
 };

@@ -51,6 +51,9 @@ struct cluster_record { /* the only one: id 1 */
     uint64_t created_ns;
     uint64_t next_id;      /* of nodes, disks, vdisks, volumes, VMs, jobs, events */
     uint64_t extent_bytes; /* 0: there is no pool yet */
+    /* Of a hard disk's read cache on its cache disk: at most so much; not limited: what there is */
+    bool read_cache_limited;
+    uint64_t read_cache_bytes;
     uint64_t vm_restart_delay_ms;
 };
 

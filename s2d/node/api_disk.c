@@ -132,6 +132,19 @@ static void co_slow(void *arg, const struct api_request *request, struct api_res
 
 /* ---- the pool ---- */
 
+/* read_cache_bytes is there only if there is a limit. */
+static void set_read_cache(json_t *object, const struct cluster_record *cluster)
+{
+    const char *word = "all";
+
+    if (cluster->read_cache_limited)
+        word = cluster->read_cache_bytes > 0 ? "limited" : "none";
+    json_object_set_new(object, "read_cache", json_string(word));
+    if (cluster->read_cache_limited)
+        json_object_set_new(object, "read_cache_bytes",
+                            json_integer((json_int_t)cluster->read_cache_bytes));
+}
+
 static void answer_pool(struct api_context *context, struct api_response *response)
 {
     const struct database *database = node_database(context->node);
@@ -146,6 +159,8 @@ static void answer_pool(struct api_context *context, struct api_response *respon
                   (json_int_t)space.disks_ok);
 
     health_of_pool(database, &verdict);
+    if (object)
+        set_read_cache(object, database_cluster(database));
     if (object)
         api_set_health(object, &verdict);
     api_answer_json(response, object);
@@ -174,6 +189,23 @@ static void co_create_pool(void *arg, const struct api_request *request,
         answer_pool(arg, response);
 }
 
+/* Without read_cache_bytes there is no limit. */
+static void co_set_pool(void *arg, const struct api_request *request, struct api_response *response)
+{
+    static const char *const names[] = {"read_cache_bytes", NULL};
+    struct api_arguments arguments = api_arguments(request, response, names);
+    uint64_t bytes = api_u64_or(&arguments, "read_cache_bytes", UINT64_MAX);
+    bool limited = bytes != UINT64_MAX;
+
+    if (arguments.refused || !api_database(arg, response))
+        return;
+    if (co_api_propose(arg,
+                       json_pack("{s:s,s:b,s:I}", "verb", "pool.set", "read_cache_limited", limited,
+                                 "read_cache_bytes", (json_int_t)(limited ? bytes : 0)),
+                       response, NULL) == 0)
+        answer_pool(arg, response);
+}
+
 const struct api_route api_disk_routes[] = {
     {API_GET, "/v1/disks", co_list},
     {API_POST, "/v1/disks", co_claim},
@@ -183,5 +215,6 @@ const struct api_route api_disk_routes[] = {
     {API_POST, "/v1/development/slow-disk", co_slow},
     {API_GET, "/v1/pool", co_pool},
     {API_POST, "/v1/pool", co_create_pool},
+    {API_POST, "/v1/pool/settings", co_set_pool},
     {0, NULL, NULL},
 };

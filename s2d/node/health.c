@@ -93,6 +93,7 @@ const struct health_event health_events[] = {
      "Look at the node: is it on, is its network, is s2dd running?"},
     {"node.evicted", SEVERITY_WARNING, "A node was removed from the cluster.", ""},
     {"pool.created", SEVERITY_INFORMATION, "The pool was made.", ""},
+    {"pool.set", SEVERITY_INFORMATION, "A setting of the pool was changed.", ""},
     {"disk.failed", SEVERITY_ERROR,
      "A disk had an I/O error, or what is on it is damaged; its copies are stale from now on.",
      "Replace the disk, if it happens again."},

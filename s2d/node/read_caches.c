@@ -1,7 +1,7 @@
 /* Which part of a cache disk is read cache for which hard disk. The read cache region of a cache
- * disk is shared out in equal parts to the hard disks whose logs are there; when one comes or goes
- * the parts change, and those that changed begin empty. Flash gets none: a read of it costs no more
- * than one of the cache. */
+ * disk is shared out in equal parts to the hard disks whose logs are there, or as much of it as the
+ * pool's settings allow; when one comes or goes the parts change, and those that changed begin
+ * empty. Flash gets none: a read of it costs no more than one of the cache. */
 #include "cache-tier/read_cache.h"
 #include "s2d/node/disks_internal.h"
 
@@ -19,6 +19,14 @@ static const struct cache_region *read_region(const struct node_disk *cache)
         if (regions[i].kind == CACHE_REGION_READ)
             return &regions[i];
     return NULL;
+}
+
+/* The most that a disk may have, by the pool's settings. */
+static uint64_t limit_bytes(const struct node *node)
+{
+    const struct cluster_record *cluster = database_cluster(consensus_database(node->consensus));
+
+    return cluster && cluster->read_cache_limited ? cluster->read_cache_bytes : UINT64_MAX;
 }
 
 /* The part that the disk should have now; bytes 0: none. */
@@ -41,7 +49,8 @@ static struct read_cache_part part_of(const struct node_disk *disk)
     }
     if (!region || parts == 0)
         return part;
-    bytes = ALIGN_DOWN(region->bytes / parts, READ_CACHE_CHUNK_BYTES);
+    bytes = MIN(region->bytes / parts, limit_bytes(disk->owner_node));
+    bytes = ALIGN_DOWN(bytes, READ_CACHE_CHUNK_BYTES);
     if (bytes < READ_CACHE_CHUNKS_MIN * READ_CACHE_CHUNK_BYTES)
         return part;
     return (struct read_cache_part){cache, region->offset + mine * bytes, bytes};

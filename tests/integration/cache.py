@@ -1,21 +1,24 @@
 #!/usr/bin/env python3
-"""Cache disks on three real daemons: hard disks whose logs lie on a fast disk; under load the cache disk of one node fails, then that of
-another; writes go on, both heal by themselves, nothing acknowledged is lost; a new cache disk is claimed and takes the logs over, and is
-retired again; and all of it holds over a restart of every daemon."""
+"""Cache disks on three real daemons: hard disks whose logs lie on a fast disk; under load the cache disk of one node fails, and a new one is
+claimed and takes the logs over; then those of two nodes fail at once; each time writes go on, all heals by itself, and nothing acknowledged
+is lost; the last one is retired; and all of it holds over a restart of every daemon."""
 import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools/py")]
 
+from fault_clients import Fio  # noqa: E402
 from lab import Failed, Lab  # noqa: E402
 from nbd_client import Writer  # noqa: E402
 
 FILE = "v/file"
+FIO_FILE, FIO_MIB, FIO_SECONDS, FIO_RATE = "v/fio", 48, 20, 200
 WRITERS, BLOCKS = 3, 300
 CAPACITY = ("hdd0", "hdd1")
 
@@ -38,17 +41,26 @@ def await_logs(lab, node, wanted, seconds=20):
         time.sleep(0.2)
 
 
-def await_read_caches(lab, node, there, seconds=20):
-    """The hard disks of the node share the read cache of its cache disk evenly; there False: they have none."""
+def await_read_caches(lab, node, wanted, seconds=20):
+    """The hard disks of the node share the read cache of its cache disk evenly: so many bytes each, or whether they have any."""
     deadline = time.monotonic() + seconds
     while True:
         rows = lab.json("perf", "--seconds", "0.1")["caches"]
         sizes = [row["read_cache_bytes"] for row in rows if row["name"] in {f"node{node}:{name}" for name in CAPACITY}]
-        if len(sizes) == len(CAPACITY) and len(set(sizes)) == 1 and (sizes[0] > 0) == there:
+        if len(sizes) == len(CAPACITY) and len(set(sizes)) == 1 and type(wanted)(sizes[0]) == wanted:
             return
         if time.monotonic() > deadline:
             raise Failed(f"node {node}: read caches of {sizes} bytes")
         time.sleep(0.2)
+
+
+def set_read_caches(lab):
+    """The pool's setting counts at once, and is kept within bounds."""
+    for words, wanted in (("16M", 16 << 20), ("none", False), ("all", True)):
+        lab.s2d("pool", "set", "--read-cache", words)
+        await_read_caches(lab, 1, wanted)
+    if lab.s2d("pool", "set", "--read-cache", "1M", check=False).returncode == 0:
+        raise Failed("a read cache of 1 MiB was taken")
 
 
 def await_volume(lab, seconds=60):
@@ -78,12 +90,17 @@ def judge(writers, socket, when):
             raise Failed(f"{when}: acknowledged writes are lost or wrong:\n  " + "\n  ".join(wrong[:10]))
 
 
-def fail_cache(lab, writers, node):
-    """The node's cache disk fails under load: writes go on, its disks go on with logs of their own, all heals."""
-    lab.devcluster("fail-disk", node, "nvme0")
+def fail_caches(lab, writers, caches):
+    """These cache disks {node: name} fail under load: writes go on, their disks go on with logs of their own, all heals."""
+    failing = [threading.Thread(target=lab.devcluster, args=("fail-disk", node, name)) for node, name in caches.items()]
+    for one in failing:
+        one.start()
+    for one in failing:
+        one.join()
     await_writes(lab, writers, 300)
-    await_logs(lab, node, "own")
-    await_read_caches(lab, node, False)
+    for node in caches:
+        await_logs(lab, node, "own")
+        await_read_caches(lab, node, False)
     await_volume(lab)
 
 
@@ -92,16 +109,16 @@ def run(lab):
     for node in (1, 2, 3):
         await_logs(lab, node, "nvme0")
         await_read_caches(lab, node, True)
+    set_read_caches(lab)
     lab.s2d("volume", "create", "v", "--size", "256M", "--resiliency", "mirror3")
     lab.s2d("file", "create", FILE, "--size", "64M")
+    lab.s2d("file", "create", FIO_FILE, "--size", f"{FIO_MIB}M")
     socket = lab.node_dir(3) / "nbd.sock"
     writers = [Writer(socket, FILE, number, BLOCKS, 1) for number in range(WRITERS)]
     for writer in writers:
         writer.start()
     await_writes(lab, writers, 300)
-    for node in (1, 2):
-        fail_cache(lab, writers, node)
-
+    fail_caches(lab, writers, {1: "nvme0"})
     path = lab.node_dir(1) / "disks" / "nvme1"
     path.touch()
     subprocess.run(["truncate", "-s", "512M", path], check=True)
@@ -109,13 +126,20 @@ def run(lab):
     await_logs(lab, 1, "nvme1")
     await_read_caches(lab, 1, True)
     await_writes(lab, writers, 300)
+    await_volume(lab)
+    fio = Fio(lab, 3, FIO_FILE, FIO_MIB, FIO_SECONDS, FIO_RATE)
+    try:
+        fail_caches(lab, writers, {1: "nvme1", 2: "nvme0"})
+        fio.judge()
+    finally:
+        fio.stop()
     lab.s2d("disk", "retire", "node3:nvme0", "--yes")
     await_logs(lab, 3, "own")
     await_read_caches(lab, 3, False)
     await_writes(lab, writers, 300)
     for writer in writers:
         writer.finish()
-    judge(writers, socket, "after two cache disks failed")
+    judge(writers, socket, "after three cache disks failed")
 
     for node in (1, 2, 3):
         lab.devcluster("kill", node)
@@ -126,7 +150,7 @@ def run(lab):
         if on not in ("nvme0", "nvme1") and not disk.startswith("node3"):
             raise Failed(f"after a restart the log of {disk} is on {on}")
     judge(writers, socket, "after a restart of all")
-    print(f"{count(writers)} acknowledged writes, two cache disks failed under them, one came, one was retired")
+    print(f"{count(writers)} acknowledged writes, three cache disks failed under them, two of them at once; one came, one was retired")
 
 
 def main():

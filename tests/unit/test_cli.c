@@ -57,6 +57,7 @@ static void what_the_contract_lists_is_understood(void **state)
         "disk retire n1:sdb --yes",
         "disk replace n1:sdb /dev/sdc --wait --yes",
         "pool create --extent 16M",
+        "pool set --read-cache 4G",
         "pool status",
         "volume create v --size 1G --resiliency mirror3 --thin",
         "volume create v --size 1G --fixed",

@@ -546,6 +546,7 @@ static void a_stopped_vm_is_not_restarted(void **state)
  * ids. */
 static const char *const good_commands[] = {
     "{'verb':'cluster.set','vm_restart_delay_ms':3000,'time_ns':1}",
+    "{'verb':'pool.set','read_cache_limited':true,'read_cache_bytes':33554432,'time_ns':1}",
     "{'verb':'token.create','secret':"
     "'0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef',"
     "'expires_ns':9,'time_ns':2}",

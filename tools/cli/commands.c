@@ -51,7 +51,11 @@ const struct cli_command cli_commands[] = {
     {"pool", "create", "",
      FLAGS({"extent", CLI_SIZE, "SIZE", "unit of disk space, a power of two (256M)", false}), 0,
      NULL, "Makes the cluster's pool; 's2d disk claim' gives it disks.", run_pool_create},
-    {"pool", "status", "", NULL, 0, NULL, "Shows the pool's space.", run_pool_status},
+    {"pool", "set", "",
+     FLAGS({"read-cache", CLI_TEXT, "SIZE|all|none",
+            "of each hard disk, on its cache disk: at most SIZE, all there is, or none", true}),
+     0, NULL, "Changes the pool's settings, at once.", run_pool_set},
+    {"pool", "status", "", NULL, 0, NULL, "Shows the pool's space and settings.", run_pool_status},
     /* ---- volume ---- */
     {"volume", "create", "NAME",
      FLAGS({"size", CLI_SIZE, "SIZE", "of the volume", true},

@@ -25,7 +25,7 @@ cli_run run_node_list, run_node_show, run_node_drain, run_node_resume, run_node_
 /* verbs_storage.c */
 cli_run run_disk_list, run_disk_show, run_disk_claim, run_disk_retire, run_disk_replace,
     run_development_fail_disk, run_development_slow_disk;
-cli_run run_pool_create, run_pool_status;
+cli_run run_pool_create, run_pool_set, run_pool_status;
 cli_run run_volume_create, run_volume_list, run_volume_show, run_volume_resize, run_volume_move,
     run_volume_delete, run_volume_check, run_snapshot_create, run_snapshot_list,
     run_snapshot_delete, run_snapshot_restore;

@@ -166,12 +166,36 @@ int run_pool_create(struct cli *cli, const struct cli_arguments *arguments)
     return status != CLI_DONE ? status : cli_show_done(cli, json, "the pool is there");
 }
 
+int run_pool_set(struct cli *cli, const struct cli_arguments *arguments)
+{
+    const char *size = cli_text(arguments, "read-cache");
+    json_t *body = json_object(), *json;
+    uint64_t bytes = 0;
+    int status;
+
+    if (strcmp(size, "none") != 0 && strcmp(size, "all") != 0 && size_parse(size, &bytes) < 0) {
+        json_decref(body);
+        return cli_fail("--read-cache is a size, 'all' or 'none', not '%s'", size);
+    }
+    if (strcmp(size, "all") != 0)
+        json_object_set_new(body, "read_cache_bytes", json_integer((json_int_t)bytes));
+    status = cli_call(cli, "POST", cli_target("/v1/pool/settings"), body, &json);
+    return status != CLI_DONE ? status : cli_show_done(cli, json, "the pool is set");
+}
+
 static const struct column pool_fields[] = {
-    {"Health", "health", COLUMN_WORD},       {"Why", "reason", COLUMN_TEXT},
-    {"Size", "size_bytes", COLUMN_SIZE},     {"Used", "used_bytes", COLUMN_SIZE},
-    {"Free", "free_bytes", COLUMN_SIZE},     {"Promised to volumes", "promised_bytes", COLUMN_SIZE},
-    {"Extent", "extent_bytes", COLUMN_SIZE}, {"Disks", "disks", COLUMN_NUMBER},
-    {"Disks OK", "disks_ok", COLUMN_NUMBER}, {NULL, NULL, 0},
+    {"Health", "health", COLUMN_WORD},
+    {"Why", "reason", COLUMN_TEXT},
+    {"Size", "size_bytes", COLUMN_SIZE},
+    {"Used", "used_bytes", COLUMN_SIZE},
+    {"Free", "free_bytes", COLUMN_SIZE},
+    {"Promised to volumes", "promised_bytes", COLUMN_SIZE},
+    {"Extent", "extent_bytes", COLUMN_SIZE},
+    {"Disks", "disks", COLUMN_NUMBER},
+    {"Disks OK", "disks_ok", COLUMN_NUMBER},
+    {"Read cache", "read_cache", COLUMN_TEXT},
+    {"of a disk at most", "read_cache_bytes", COLUMN_SIZE},
+    {NULL, NULL, 0},
 };
 
 int run_pool_status(struct cli *cli, const struct cli_arguments *arguments)
