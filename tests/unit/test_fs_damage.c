@@ -52,30 +52,34 @@ static void co_populate(struct world *world)
     co_world_unmount(world);
 }
 
-/* How many files are whole. What can be read must be right. */
+/* Is this file all there? What can be read must be right. */
+static bool co_is_whole(struct world *world, unsigned number)
+{
+    struct fs_inode *inode;
+    uint8_t data[5000];
+    uint64_t length;
+    char path[64];
+    int r;
+
+    file_path(path, number);
+    r = co_open(world, path, &inode);
+    check(r == 0 || r == -EBADMSG);
+    if (r < 0)
+        return false;
+    r = co_fs_read(inode, data, 0, sizeof(data), &length);
+    check(r == 0 || r == -EBADMSG);
+    fs_inode_put(inode);
+    for (unsigned at = 0; r == 0 && at < length; at++)
+        check_int(data[at], pattern_byte(number + 1, at));
+    return r == 0 && length == sizeof(data);
+}
+
 static unsigned co_count_files(struct world *world)
 {
     unsigned whole = 0;
-    char path[64];
 
-    for (unsigned i = 0; i < FILES; i++) {
-        struct fs_inode *inode;
-        uint8_t data[5000];
-        uint64_t length;
-        int r;
-
-        file_path(path, i);
-        r = co_open(world, path, &inode);
-        check(r == 0 || r == -EBADMSG);
-        if (r < 0)
-            continue;
-        r = co_fs_read(inode, data, 0, sizeof(data), &length);
-        check(r == 0 || r == -EBADMSG);
-        fs_inode_put(inode);
-        for (unsigned at = 0; r == 0 && at < length; at++)
-            check_int(data[at], pattern_byte(i + 1, at));
-        whole += r == 0 && length == sizeof(data);
-    }
+    for (unsigned i = 0; i < FILES; i++)
+        whole += co_is_whole(world, i);
     return whole;
 }
 
@@ -163,6 +167,171 @@ static void each_block_costs_what_hangs_on_it(void **state)
     (void)state;
     world_run(VOLUME, 1, co_each_block);
     world_run(VOLUME, NO_RIGHT_COPY, co_each_block);
+}
+
+/* ---- exactly what hangs on it ---- */
+
+/* What a lookup of each file, and a read of it, goes through, found without the code under test. */
+struct map {
+    const struct fs_root *root;
+    uint64_t nodes[1024];
+    enum fs_tree_id trees[1024];
+    unsigned count;
+    uint64_t dirs[7], files[FILES]; /* inode numbers */
+};
+
+static const struct fs_root *newest_root(struct world *world)
+{
+    const struct fs_root *even = (const struct fs_root *)block_at(world, 4);
+    const struct fs_root *odd = (const struct fs_root *)block_at(world, 6);
+
+    return odd->header.generation > even->header.generation ? odd : even;
+}
+
+static void map_tree(struct world *world, struct map *map, enum fs_tree_id tree, uint64_t address)
+{
+    const struct fs_node *node = (const struct fs_node *)block_at(world, address);
+
+    check(map->count < ARRAY_SIZE(map->nodes));
+    map->nodes[map->count] = address;
+    map->trees[map->count++] = tree;
+    for (unsigned i = 0; node->level > 0 && i < node->count; i++) {
+        const struct fs_child *child =
+            (const struct fs_child *)((const char *)node + node->items[i].value_at);
+
+        map_tree(world, map, tree, child->address);
+    }
+}
+
+static uint64_t co_ino_of(struct world *world, const char *path)
+{
+    struct fs_inode *inode = co_must_open(world, path);
+    uint64_t ino = fs_inode_number(inode);
+
+    fs_inode_put(inode);
+    return ino;
+}
+
+static void co_map(struct world *world, struct map *map)
+{
+    char path[64];
+
+    for (unsigned i = 0; i < 7; i++) {
+        snprintf(path, sizeof(path), "dir-%u", i);
+        map->dirs[i] = co_ino_of(world, path);
+    }
+    for (unsigned i = 0; i < FILES; i++) {
+        file_path(path, i);
+        map->files[i] = co_ino_of(world, path);
+    }
+    co_world_unmount(world);
+    map->root = newest_root(world);
+    for (unsigned tree = 0; tree < FS_TREES_USED; tree++) {
+        if (map->root->trees[tree].address)
+            map_tree(world, map, tree, map->root->trees[tree].address);
+    }
+}
+
+/* The file or the directory with that inode number goes: what lies below it, too. */
+static void lose_inode(const struct map *map, uint64_t ino, bool lost[FILES])
+{
+    for (unsigned i = 0; i < FILES; i++)
+        lost[i] |= ino == FS_ROOT_INO || ino == map->dirs[i % 7] || ino == map->files[i];
+}
+
+/* What hangs on a node of the files tree. */
+static void lose_node(struct world *world, const struct map *map, uint64_t address,
+                      bool lost[FILES])
+{
+    const struct fs_node *node = (const struct fs_node *)block_at(world, address);
+
+    for (unsigned i = 0; i < node->count; i++) {
+        const struct fs_item *item = &node->items[i];
+        const void *value = (const char *)node + item->value_at;
+
+        if (node->level > 0)
+            lose_node(world, map, ((const struct fs_child *)value)->address, lost);
+        else if (item->kind == FS_KIND_NAME)
+            lose_inode(map, ((const struct fs_name_item *)value)->ino, lost);
+        else if (item->kind == FS_KIND_INODE || item->kind == FS_KIND_EXTENT)
+            lose_inode(map, item->object, lost);
+    }
+}
+
+static void co_find_lost(struct world *world, bool lost[FILES])
+{
+    for (unsigned i = 0; i < FILES; i++)
+        lost[i] = !co_is_whole(world, i);
+}
+
+/* Clones, a snapshot and a repeatable request, so that every tree has nodes. */
+static void co_populate_all_trees(struct world *world)
+{
+    struct fs_inode *from, *root;
+    char path[64], name[16];
+
+    co_populate(world);
+    co_world_mount(world);
+    check_int(co_mkdir(world, "clones"), 0);
+    check_int(co_fs_inode_get(world->fs, FS_ROOT_INO, 0, &root), 0);
+    for (unsigned i = 0; i < FILES; i += 3) {
+        struct fs_inode *dir = co_must_open(world, "clones");
+
+        file_path(path, i);
+        snprintf(name, sizeof(name), "clone-%u", i);
+        from = co_must_open(world, path);
+        check_int(co_fs_clone_file(
+                      from, dir, name,
+                      (struct fs_request){.session = 1 + i % 9, .slot = i % 5, .sequence = 1 + i},
+                      NULL),
+                  0);
+        fs_inode_put(from);
+        fs_inode_put(dir);
+    }
+    check_int(co_fs_snapshot_create(root, "before", FS_NO_REQUEST), 0);
+    fs_inode_put(root);
+}
+
+static void co_exactly(struct world *world)
+{
+    struct map *map = calloc(1, sizeof(*map));
+    char *saved = malloc(VOLUME);
+    unsigned some = 0, trees = 0;
+
+    check(map && saved);
+    co_populate_all_trees(world);
+    co_map(world, map);
+    memcpy(saved, world->ram.memory, VOLUME);
+    for (unsigned i = 0; i < map->count; i++) {
+        bool expected[FILES] = {0}, lost[FILES];
+        unsigned lost_count = 0;
+
+        world->which = map->nodes[i];
+        if (map->trees[i] == FS_TREE_FILES)
+            lose_node(world, map, map->nodes[i], expected);
+        trees |= 1u << map->trees[i];
+        flip(world, map->nodes[i], 64 + i * 7919 % (BLOCK_SIZE - 64));
+        check_int(co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs), 0);
+        co_find_lost(world, lost);
+        for (unsigned file = 0; file < FILES; file++) {
+            check_int(lost[file], expected[file]);
+            lost_count += lost[file];
+        }
+        some += lost_count > 0 && lost_count < FILES;
+        check(co_count_problems(world) > 0);
+        co_fs_abandon(take_ptr(world->fs));
+        memcpy(world->ram.memory, saved, VOLUME);
+    }
+    check_int(trees, (1u << FS_TREES_USED) - 1);
+    check(some > 20);
+    free(saved);
+    free(map);
+}
+
+static void a_node_costs_exactly_what_hangs_on_it(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_exactly);
 }
 
 static void co_copies(struct world *world)
@@ -312,6 +481,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_block_costs_what_hangs_on_it),
+        cmocka_unit_test(a_node_costs_exactly_what_hangs_on_it),
         cmocka_unit_test(copies_are_there_for_this),
         cmocka_unit_test(journal_hole_is_not_a_torn_tail),
         cmocka_unit_test(checker_finds_wrong_counts),
