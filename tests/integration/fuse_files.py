@@ -96,6 +96,21 @@ def _():
         assert os.stat(f"{reader}/shared").st_size == len(data)
 
 
+@check("an open directory that is removed, or replaced by another, still has attributes")
+def _():
+    for replace in (False, True):
+        for name in ("/old", "/new"):
+            os.mkdir(A + name)
+        fd = os.open(A + "/old", os.O_RDONLY | os.O_DIRECTORY)
+        if replace:
+            os.rename(B + "/new", B + "/old")
+        else:
+            os.rmdir(B + "/new")
+        os.rmdir(B + "/old")
+        assert os.fstat(fd).st_nlink == 0
+        os.close(fd)
+
+
 @check("an open file sees other nodes' writes at its next read")
 def _():
     write(f"{A}/live", b"a" * 8192)
