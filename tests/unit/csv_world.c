@@ -189,7 +189,7 @@ static bool may_answer(void *arg)
     return !((struct csv_world *)arg)->lease_lost;
 }
 
-static void co_setup(struct csv_world *world)
+static void co_format(struct csv_world *world)
 {
     struct fs_format_options format = {.label = "v"};
     struct csv_vdisk *disk = vdisk_new(world);
@@ -197,6 +197,24 @@ static void co_setup(struct csv_world *world)
 
     assert(r == 0);
     free(disk);
+}
+
+void co_csv_world_format(struct csv_world *world)
+{
+    int r;
+
+    co_csv_world_revoke(world, true);
+    r = madvise(world->bytes, world->size_bytes, MADV_DONTNEED);
+    assert(r == 0);
+    co_format(world);
+    co_csv_world_give(world, 1);
+}
+
+static void co_setup(struct csv_world *world)
+{
+    int r;
+
+    co_format(world);
     for (unsigned node = 1; node <= CSV_NODES; node++) {
         struct csv_options options = {
             .node = node,
@@ -238,17 +256,21 @@ static void report(void *arg, const char *line)
     fprintf(stderr, "check: %s\n", line);
 }
 
-static void co_teardown(struct csv_world *world)
+void co_csv_world_check(struct csv_world *world)
 {
     struct fs_check_result result;
     int r;
 
-    if (world->fs) {
-        r = co_fs_check(world->fs, report, NULL, &result);
-        assert(r == 0);
-        assert(result.problems == 0);
-        assert(csv_volume_count(world->volume[world->owner]).open_files == 0);
-    }
+    r = co_fs_check(world->fs, report, NULL, &result);
+    assert(r == 0);
+    assert(result.problems == 0);
+    assert(csv_volume_count(world->volume[world->owner]).open_files == 0);
+}
+
+static void co_teardown(struct csv_world *world)
+{
+    if (world->fs)
+        co_csv_world_check(world);
     for (unsigned node = 1; node <= CSV_NODES; node++)
         csv_volume_put(world->volume[node]);
     co_csv_world_revoke(world, false);
@@ -262,29 +284,47 @@ static void co_world_main(void *arg)
 {
     struct csv_world *world = arg;
 
-    co_setup(world);
     world->body(world);
-    co_teardown(world);
     io_stop(world->world->io);
 }
 
-void csv_world_run(void (*body)(struct csv_world *world))
+void csv_world_do(struct csv_world *world, void (*body)(struct csv_world *world))
 {
-    struct csv_world *world = calloc(1, sizeof(*world));
     int r;
 
-    assert(world);
     world->body = body;
+    r = co_spawn(world->world->io, "test", co_world_main, world);
+    assert(r == 0);
+    io_run(world->world->io);
+}
+
+struct csv_world *csv_world_new(void)
+{
+    struct csv_world *world = calloc(1, sizeof(*world));
+
+    assert(world);
     world->size_bytes = SIZE_BYTES;
     world->bytes = mmap(NULL, SIZE_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     assert(world->bytes != MAP_FAILED);
     world->world = world_new(ON_URING, 1);
     world_connect(world->world, CSV_NODES);
-    r = co_spawn(world->world->io, "test", co_world_main, world);
-    assert(r == 0);
-    io_run(world->world->io);
+    csv_world_do(world, co_setup);
+    return world;
+}
+
+void csv_world_free(struct csv_world *world)
+{
+    csv_world_do(world, co_teardown);
     world_free(world->world);
     munmap(world->bytes, SIZE_BYTES);
     free(world);
+}
+
+void csv_world_run(void (*body)(struct csv_world *world))
+{
+    struct csv_world *world = csv_world_new();
+
+    csv_world_do(world, body);
+    csv_world_free(world);
 }

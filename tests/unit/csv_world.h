@@ -42,6 +42,16 @@ struct csv_world {
  * and that nothing is left. */
 void csv_world_run(void (*body)(struct csv_world *world));
 
+/* The same in pieces. Freeing checks. */
+struct csv_world *csv_world_new(void);
+void csv_world_do(struct csv_world *world, void (*body)(struct csv_world *world));
+void csv_world_free(struct csv_world *world);
+
+/* Is the file system sound, and nothing open? */
+void co_csv_world_check(struct csv_world *world);
+/* An empty volume again, which node 1 owns. */
+void co_csv_world_format(struct csv_world *world);
+
 /* The volume is taken from its owner (abruptly: its disk answers no more), and given to another
  * (node 0: to nobody). */
 void co_csv_world_revoke(struct csv_world *world, bool abruptly);
