@@ -1,19 +1,29 @@
 /* What an NBD client may send: through the decoders, and through a whole server on a socket. The
  * first byte chooses how: bit 0: after a negotiation that went well, so that the input is requests;
- * bit 1: with structured replies; bit 2: and block status. */
+ * bit 1: with structured replies; bit 2: and block status; bit 3: exports are not RAM but the files
+ * of a volume (nbd_files), which is checked afterwards; bit 4: of a volume that another node owns.
+ */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "csv-export/nbd_files.h"
 #include "csv-export/nbd_protocol.h"
 #include "s2d/base/io.h"
+#include "tests/unit/csv_world.h"
 #include "tests/unit/nbd_ram.h"
 
+#define MODE_FILES 0x08
+#define MODE_REDIRECTED 0x10
+
 struct fuzz {
-    struct io *io;
+    struct io *io; /* that of the exports in RAM */
     struct nbd_ram ram;
+    struct csv_world *files;
     char address[64];
     const uint8_t *data;
     size_t size;
@@ -61,6 +71,17 @@ static void put(int fd, const void *bytes, size_t length)
     (void)!send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL); /* what does not fit is lost */
 }
 
+static void put_named(int fd, const uint8_t *message, size_t length, uint8_t mode)
+{
+    uint8_t copy[64];
+
+    assert(length <= sizeof(copy));
+    memcpy(copy, message, length);
+    if (mode & MODE_FILES) /* the export's name */
+        memcpy(memmem(copy, length, "disk", 4), "v/dk", 4);
+    put(fd, copy, length);
+}
+
 /* A client that has said all that it will ever say, and listens: if it left, the first answer that
  * could not be sent would end the connection, and nothing behind the negotiation were reached. */
 static int client_new(const struct fuzz *fuzz)
@@ -77,8 +98,8 @@ static int client_new(const struct fuzz *fuzz)
         if (mode & 2)
             put(fd, structured, sizeof(structured));
         if ((mode & 6) == 6)
-            put(fd, context, sizeof(context));
-        put(fd, go, sizeof(go));
+            put_named(fd, context, sizeof(context), mode);
+        put_named(fd, go, sizeof(go), mode);
     }
     put(fd, fuzz->data + 1, fuzz->size - 1);
     shutdown(fd, SHUT_WR);
@@ -93,14 +114,13 @@ static void drain(int fd)
         continue;
 }
 
-static void co_main(void *arg)
+static void co_serve(struct fuzz *fuzz, struct io *io, struct nbd_backend *backend)
 {
-    struct fuzz *fuzz = arg;
     struct nbd_server_options options = {.address = fuzz->address, .buffer_bytes = 16 * MIB};
     struct nbd_server *server;
     int fd;
 
-    if (co_nbd_server_open(fuzz->io, &fuzz->ram.backend, &options, &server) < 0)
+    if (co_nbd_server_open(io, backend, &options, &server) < 0)
         abort();
     fd = client_new(fuzz);
     for (unsigned turns = 0; turns < 3 || nbd_server_connections(server) > 0; turns++) {
@@ -110,27 +130,66 @@ static void co_main(void *arg)
     }
     close(fd);
     co_nbd_server_close(server);
+}
+
+static void co_serve_ram(void *arg)
+{
+    struct fuzz *fuzz = arg;
+
+    co_serve(fuzz, fuzz->io, &fuzz->ram.backend);
     io_stop(fuzz->io);
+}
+
+static struct fuzz fuzz;
+
+/* /dk, and /d/e to be listed. */
+static void co_make_files(struct csv_volume *volume)
+{
+    struct fs_new file = {.mode = S_IFREG | 0600}, dir = {.mode = S_IFDIR | 0700};
+    struct fs_attr attr;
+
+    if (co_csv_create(volume, FS_ROOT_INO, "dk", &file, &attr) < 0 ||
+        co_csv_truncate(volume, attr.ino, 4 * MIB, &attr) < 0 ||
+        co_csv_mkdir(volume, FS_ROOT_INO, "d", &dir, &attr) < 0 ||
+        co_csv_create(volume, attr.ino, "e", &file, &attr) < 0)
+        abort();
+}
+
+static void co_serve_files(struct csv_world *world)
+{
+    unsigned node = fuzz.data[0] & MODE_REDIRECTED ? 2 : 1;
+    struct nbd_files *files;
+
+    co_csv_world_format(world);
+    co_make_files(world->volume[1]);
+    if (nbd_files_new(world->csv[node], &files) < 0)
+        abort();
+    co_serve(&fuzz, world->world->nodes[node].io, nbd_files_backend(files));
+    nbd_files_free(files);
+    co_csv_world_check(world);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct fuzz fuzz;
-
     if (!fuzz.io) {
         nbd_ram_init(&fuzz.ram);
         nbd_ram_add(&fuzz.ram, "disk", 4 * MIB);
         snprintf(fuzz.address, sizeof(fuzz.address), "unix:/tmp/fuzz_nbd.%d", (int)getpid());
         if (io_uring_new(NULL, &fuzz.io) < 0)
             abort();
+        fuzz.files = csv_world_new();
     }
     decode(data, size);
     if (size == 0)
         return 0;
     fuzz.data = data;
     fuzz.size = size;
-    if (co_spawn(fuzz.io, "fuzz", co_main, &fuzz) < 0)
+    if (data[0] & MODE_FILES) {
+        csv_world_do(fuzz.files, co_serve_files);
+        return 0;
+    }
+    if (co_spawn(fuzz.io, "fuzz", co_serve_ram, &fuzz) < 0)
         abort();
     io_run(fuzz.io);
     return 0;
