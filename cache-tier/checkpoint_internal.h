@@ -27,7 +27,7 @@ struct checkpoint {
     struct destage *items; /* all of the region */
     size_t item_count, item_size;
     uint64_t blocks_placed; /* and pages, later */
-    uint8_t *window; /* WINDOW_BLOCKS */
+    uint8_t *window;        /* WINDOW_BLOCKS */
     struct transfer *transfers;
     struct iovec *iov;
     struct cached_page **pages; /* changed by this checkpoint, pinned; by number */

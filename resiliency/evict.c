@@ -7,9 +7,10 @@
  *   slow to confirm a record       after slow_ns
  *
  * It is proposed only where that helps: some slab must have another in-sync column that answers
- * (parity: as many as it has data columns). The last in-sync column is never marked stale anyway
- * (I3); its slab waits. A column that is being brought up is not counted: when it is slow, its feed
- * is broken and left alone for a while. */
+ * (parity: as many as it has data columns), and in time, if this one is merely slow: when all logs
+ * are full, all are slow alike, and writes would not go faster with fewer copies. The last in-sync
+ * column is never marked stale anyway (I3); its slab waits. A column that is being brought up is
+ * not counted: when it is slow, its feed is broken and left alone for a while. */
 #include "resiliency/mirror_private.h"
 
 #define WATCH_NS (50 * MS)
@@ -23,10 +24,20 @@ static struct feed_part *oldest_part(const struct feed *feed)
     return list_first(&feed->parts, struct feed_part, node);
 }
 
+static bool answers(const struct feed *feed, bool in_time, uint64_t now_ns)
+{
+    const struct feed_part *oldest = oldest_part(feed);
+
+    if (!feed->up || !in_time || !oldest)
+        return feed->up;
+    return now_ns - oldest->since_ns < feed->mirror->limits.slow_ns / 2;
+}
+
 /* Marking it stale lets some slab go on: there are as many other in-sync columns as its data needs
  * (one in a mirror), and they answer. */
-static bool eviction_helps(const struct feed *feed)
+static bool eviction_helps(const struct feed *feed, uint64_t now_ns)
 {
+    bool merely_slow = feed->up && !feed->failed;
     const struct mirror *mirror = feed->mirror;
     uint32_t width = mirror->config->width;
 
@@ -43,7 +54,7 @@ static bool eviction_helps(const struct feed *feed)
             if (columns[i].disk == feed->disk)
                 here = true;
             else
-                elsewhere += mirror_feed(mirror, slab, i)->up;
+                elsewhere += answers(mirror_feed(mirror, slab, i), merely_slow, now_ns);
         }
         if (here && elsewhere >= mirror->config->data_columns)
             return true;
@@ -115,8 +126,13 @@ static void propose_stale(struct mirror *mirror, uint64_t now_ns)
 
         if (count == EVICT_MAX || feed->in_sync_columns == 0 || !is_late(feed, now_ns))
             continue;
-        if (!may_propose(feed, now_ns) || !eviction_helps(feed))
+        if (!may_propose(feed, now_ns))
             continue;
+        if (!eviction_helps(feed, now_ns)) {
+            SOMETIMES_IF(feed->up && !feed->failed,
+                         "evict: a slow column stays, others are as slow");
+            continue;
+        }
         SOMETIMES_IF(feed->proposed_epoch == mirror->epoch,
                      "evict: a proposal that nothing answered is repeated");
         SOMETIMES_IF(feed->failed, "evict: a column whose disk failed");

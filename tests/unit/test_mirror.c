@@ -323,6 +323,29 @@ static void test_write_waits_for_every_column(void **state)
     world_run(THREE, write_waits_for_every_column);
 }
 
+static void alike(struct world *world)
+{
+    struct request request = {first_owner(world), 1, 'a', 0, false};
+
+    for (unsigned disk = 0; disk < 3; disk++)
+        fake_column_set_hang(&world->columns[disk], true);
+    request_start(world, &request);
+    assert_false(co_done_within(&request, 10 * SEC));
+    assert_int_equal(world->stale_proposals, 0);
+    fake_column_set_hang(&world->columns[0], false);
+    assert_true(co_done_within(&request, SEC)); /* now one answers, and the others are slow */
+    assert_int_equal(request.result, 0);
+    assert_false(world_in_sync(world, 2));
+    assert_false(world_in_sync(world, 3));
+}
+
+/* Logs that are full make all columns slow alike: with fewer copies writes would be no faster. */
+static void test_columns_that_are_slow_alike_stay(void **state)
+{
+    (void)state;
+    world_run(THREE, alike);
+}
+
 static void read_waits_for_the_write(struct world *world)
 {
     struct request write = {first_owner(world), 1, 'b', 0, false};
@@ -1290,6 +1313,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_stale_column_keeps_its_slab),
         cmocka_unit_test(test_full_pool_is_enospc),
         cmocka_unit_test(test_write_waits_for_every_column),
+        cmocka_unit_test(test_columns_that_are_slow_alike_stay),
         cmocka_unit_test(test_read_waits_for_the_write),
         cmocka_unit_test(test_read_ends_with_its_session),
         cmocka_unit_test(test_away_is_evicted_sooner),
