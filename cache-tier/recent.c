@@ -2,7 +2,7 @@
 
 struct recent_client {
     uint64_t session;
-    uint64_t used; /* recent->clock then */
+    struct log_position newest; /* of its pieces */
     uint32_t count;
     uint32_t next; /* the place of the next piece: of the first one, when all are taken */
     bool learned;  /* they are in no order yet */
@@ -26,19 +26,23 @@ static struct recent_client *client_find(const struct recent *recent, uint64_t s
     return NULL;
 }
 
-/* A free place, or that of the client that was not heard of for the longest time. */
-static struct recent_client *client_add(struct recent *recent, uint64_t session)
+/* A free place, or that of the client whose last change is the oldest. NULL: that of this piece is
+ * older still (others tell in any order), or no memory. */
+static struct recent_client *client_add(struct recent *recent, const struct recent_piece *piece)
 {
     struct recent_client **place = &recent->clients[0];
 
     for (size_t i = 0; i < RECENT_CLIENTS && *place; i++) {
-        if (!recent->clients[i] || recent->clients[i]->used < (*place)->used)
+        if (!recent->clients[i] ||
+            log_position_compare(recent->clients[i]->newest, (*place)->newest) < 0)
             place = &recent->clients[i];
     }
     if (!*place)
         *place = malloc(sizeof(**place));
+    else if (log_position_compare((*place)->newest, piece->position) > 0)
+        return NULL;
     if (*place)
-        **place = (struct recent_client){.session = session};
+        **place = (struct recent_client){.session = piece->client_session};
     return *place;
 }
 
@@ -48,9 +52,9 @@ static struct recent_client *client_for(struct recent *recent, const struct rece
 
     assert(piece->client_session != 0);
     if (!client)
-        client = client_add(recent, piece->client_session);
-    if (client)
-        client->used = ++recent->clock;
+        client = client_add(recent, piece);
+    if (client && log_position_compare(piece->position, client->newest) > 0)
+        client->newest = piece->position;
     return client;
 }
 

@@ -5,8 +5,8 @@
  *
  * Bounded. A client that lost its connection to the owner sends nothing new before its repeats are
  * on their way, so RECENT_PIECES need only cover what it has under way at once (csv_internal.h). A
- * client that is not among the last RECENT_CLIENTS, or a piece that is not among the last ones, is
- * forgotten; then a repeat runs again. Plain data, nothing suspends. */
+ * client that is not among the last RECENT_CLIENTS that changed something, or a piece that is not
+ * among the last ones, is forgotten; then a repeat runs again. Plain data, nothing suspends. */
 #ifndef S2D_CACHE_TIER_RECENT_H
 #define S2D_CACHE_TIER_RECENT_H
 
@@ -26,7 +26,6 @@ struct recent_client;
 
 struct recent {
     struct recent_client *clients[RECENT_CLIENTS];
-    uint64_t clock; /* for "the longest unused" */
 };
 
 void recent_done(struct recent *recent);
