@@ -138,7 +138,7 @@ static void apply_answer(struct feed *feed, uint64_t epoch)
     } else if (feed->proposed && epoch > feed->proposed_epoch) {
         SOMETIMES("mirror: a proposal 'in-sync' is void");
         feed->proposed = false; /* void */
-        feed->counted = feed->counted && feed->up && feed->catching;
+        feed->counted = feed->counted && feed->up && feed->catching && resync_may_join(feed);
     }
 }
 

@@ -293,6 +293,8 @@ void takeover_learn(struct mirror *mirror, const struct store_tail_record *recor
 /* Brings the stale columns of an open feed up to in-sync. Returns 0 when a configuration shows
  * them so, or the error that ended the attempt. */
 must_check int co_resync_run(struct feed *feed);
+/* The database would take the disk's columns for in-sync, as far as we know. */
+bool resync_may_join(const struct feed *feed);
 /* A proposal "in-sync" is out: makes it again until a configuration answers. */
 void co_resync_await_answer(struct feed *feed);
 /* The stale columns of the feed: fills refs (room for feed->stale_columns). */

@@ -431,6 +431,28 @@ static int co_resync_columns(struct resync *resync)
 
 /* ---- joining ---- */
 
+bool resync_may_join(const struct feed *feed)
+{
+    const struct mirror_options *options = &feed->mirror->options;
+
+    return !options->may_join || options->may_join(options->arg, feed->disk);
+}
+
+/* Nothing waits for the columns meanwhile; they go on getting what is written. */
+static int co_await_may_join(struct feed *feed)
+{
+    struct mirror *mirror = feed->mirror;
+
+    while (feed->up && !resync_may_join(feed)) {
+        SOMETIMES("resync: what has caught up may not join");
+        int r = co_mirror_wait(mirror, io_now_ns(mirror->io) + mirror->limits.propose_ns);
+
+        if (r < 0 && r != -ETIMEDOUT)
+            return r;
+    }
+    return feed->up ? 0 : -ENOTCONN;
+}
+
 void co_resync_await_answer(struct feed *feed)
 {
     struct mirror *mirror = feed->mirror;
@@ -457,8 +479,12 @@ static int co_join(struct feed *feed)
     struct mirror *mirror = feed->mirror;
     int r;
 
-    feed->counted = !PLANTED(JOIN_UNCOUNTED); /* from now on no write is committed without it */
     while (feed->up && feed->stale_columns > 0) {
+        r = co_await_may_join(feed);
+        if (r < 0)
+            return r;
+        /* From now on no write is committed without it; again, if the answer was no. */
+        feed->counted = !PLANTED(JOIN_UNCOUNTED);
         r = co_wait_for_feed(feed);
         if (r == 0)
             r = PLANTED(JOIN_NO_MARK) ? 0 : co_feed_tell(feed, true);

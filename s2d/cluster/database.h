@@ -42,6 +42,8 @@ static inline uint64_t slab_id(uint64_t vdisk, uint64_t number)
 }
 const struct disk_record *database_disk_of(const struct database *database, uint64_t node,
                                            const char *name);
+/* Columns there may be called in-sync: the disk has not failed, and its node is not down. */
+bool database_disk_may_join(const struct database *database, uint64_t disk);
 uint64_t database_used_extents(const struct database *database, uint64_t disk);
 bool database_extent_is_free(const struct database *database, uint64_t disk, uint64_t extent);
 /* The first free extent of a disk at or after `from`; -ENOSPC. */

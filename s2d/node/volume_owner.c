@@ -82,6 +82,13 @@ static void mirror_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, ui
                       "epoch", (json_int_t)epoch, "disk", (json_int_t)disk));
 }
 
+static bool mirror_may_join(void *arg, uint64_t disk)
+{
+    struct node_volume *volume = arg;
+
+    return database_disk_may_join(consensus_database(volume->owner_node->consensus), disk);
+}
+
 static void mirror_propose_release(void *arg, uint64_t vdisk, uint64_t epoch, uint32_t slab)
 {
     struct node_volume *volume = arg;
@@ -186,6 +193,7 @@ static int make_mirror(struct node_volume *volume)
         .lease_held = mirror_lease_held,
         .propose_stale = mirror_propose_stale,
         .propose_in_sync = mirror_propose_in_sync,
+        .may_join = mirror_may_join,
         .co_request_slabs = mirror_request_slabs,
         .propose_release = record && record->thin ? mirror_propose_release : NULL,
         .on_heal = mirror_on_heal,

@@ -505,7 +505,6 @@ static void in_sync_does_not_count_a_slab_that_came_later(void **state)
     assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.down", "node", third,
                                         "start_counter", 0)),
                      0);
-    assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[4]), -ESTALE); /* the node is down */
     assert_int_equal(
         add_slab(s, vdisk, 1, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){1, 1, 1}),
         0);
@@ -514,6 +513,38 @@ static void in_sync_does_not_count_a_slab_that_came_later(void **state)
                      0);
     assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[4]), -ESTALE);
     assert_int_equal(database_slab(s->database, vdisk, 1)->columns[2].state, COLUMN_RECORD_STALE);
+}
+
+/* I1: writes wait for a disk that was proposed in-sync until a new epoch answers. The answer is no
+ * while its node is down, but it is one. */
+static void in_sync_is_answered_also_by_no(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vdisk, epoch;
+    json_int_t third;
+
+    make_cluster(s, disks);
+    third =
+        (json_int_t)((const struct node_record *)database_at(s->database, TABLE_NODE, 2))->base.id;
+    vdisk = make_volume(s, "v", 1);
+    assert_int_equal(
+        add_slab(s, vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){0, 0, 0}),
+        0);
+    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[4]), 0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.down", "node", third,
+                                        "start_counter", 0)),
+                     0);
+    epoch = vdisk_of(s, vdisk)->epoch;
+    assert_false(database_disk_may_join(s->database, disks[4]));
+    assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[4]), 0);
+    assert_int_equal(vdisk_of(s, vdisk)->epoch, epoch + 1);
+    assert_int_equal(database_slab(s->database, vdisk, 0)->columns[2].state, COLUMN_RECORD_STALE);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.started", "node", third,
+                                        "start_counter", 1)),
+                     0);
+    assert_true(database_disk_may_join(s->database, disks[4]));
+    assert_int_equal(mark_in_sync(s, vdisk, epoch + 1, disks[4]), 0);
+    assert_int_equal(database_slab(s->database, vdisk, 0)->columns[2].state, COLUMN_RECORD_IN_SYNC);
 }
 
 /* A failover decided before the administrator stopped the VM does not start it again. */
@@ -897,6 +928,7 @@ int main(void)
         TEST(a_slab_is_added_once),
         TEST(a_slab_is_released_once),
         TEST(in_sync_does_not_count_a_slab_that_came_later),
+        TEST(in_sync_is_answered_also_by_no),
         TEST(a_stopped_vm_is_not_restarted),
         TEST(deep_json_is_refused),
         TEST(no_argument_ends_the_node),
