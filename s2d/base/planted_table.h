@@ -12,6 +12,7 @@
     X(TAKEOVER_WRITES_NOTHING, "mirror", "a takeover does not write again [NOAGAIN]")              \
     X(TAKEOVER_WRITES_OLDEST, "aimed", "a takeover writes the oldest record of a block again [AGAINOLDEST]") \
     X(TAKEOVER_OWN_LOG, "aimed", "a takeover looks at the local log alone [OWNLOG]")              \
+    X(AGAIN_SPARED_EARLY, "mirror", "what all in-sync columns but one have is not written again") \
     X(TAKEOVER_SERVES_EARLY, "mirror", "a slab serves before what was written again is committed [SERVEEARLY]") \
     X(MARK_EARLY, "aimed", "watermarks of a session flow before its takeover is done [MARKEARLY]") \
     X(MARK_AHEAD, "mirror", "a watermark covers writes that are in flight")                        \
@@ -43,6 +44,7 @@
     X(PARITY_AGAIN_ITS_OWN, "open:parity", "columns that only other versions touched are not written again [ONLYITS]") \
     X(PARITY_AGAIN_DATA, "parity", "data columns alone are written again [DATAONLY]")              \
     X(PARITY_AGAIN_LACKING, "parity", "only columns that lack the version are written again [LACK]") \
+    X(PARITY_SPARED_EARLY, "parity", "a version that one column lacks is not written again")       \
     X(PARITY_AGAIN_RETIRES, "parity", "what is written again retires older records where it arrives [RETIRE]") \
     X(PARITY_BELOW_COMMITTED, "parity", "an untouched column counts with its committed contents [BELOWBASE]") \
     X(PARITY_UNTOUCHED_UNKNOWN, "parity", "a column that a version did not touch does not witness it [TOUCHED]") \

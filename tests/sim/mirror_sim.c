@@ -6,7 +6,7 @@
  *   mirror_sim [--seed S] [--runs N] [--data K] [--aimed] [--rot] [--log] [--transcript]
  *
  * --data K: parity, K+2, on as many nodes, or one more. --rot: mirror_sim_rot.c. --aimed: not any
- * faults, but schedules that are aimed, of a mirror: mirror_sim_aimed.c.
+ * faults, but schedules that are aimed: mirror_sim_aimed.c.
  *
  * One disk of a run may rot, while all copies are whole; and a column may be replaced by a new one.
  *
@@ -404,7 +404,7 @@ static void run(uint64_t seed, uint32_t data_columns, void (*play_it)(struct clu
     options.torn_writes = true;
     cluster->seed = seed;
     cluster->show_log = log;
-    cluster->aimed = play_it == play_aimed;
+    cluster->repeating = play_it == play_aimed && data_columns == 1;
     choose_shape(cluster, data_columns);
     check(cluster, sim_new(&options, &cluster->sim) == 0);
     if (transcript)
@@ -476,10 +476,6 @@ int main(int argc, char **argv)
     }
     if (play_it == play_rot && data_columns == 1) {
         fprintf(stderr, "mirror_sim: --rot is of parity, it needs --data\n");
-        return 2;
-    }
-    if (play_it == play_aimed && data_columns > 1) {
-        fprintf(stderr, "mirror_sim: --aimed is of a mirror, without --data\n");
         return 2;
     }
     for (uint64_t i = 0; i < runs; i++)

@@ -50,6 +50,9 @@ struct block {
 
 #define REPEATS_MAX 64
 #define REPEAT_BLOCKS_MAX 32
+/* Who waited for longer is gone: once every store has started again, what had left their logs is
+ * forgotten. */
+#define REPEAT_TAKEOVERS_MAX 2
 
 /* A write that was not answered: its client asks again, sooner or later. */
 struct repeat {
@@ -57,6 +60,7 @@ struct repeat {
     uint32_t count; /* 0: none */
     struct value value;
     struct client_request request;
+    unsigned takeovers;               /* that there had been when it was asked first */
     bool happened[REPEAT_BLOCKS_MAX]; /* somebody saw it: it must not happen again */
 };
 
@@ -117,7 +121,7 @@ struct cluster {
     uint32_t stride;   /* clients use one block in so many */
     uint32_t used;     /* of each slab, the first so many blocks */
     bool show_log;
-    bool aimed;
+    bool repeating; /* clients ask again for what was not answered */
     uint32_t focus; /* the slab that clients work on, from 1; 0: all */
     unsigned node_count;
     struct node nodes[NODES_MAX + 1]; /* from 1 */

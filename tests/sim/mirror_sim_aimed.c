@@ -301,6 +301,41 @@ static void old_writes_committed_late(struct cluster *cluster)
         run_for(cluster, SEC);
 }
 
+/* A session that has not served yet. */
+static bool await_takeover(struct cluster *cluster, uint64_t last_session)
+{
+    uint64_t until_ns = sim_now_ns(cluster->sim) + SERVES_NS;
+
+    while (sim_now_ns(cluster->sim) < until_ns) {
+        const struct node *owner = owner_now(cluster);
+
+        if (config_now(cluster)->session != last_session && owner->mirror)
+            return true;
+        run_for(cluster, STEP_NS);
+    }
+    return false;
+}
+
+/* Takeovers that are given up again and again, each when some columns have a part of what it writes
+ * again, and one has not: that must not fill the logs. */
+static void interrupted_takeovers(struct cluster *cluster)
+{
+    for (uint64_t rounds = 20 + draw(cluster, 20); rounds > 0; rounds--) {
+        struct node *owner = owner_now(cluster);
+        struct node *deaf = other_node(cluster, owner, owner);
+        uint64_t session = config_now(cluster)->session;
+
+        sim_cut(cluster->sim, owner->number, deaf->number);
+        run_for(cluster, 5 * MS + draw(cluster, 20 * MS));
+        crash(owner, draw(cluster, 20 * MS));
+        sim_heal_all(cluster->sim);
+        if (!await_takeover(cluster, session))
+            return;
+        run_for(cluster, draw(cluster, 12 * MS)); /* it seals, and begins to write */
+    }
+    run_for(cluster, draw(cluster, 300 * MS));
+}
+
 static void (*const schedules[])(struct cluster *cluster) = {
     torn_write,
     torn_write,
@@ -313,6 +348,14 @@ static void (*const schedules[])(struct cluster *cluster) = {
     slow_writes_around_a_resync,
     forgotten_tails,
     old_writes_committed_late,
+    interrupted_takeovers,
+};
+
+static void (*const parity_schedules[])(struct cluster *cluster) = {
+    interrupted_takeovers,
+    torn_write,
+    given_up_takeover,
+    late_eviction,
 };
 
 void play_aimed(struct cluster *cluster)
@@ -321,7 +364,10 @@ void play_aimed(struct cluster *cluster)
     for (uint64_t i = 2 + draw(cluster, 4); i > 0; i--) {
         cluster->focus = draw(cluster, 2) == 0 ? some_slab(cluster) : 0;
         run_for(cluster, draw(cluster, 100 * MS));
-        schedules[(cluster->seed + i) % ARRAY_SIZE(schedules)](cluster);
+        if (cluster->data_columns == 1)
+            schedules[(cluster->seed + i) % ARRAY_SIZE(schedules)](cluster);
+        else
+            parity_schedules[(cluster->seed + i) % ARRAY_SIZE(parity_schedules)](cluster);
         heal(cluster);
         look_at_everything(cluster);
     }

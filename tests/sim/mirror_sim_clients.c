@@ -162,10 +162,11 @@ static void co_client_write(struct node *node, char *buffer, uint64_t block, uin
     struct value value = {.version = ++cluster->version, .zero = zero};
     uint64_t offset = block * BLOCK_SIZE, length = (uint64_t)count * BLOCK_SIZE;
     struct vdisk *vdisk = mirror_vdisk(node->mirror);
-    struct repeat asked = {.block = block, .count = count, .value = value};
+    struct repeat asked = {
+        .block = block, .count = count, .value = value, .takeovers = cluster->count.takeovers};
     int r;
 
-    if (cluster->aimed) /* the clients of a session are gone with it: others ask for them */
+    if (cluster->repeating) /* the clients of a session are gone with it: others ask for them */
         asked.request = (struct client_request){.session = node->serving_session,
                                                 .number = ++cluster->requests};
     for (uint32_t i = 0; i < count; i++) {
@@ -181,7 +182,7 @@ static void co_client_write(struct node *node, char *buffer, uint64_t block, uin
         wrote(cluster, block + i, value, r);
     cluster->count.writes += r == 0;
     cluster->count.unanswered += r != 0;
-    if (cluster->aimed && !value.zero && (r == -ESTALE || r == -ECANCELED))
+    if (cluster->repeating && !value.zero && (r == -ESTALE || r == -ECANCELED))
         remember_unanswered(cluster, &asked);
 }
 
@@ -302,6 +303,8 @@ static struct repeat *some_repeat(struct cluster *cluster)
     for (uint64_t i = 0; i < REPEATS_MAX; i++) {
         struct repeat *repeat = &cluster->repeats[(from + i) % REPEATS_MAX];
 
+        if (cluster->count.takeovers - repeat->takeovers > REPEAT_TAKEOVERS_MAX)
+            repeat->count = 0;
         if (repeat->count > 0)
             return repeat;
     }

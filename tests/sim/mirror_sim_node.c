@@ -303,9 +303,9 @@ void node_main(struct io *io, void *arg)
             node_spawn(node, client_run, "client");
         node_spawn(node, peeker_run, "peeker");
         node_spawn(node, peeker_run, "peeker");
-        for (int i = 0; cluster->aimed && i < 2; i++)
+        for (int i = 0; cluster->repeating && i < 2; i++)
             node_spawn(node, reader_run, "reader");
-        if (cluster->aimed)
+        if (cluster->repeating)
             node_spawn(node, repeater_run, "repeater");
         if (cluster->data_columns == 1)
             node_spawn(node, inspector_run, "inspector");
