@@ -182,7 +182,8 @@ must_check int co_disk_cache_release(struct disk *cache, struct disk_uuid capaci
 /* The log on the disk itself, with a new UUID: for co_disk_set_log(). */
 struct disk_log disk_own_log(struct disk *disk);
 /* From now on the disk's log is this one, whose anchors are written. lost: what the former one
- * held is gone. Durable, whole or not at all. Returns 0, -EIO, -ECANCELED. */
+ * held is gone. Durable, whole or not at all. Returns 0, -ENODEV (somebody has overwritten the
+ * disk; nothing is written), -EIO, -ENOMEM, -ECANCELED. */
 must_check int co_disk_set_log(struct disk *disk, const struct disk_log *log, bool lost);
 /* The anchors of the disk's log, which is on a cache disk, have this generation now, durably: from
  * now on an older state of that disk is told from it. As above. */

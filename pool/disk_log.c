@@ -103,24 +103,26 @@ static int co_write_both(struct disk *disk, struct superblock *next)
     return r;
 }
 
-/* Takes turns: a change is made of what is there now. */
+/* Takes turns: a change is made of what is there now. A disk that somebody has overwritten gets no
+ * superblock again, or nobody would notice that it is empty. */
 static int co_change_begin(struct disk *disk, struct superblock **ret_next)
 {
-    struct superblock *next;
+    cleanup(freep) struct superblock *next = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    int r = next ? 0 : -ENOMEM;
 
-    while (disk->changing) {
-        int r = co_sleep_ns(CHANGING_POLL_NS);
-
-        if (r < 0)
-            return r;
-    }
-    next = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    if (!next)
-        return -ENOMEM;
+    while (r == 0 && disk->changing)
+        r = co_sleep_ns(CHANGING_POLL_NS);
+    if (r < 0)
+        return r;
     disk->changing = true;
+    r = PLANTED(CACHE_WIPED_REWRITTEN) ? 0 : co_disk_look(disk);
+    if (r < 0) {
+        disk->changing = false;
+        return r;
+    }
     *next = *disk->superblock;
     next->feature_incompat |= SUPERBLOCK_INCOMPAT_CACHE;
-    *ret_next = next;
+    *ret_next = take_ptr(next);
     return 0;
 }
 
