@@ -146,6 +146,7 @@ struct deferred_compare { /* a bitmap whose data is read when the log has been w
     bool present;
     uint64_t generation;
     uint64_t position;
+    uint64_t hash;
 };
 
 struct replay {
@@ -278,7 +279,10 @@ static void replay_extent(struct replay *replay, const struct log_extent_record 
     } else if (record->head.kind == LOG_COMPARE) {
         /* each holds all of the ones before it, since the last clear */
         replay->compares[record->extent] = (struct deferred_compare){
-            .present = true, .generation = record->generation, .position = place->data_position};
+            .present = true,
+            .generation = record->generation,
+            .position = place->data_position,
+            .hash = record->hash};
     } else if (row->generation == record->generation && row->flags & EXTENT_USED) {
         extent_table_change(store->table, record->extent)->flags |= EXTENT_DAMAGED;
     }
@@ -331,6 +335,10 @@ static int co_read_compares(struct replay *replay)
                        log_block_offset(store->log, log_block_of(store->log, compare->position)));
         if (r == -ECANCELED)
             return r;
+        if (r == 0 && hash64(data, blocks * BLOCK_SIZE) != compare->hash &&
+            !PLANTED(LIST_NOT_VERIFIED))
+            r = -EBADMSG;
+        SOMETIMES_IF(r == -EBADMSG, "replay: a compare list is rotten");
         if (r < 0) /* the list is gone: compare everything */
             memset(data, 0xff, bytes);
         r = store_compare_bitmap(store, i, &bitmap);

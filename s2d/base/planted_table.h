@@ -63,6 +63,7 @@
     X(STAMP_OF_RECORD, "aimed", "a page's stamp is the record's epoch [STAMPREC]")                \
     X(DROP_UNLISTED, "store", "dropped blocks are not put on the compare list [NOLISTTAIL]")       \
     X(LIST_NOT_CARRIED, "store", "a checkpoint does not carry the compare list on [LISTVOL]")      \
+    X(LIST_NOT_VERIFIED, "open:cluster", "a compare list that rotted in the log is believed")      \
     X(LOG_NOT_SYNCED, "store", "a log batch is written without DSYNC")                             \
     X(PAGES_NOT_SYNCED, "store", "a checkpoint moves the tail before its pages are durable")       \
     X(IMAGE_MISSING, "store", "a checkpoint forgets the image of a checksum page")                 \
