@@ -27,7 +27,7 @@ struct machine_disk *machine_disk_of(struct world *world, const struct database 
     return &world->machines[machine].disks[number];
 }
 
-bool disk_geometry_of(struct machine *machine, unsigned disk, struct disk_geometry *ret_geometry)
+bool superblock_of(const struct machine *machine, unsigned disk, struct superblock *ret_superblock)
 {
     static _Alignas(BLOCK_SIZE) struct superblock a, b;
     const struct superblock *best;
@@ -41,7 +41,17 @@ bool disk_geometry_of(struct machine *machine, unsigned disk, struct disk_geomet
                       sizeof(b)) < 0 ||
         superblock_choose(&a, &b, &best, &repair, NULL) < 0 || best->state != SUPERBLOCK_READY)
         return false;
-    return superblock_geometry(best, ret_geometry) == 0;
+    *ret_superblock = *best;
+    return true;
+}
+
+bool disk_geometry_of(const struct machine *machine, unsigned disk,
+                      struct disk_geometry *ret_geometry)
+{
+    struct superblock superblock;
+
+    return superblock_of(machine, disk, &superblock) &&
+           superblock_geometry(&superblock, ret_geometry) == 0;
 }
 
 /* ---- columns ---- */
@@ -238,6 +248,20 @@ static void co_read_column(struct reader *reader, struct column *column)
     free(unknown);
 }
 
+/* A hole in its log was found at this very open: a daemon would tell the cluster before it serves
+ * any of it, and what the others have is what counts. */
+static void pass_over_column(struct reader *reader, struct column *column)
+{
+    uint32_t blocks = reader->placed->column_blocks;
+
+    column->sums = malloc(blocks * sizeof(*column->sums));
+    if (column->data_columns > 1)
+        column->blocks = calloc(blocks, sizeof(*column->blocks));
+    if (!column->sums || (column->data_columns > 1 && !column->blocks))
+        abort();
+    memset(column->sums, 0xff, blocks * sizeof(*column->sums));
+}
+
 /* The cache disk that has the disk's log; NULL: the log is on itself. */
 static struct disk *log_device_of(const struct reader *reader, const struct disk *disk)
 {
@@ -276,6 +300,7 @@ static void co_read_disk(struct reader *reader, struct io *io)
     struct store_options options = {.name = "check"};
     struct disk *disk = co_open_at_end(reader, io, reader->disk);
     char path[DISK_PATH_MAX];
+    bool damaged;
     int r;
 
     disk_path_of(world, reader->disk, path);
@@ -284,11 +309,19 @@ static void co_read_disk(struct reader *reader, struct io *io)
     if (r < 0)
         world_fail(world, "node %u: the store of %s cannot be opened at the end: %s",
                    reader->machine->number, path, strerror(-r));
+    damaged = store_health(reader->store)->log_damaged;
+    if (damaged && world->rotten != reader->machine->number)
+        world_fail(world, "node %u: the log of %s is damaged at the end", reader->machine->number,
+                   path);
     store_each_extent(reader->store, check_row, reader);
     for (size_t i = 0; i < reader->placed->count; i++) {
         struct column *column = &reader->placed->columns[i];
 
-        if (column->machine == reader->machine->number && column->disk == reader->disk)
+        if (column->machine != reader->machine->number || column->disk != reader->disk)
+            continue;
+        if (damaged)
+            pass_over_column(reader, column);
+        else
             co_read_column(reader, column);
     }
     co_store_close(reader->store);

@@ -10,9 +10,14 @@
 struct machine_disk *machine_disk_of(struct world *world, const struct database *database,
                                      uint64_t disk, struct machine **ret_machine);
 
+/* The superblock of a disk that was claimed. False: it has none that is valid. */
+struct superblock;
+bool superblock_of(const struct machine *machine, unsigned disk, struct superblock *ret_superblock);
+
 /* Where things are on a disk that was claimed, from its superblock. False: it has none that is
  * valid. */
-bool disk_geometry_of(struct machine *machine, unsigned disk, struct disk_geometry *ret_geometry);
+bool disk_geometry_of(const struct machine *machine, unsigned disk,
+                      struct disk_geometry *ret_geometry);
 
 /* Where the columns of all slabs are, copied out of a database. */
 struct placed;

@@ -21,7 +21,7 @@ struct faults {
 static unsigned list_kinds(const struct fault_kind **ret_kinds)
 {
     static const struct fault_kind *const tables[] = {machine_faults, disk_faults, admin_faults,
-                                                      replace_faults};
+                                                      replace_faults, cache_faults};
     unsigned count = 0;
 
     for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
@@ -55,6 +55,15 @@ unsigned faults_happened(const struct faults *faults, unsigned kind)
 
 /* ---- the plan ---- */
 
+static bool is_of_caches(const struct fault_kind *kind)
+{
+    const struct fault_kind *of_caches = cache_faults;
+
+    while (of_caches->name && of_caches != kind)
+        of_caches++;
+    return of_caches->name;
+}
+
 /* Of each kind, how likely it is in this run. */
 static unsigned choose_rates(struct world *world, const struct faults *faults, unsigned *rates)
 {
@@ -62,6 +71,10 @@ static unsigned choose_rates(struct world *world, const struct faults *faults, u
     unsigned all = 0;
 
     for (unsigned i = 0; i < faults->kind_count; i++) {
+        rates[i] = 0;
+        /* not drawn where there are none: such a seed is the run that it was without them */
+        if (world->shape.caches == 0 && is_of_caches(faults->kinds[i]))
+            continue;
         rates[i] = faults->kinds[i]->weight * factors[world_draw(world, 5)];
         all += rates[i];
     }
@@ -158,6 +171,8 @@ void faults_free(struct faults *faults)
 {
     if (!faults)
         return;
+    for (unsigned i = 0; i < faults->count; i++)
+        disk_image_free(faults->list[i].image);
     free(faults->list);
     free(faults);
 }

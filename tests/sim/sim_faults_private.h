@@ -1,6 +1,7 @@
 /* What the files of the faults share: sim_faults.c (plan and agenda), sim_machine_faults.c
- * (machines, clocks, network), sim_disk_faults.c (disks), sim_admin_faults.c (what administrators
- * do), sim_replace_faults.c (disks and nodes that they exchange). */
+ * (machines, clocks, network), sim_disk_faults.c (disks), sim_rot.c (what goes bad on them),
+ * sim_cache_faults.c (cache disks), sim_admin_faults.c (what administrators do),
+ * sim_replace_faults.c (disks and nodes that they exchange). */
 #ifndef TESTS_SIM_FAULTS_PRIVATE_H
 #define TESTS_SIM_FAULTS_PRIVATE_H
 
@@ -12,6 +13,7 @@ struct fault {
     struct machine *machine, *other; /* two different ones, unless there is but one */
     uint64_t draw[3];                /* for what else is to be chosen */
     unsigned tries;                  /* that it was put off, of a kind that waits */
+    struct disk_image *image;        /* sim_cache_faults.c */
     enum { FAULT_PLANNED, FAULT_ACTIVE, FAULT_OVER } state;
 };
 
@@ -29,9 +31,25 @@ struct fault_kind {
 #define TOO_MUCH "more than they bear" /* the name of the kind that a run too_much has once */
 
 /* Each ends with a name of NULL. */
-extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[];
+extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[],
+    cache_faults[]; /* the last: only in runs that have cache disks */
+
+void disk_image_free(struct disk_image *image); /* NULL is fine */
 
 void start_if_down(struct machine *machine);
+
+/* ---- disks (sim_disk_faults.c, sim_rot.c) ---- */
+
+/* Where data may be destroyed: *ret_machine and the disk, or UINT_MAX when not now. */
+unsigned choose_victim(struct world *world, const struct fault *fault,
+                       struct machine **ret_machine);
+bool bits_rot(struct world *world, struct fault *fault); /* a kind */
+/* A write of a log on that disk, or of the disk's, was lost, or went astray. False: there is none
+ * that may be. */
+bool spoil_log_write(struct world *world, const struct fault *fault, struct machine *machine,
+                     unsigned disk, enum sim_disk_spoil kind);
+/* Zeros everywhere. */
+void wipe_disk(struct world *world, const struct machine *machine, unsigned disk);
 /* All nodes are up, and all columns of all slabs are in-sync, as every node says. */
 bool all_in_sync(struct world *world);
 

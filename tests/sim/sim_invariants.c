@@ -97,6 +97,8 @@ static bool may_be_rotten(struct machine *machine, const struct column_record *c
     struct machine_disk *disk =
         machine_disk_of(world, node_database(machine->node), column->disk, &at);
 
+    if (disk && at->number == world->rotten_too)
+        return true;
     return disk && at->number == world->rotten && (world->shape.nodes > 1 || disk == &at->disks[0]);
 }
 

@@ -116,12 +116,13 @@ struct world {
     bool quiet;             /* faults are over, and clients stop */
     bool pool_full;         /* or too little of it is left: ENOSPC is an honest answer */
     uint64_t spread_not_before_ns;
-    unsigned rotten; /* the machine whose disks lie, fail and die in this run */
-    bool damaged;    /* they have done so */
-    bool exposed;    /* since then they had the only in-sync copy of something: EIO is an honest
-                        answer */
-    bool lost;       /* and at the end not all was healthy for that reason */
-    bool too_much;   /* this run destroys more than its volumes bear */
+    unsigned rotten;     /* the machine whose disks lie, fail and die in this run */
+    unsigned rotten_too; /* another one that lost a cache disk at the same time; 0: none */
+    bool damaged;        /* they have done so */
+    bool exposed;        /* since then they had the only in-sync copy of something: EIO is an honest
+                            answer */
+    bool lost;           /* and at the end not all was healthy for that reason */
+    bool too_much;       /* this run destroys more than its volumes bear */
     struct history *history;
     struct workload *workload;
     struct invariants *invariants;
