@@ -4,8 +4,7 @@
 
 #include "resiliency/mirror.h"
 #include "s2d/node/node_internal.h"
-
-#define VOTERS_MAX 5
+#include "s2d/node/voters.h"
 
 /* What a pass has begun; the passes until it is answered leave its subject alone. */
 struct leader_task {
@@ -295,61 +294,67 @@ static void find_hosts(struct node *node)
 
 /* ---- members of Raft ---- */
 
-static void change_member(struct node *node, uint64_t member, enum raft_member_role role)
-{
-    int r = consensus_change(node->consensus, member, role);
+#define HEARD_LATELY_NS SEC
+#define CAUGHT_UP_ENTRIES 16 /* so many may be on their way */
 
-    if (r < 0 && r != -EAGAIN && r != -ESTALE)
-        log_warn(node->io, "failover", "the members of the database cannot be changed",
-                 "node=%llu error=%s", (unsigned long long)member, strerror(-r));
+static struct voter_candidate look_at_member(struct node *node, uint64_t id,
+                                             const struct raft_status *status)
+{
+    const struct database *database = consensus_database(node->consensus);
+    const struct node_record *record = database_find(database, TABLE_NODE, id);
+    struct voter_candidate candidate = {
+        .node = id,
+        .role = raft_configuration_role(&status->configuration, id),
+        .in_cluster = record || !database_cluster(database),
+    };
+    struct raft_peer_status peer;
+    uint64_t silent_ns;
+
+    if (!record || raft_peer_status(consensus_raft(node->consensus), id, &peer) < 0)
+        return candidate;
+    silent_ns = io_now_ns(node->io) - peer.heard_ns;
+    candidate.ready = record->state == NODE_UP && silent_ns < HEARD_LATELY_NS &&
+                      peer.match + CAUGHT_UP_ENTRIES >= status->commit_index;
+    candidate.gone = record->state != NODE_UP && silent_ns >= VOTE_MOVES_NS;
+    return candidate;
 }
 
-#define HEARD_LATELY_NS SEC
-
-/* True when a learner holds nearly all of the log, and is there: it may vote. From then on a quorum
- * counts it: one that has died meanwhile could stop the cluster. */
-static bool has_caught_up(struct node *node, const struct node_record *member, uint64_t commit)
+/* Nodes that are no members yet come after the members. */
+static size_t look_at_members(struct node *node,
+                              struct voter_candidate candidates[RAFT_MEMBERS_MAX])
 {
-    struct raft_peer_status status;
+    const struct database *database = consensus_database(node->consensus);
+    const struct node_record *record;
+    struct raft_status status;
+    size_t count = 0;
 
-    return member->state == NODE_UP &&
-           raft_peer_status(consensus_raft(node->consensus), member->base.id, &status) == 0 &&
-           status.match + 16 >= commit && io_now_ns(node->io) - status.heard_ns < HEARD_LATELY_NS;
+    raft_status(consensus_raft(node->consensus), &status);
+    for (uint32_t i = 0; i < status.configuration.count; i++)
+        candidates[count++] = look_at_member(node, status.configuration.members[i].id, &status);
+    for (size_t i = 0; (record = database_at(database, TABLE_NODE, i)); i++) {
+        uint64_t id = record->base.id;
+
+        if (count < RAFT_MEMBERS_MAX &&
+            raft_configuration_role(&status.configuration, id) == RAFT_NO_MEMBER)
+            candidates[count++] = look_at_member(node, id, &status);
+    }
+    return count;
 }
 
 /* One change at a time; the next pass makes the next. */
 static void adjust_members(struct node *node)
 {
-    const struct database *database = consensus_database(node->consensus);
-    const struct node_record *record;
-    struct raft_status status;
+    struct voter_candidate candidates[RAFT_MEMBERS_MAX];
+    size_t count = look_at_members(node, candidates);
+    struct voter_change change;
+    int r;
 
-    raft_status(consensus_raft(node->consensus), &status);
-    for (size_t i = 0; (record = database_at(database, TABLE_NODE, i)); i++) {
-        switch (raft_configuration_role(&status.configuration, record->base.id)) {
-        case RAFT_NO_MEMBER:
-            change_member(node, record->base.id, RAFT_LEARNER);
-            return;
-        case RAFT_LEARNER:
-            if (raft_configuration_votes(&status.configuration) < VOTERS_MAX &&
-                has_caught_up(node, record, status.commit_index)) {
-                change_member(node, record->base.id, RAFT_VOTER);
-                return;
-            }
-            break;
-        case RAFT_VOTER:
-        case RAFT_WITNESS:
-            break;
-        }
-    }
-    for (uint32_t i = 0; i < status.configuration.count; i++) {
-        uint64_t member = status.configuration.members[i].id;
-
-        if (!database_find(database, TABLE_NODE, member) && database_cluster(database)) {
-            change_member(node, member, RAFT_NO_MEMBER);
-            return;
-        }
-    }
+    if (!voters_next_change(candidates, count, &change))
+        return;
+    r = consensus_change(node->consensus, change.node, change.role);
+    if (r < 0 && r != -EAGAIN && r != -ESTALE)
+        log_warn(node->io, "failover", "the members of the database cannot be changed",
+                 "node=%llu error=%s", (unsigned long long)change.node, strerror(-r));
 }
 
 /* ---- deleted volumes ---- */
