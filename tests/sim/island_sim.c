@@ -82,10 +82,9 @@ static void look(struct scene *scene)
 
 static void run(uint64_t seed, bool log)
 {
-    /* The shape of the rest is the seed's. */
     const struct run_options options = {.seed = seed,
                                         .nodes = NODES,
-                                        .caches = 0,
+                                        .plain = true,
                                         .faults = "",
                                         .log = log,
                                         .program = "island_sim"};
@@ -93,9 +92,6 @@ static void run(uint64_t seed, bool log)
     struct world *world = scene.world;
     unsigned leader, other;
 
-    world->shape.volume_count = 1;
-    world->shape.volumes[0].data_columns = 0;
-    world->shape.volumes[0].resiliency = "mirror3"; /* one copy is with the others */
     world_set_up(world);
     world->faults = faults_plan(world);
     world_run(world, world_now_ns(world) + BEFORE_NS, NULL);

@@ -23,7 +23,7 @@ static void print_repeat(const struct run_options *options)
         printf(" --shared");
     if (options->nodes && !options->program)
         printf(" --nodes %u", options->nodes);
-    if (options->caches != CACHES_BY_SEED)
+    if (options->caches != CACHES_BY_SEED && !options->plain)
         printf(" --caches %u", options->caches);
     if (options->faults && !options->program)
         printf(" --faults %s", *options->faults ? options->faults : "none");

@@ -50,8 +50,12 @@ static void choose_resiliency(struct world *world, struct volume_shape *volume)
 {
     unsigned nodes = world->shape.nodes;
 
-    volume->resiliency = nodes < 3 || world_draw(world, 4) == 0 ? "mirror2" : "mirror3";
     volume->data_columns = 0;
+    if (world->options.plain) {
+        volume->resiliency = "mirror3";
+        return;
+    }
+    volume->resiliency = nodes < 3 || world_draw(world, 4) == 0 ? "mirror2" : "mirror3";
     if (nodes >= 4 && world_draw(world, 2) == 0) {
         volume->resiliency = "parity2";
         volume->data_columns = nodes >= 6 && world_draw(world, 2) ? 4 : 2;
@@ -64,7 +68,7 @@ static void choose_volumes(struct world *world)
     static const char *const names[SHAPE_VOLUMES_MAX] = {"v", "w"};
     struct shape *shape = &world->shape;
 
-    shape->volume_count = 1 + (world_draw(world, 4) == 0);
+    shape->volume_count = 1 + (world_draw(world, 4) == 0 && !world->options.plain);
     for (unsigned i = 0; i < shape->volume_count; i++) {
         struct volume_shape *volume = &shape->volumes[i];
 
@@ -95,7 +99,9 @@ static void choose_caches(struct world *world)
     struct shape *shape = &world->shape;
 
     shape->caches = draw % 3 == 0 ? often[draw / 3 % ARRAY_SIZE(often)] : 0;
-    if (world->options.caches != CACHES_BY_SEED)
+    if (world->options.plain)
+        shape->caches = 0;
+    else if (world->options.caches != CACHES_BY_SEED)
         shape->caches = MIN(world->options.caches, CACHES_AT_FIRST_MAX);
     shape->hard_disks = shape->caches > 0 && draw / 12 % 3 > 0;
 }

@@ -41,6 +41,7 @@ struct run_options {
     uint64_t seconds;    /* of faults; 0: the seed chooses */
     unsigned nodes;      /* 0: the seed chooses */
     unsigned caches;     /* cache disks of each node, or CACHES_BY_SEED */
+    bool plain;          /* one volume, a three-way mirror, no cache disks */
     bool shared;         /* on mirrors any client writes any block: see sim_blocks.c */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
