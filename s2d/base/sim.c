@@ -8,6 +8,15 @@
 
 #include "s2d/base/sim_world.h"
 
+void *sim_alloc(size_t bytes)
+{
+    void *memory = calloc(1, bytes);
+
+    if (!memory)
+        abort();
+    return memory;
+}
+
 /* ---- running ---- */
 
 struct planned_call {

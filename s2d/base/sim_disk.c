@@ -1,14 +1,4 @@
-/* The simulator's disks: every machine has files by path, and a file has two images.
- *
- *   view    what a read returns: all completed writes
- *   medium  what a power cut is sure to leave: writes with DSYNC, and those before a sync that has
- *           ended. Kept only for blocks where it may differ from the view (`dirty`)
- *
- * Between the two stands the journal: completed writes that are not durable, oldest first, with
- * their data. A power cut applies any of them to the medium, in that order, so of each sector some
- * version since the last sync survives, and of a write that is torn any of its sectors. A durable
- * write over volatile ones goes through the journal too, or an older write that the cut happens to
- * keep would undo it. Creating a file is durable at once, a change of size when it has ended.
+/* The simulator's disks: every machine has files by path (sim_inode.h: what of them is durable).
  *
  * Writes in flight have had no effect yet; they take their data when they end. A power cut applies
  * each wholly, torn or not at all. When only the process dies they go on (as the kernel's do), with
@@ -17,39 +7,9 @@
  * A disk may also be told to lie (sim_disk_spoil_write()): then a write ends well and has no
  * effect, or has it elsewhere. */
 #include "s2d/base/checksum.h"
-#include "s2d/base/sim_image.h"
-#include "s2d/base/sim_world.h"
+#include "s2d/base/sim_inode.h"
 
-#define SECTOR 512u
-#define TORN_PIECES_MAX 4096u /* of a write; a larger one is torn into larger pieces */
 #define FILE_BYTES_MAX ((uint64_t)1 << 42)
-#define SLOWDOWN_ONE 1000000u
-
-struct inode {
-    struct list node; /* of machine->inodes */
-    char *path;
-    uint64_t size_bytes;
-    struct sim_image view, medium;
-    uint8_t *dirty;         /* a byte for each block: the journal may hold some of it */
-    uint64_t dirty_blocks;  /* that there are bytes for */
-    struct list journal;    /* struct volatile_write */
-    uint64_t journal_order; /* of the last entry */
-    enum sim_disk_fault fault;
-    uint64_t slowdown_ppm;
-    enum sim_disk_spoil spoil; /* what happens to the next write at or behind spoil_from */
-    uint64_t spoil_from;
-    bool locked;     /* by the running program */
-    unsigned ghosts; /* operations of a dead process that have not ended */
-};
-
-struct volatile_write {
-    struct list node;
-    uint64_t order;
-    uint64_t offset, length;
-    bool durable;
-    bool zeros; /* no data */
-    char data[];
-};
 
 struct open_file {
     struct io_file file;
@@ -78,207 +38,11 @@ struct disk_op {
     bool durable;
 };
 
-static void *must_alloc(size_t bytes)
-{
-    void *memory = calloc(1, bytes);
-
-    if (!memory)
-        abort();
-    return memory;
-}
-
-/* ---- size ---- */
-
-static void inode_grow(struct inode *inode, uint64_t size_bytes)
-{
-    uint64_t blocks = MAX(inode->dirty_blocks, (uint64_t)256);
-
-    inode->size_bytes = MAX(inode->size_bytes, size_bytes);
-    while (blocks < DIV_ROUND_UP(size_bytes, BLOCK_SIZE))
-        blocks *= 2;
-    if (blocks == inode->dirty_blocks)
-        return;
-    inode->dirty = realloc(inode->dirty, blocks);
-    if (!inode->dirty)
-        abort();
-    memset(inode->dirty + inode->dirty_blocks, 0, blocks - inode->dirty_blocks);
-    inode->dirty_blocks = blocks;
-}
-
-/* ---- the journal of what is not durable ---- */
-
-static const char *volatile_data(const struct volatile_write *write)
-{
-    return write->zeros ? NULL : write->data;
-}
-
-static bool journal_overlaps(const struct inode *inode, uint64_t offset, uint64_t length)
-{
-    uint64_t first = offset / BLOCK_SIZE;
-    uint64_t end = DIV_ROUND_UP(offset + length, BLOCK_SIZE);
-
-    return !list_empty(&inode->journal) && end > first &&
-           memchr(inode->dirty + first, 1, end - first);
-}
-
-static void journal_mark(struct inode *inode, const struct volatile_write *write, uint8_t mark)
-{
-    uint64_t first = write->offset / BLOCK_SIZE;
-
-    memset(inode->dirty + first, mark,
-           DIV_ROUND_UP(write->offset + write->length, BLOCK_SIZE) - first);
-}
-
-/* Blocks that the view and the medium had in common are about to differ. */
-static void keep_medium(struct inode *inode, uint64_t offset, uint64_t length)
-{
-    for (uint64_t block = offset / BLOCK_SIZE; block * BLOCK_SIZE < offset + length; block++) {
-        if (!inode->dirty[block])
-            sim_image_copy(&inode->medium, &inode->view, block * BLOCK_SIZE, BLOCK_SIZE);
-    }
-}
-
-static void journal_add(struct inode *inode, uint64_t offset, uint64_t length, const char *data,
-                        bool durable)
-{
-    struct volatile_write *write = must_alloc(sizeof(*write) + (data ? length : 0));
-
-    write->order = ++inode->journal_order;
-    write->offset = offset;
-    write->length = length;
-    write->durable = durable;
-    write->zeros = !data;
-    if (data)
-        memcpy(write->data, data, length);
-    list_push_back(&inode->journal, &write->node);
-    keep_medium(inode, offset, length);
-    journal_mark(inode, write, 1);
-}
-
-/* A completed write (data) or discard (NULL). */
-static void inode_put(struct inode *inode, uint64_t offset, uint64_t length, const char *data,
-                      bool durable)
-{
-    if (length == 0)
-        return;
-    inode_grow(inode, offset + length);
-    if (!durable || journal_overlaps(inode, offset, length))
-        journal_add(inode, offset, length, data, durable);
-    sim_image_write(&inode->view, offset, data, length);
-}
-
-static void journal_sync(struct inode *inode, uint64_t order)
-{
-    while (!list_empty(&inode->journal)) {
-        struct volatile_write *write = list_first(&inode->journal, struct volatile_write, node);
-
-        if (write->order > order)
-            break;
-        sim_image_write(&inode->medium, write->offset, volatile_data(write), write->length);
-        journal_mark(inode, write, 0);
-        list_remove(&write->node);
-        free(write);
-    }
-    list_for_each (node, &inode->journal)
-        journal_mark(inode, list_entry(node, struct volatile_write, node), 1);
-    if (list_empty(&inode->journal))
-        sim_image_done(&inode->medium);
-}
-
-/* A shorter file has nothing behind its end, neither now nor when it grows again. */
-static void inode_set_size(struct inode *inode, uint64_t size_bytes)
-{
-    uint64_t old_bytes = inode->size_bytes;
-
-    inode_grow(inode, size_bytes);
-    inode->size_bytes = size_bytes;
-    if (size_bytes >= old_bytes)
-        return;
-    sim_image_write(&inode->view, size_bytes, NULL, old_bytes - size_bytes);
-    sim_image_write(&inode->medium, size_bytes, NULL, old_bytes - size_bytes);
-    list_for_each_safe (node, &inode->journal) {
-        struct volatile_write *write = list_entry(node, struct volatile_write, node);
-
-        if (write->offset + write->length > size_bytes)
-            write->length = size_bytes - MIN(size_bytes, write->offset);
-        if (write->length == 0) {
-            list_remove(&write->node);
-            free(write);
-        }
-    }
-}
-
-/* ---- power cuts ---- */
-
-/* How this cut treats this file: some keep everything, some nothing, most some of it. */
-struct cut_plan {
-    struct sim *sim;
-    unsigned machine;
-    unsigned keep_percent;
-};
-
-static void put_torn(const struct cut_plan *plan, struct sim_image *image, uint64_t offset,
-                     uint64_t length, const char *data)
-{
-    uint64_t piece = SECTOR;
-
-    while (length / piece > TORN_PIECES_MAX)
-        piece *= 2;
-    for (uint64_t at = 0; at < length; at += piece) {
-        if (sim_rng_chance(&plan->sim->disk_rng, 50))
-            sim_image_write(image, offset + at, data ? data + at : NULL, MIN(piece, length - at));
-    }
-}
-
-static void put_maybe(const struct cut_plan *plan, struct sim_image *image, uint64_t offset,
-                      uint64_t length, const char *data, unsigned torn_percent)
-{
-    bool torn = sim_rng_chance(&plan->sim->disk_rng, torn_percent);
-    bool kept = sim_rng_chance(&plan->sim->disk_rng, plan->keep_percent);
-
-    if (torn && plan->sim->options.torn_writes) {
-        sim_note(plan->sim, RECORD_TORN, plan->machine, offset, length);
-        put_torn(plan, image, offset, length, data);
-    } else if (kept) {
-        sim_image_write(image, offset, data, length);
-    } else {
-        sim_note(plan->sim, RECORD_LOST, plan->machine, offset, length);
-    }
-}
-
-/* The view becomes what the medium holds, and the journal ends. */
-static void inode_power_cut(struct machine *machine, struct inode *inode)
-{
-    struct cut_plan plan = {.sim = machine->sim, .machine = machine->number};
-    struct list done, *node;
-
-    plan.keep_percent = 25 * (unsigned)sim_rng_between(&machine->sim->disk_rng, 0, 5);
-    list_init(&done);
-    while ((node = list_pop_front(&inode->journal))) {
-        struct volatile_write *write = list_entry(node, struct volatile_write, node);
-
-        if (write->durable)
-            sim_image_write(&inode->medium, write->offset, volatile_data(write), write->length);
-        else
-            put_maybe(&plan, &inode->medium, write->offset, write->length, volatile_data(write),
-                      15);
-        list_push_back(&done, node);
-    }
-    while ((node = list_pop_front(&done))) {
-        struct volatile_write *write = list_entry(node, struct volatile_write, node);
-
-        sim_image_copy(&inode->view, &inode->medium, write->offset, write->length);
-        journal_mark(inode, write, 0);
-        free(write);
-    }
-    sim_image_done(&inode->medium);
-}
-
 /* ---- what operations do when they end ---- */
 
 static char *iov_gather(const struct iovec *iov, int iov_count, uint64_t length)
 {
-    char *data = must_alloc(MAX(length, (uint64_t)1));
+    char *data = sim_alloc(MAX(length, (uint64_t)1));
     char *at = data;
 
     for (int i = 0; i < iov_count; i++) {
@@ -349,7 +113,7 @@ static int effect_write(struct disk_op *op)
 static int effect_sync(struct disk_op *op)
 {
     sim_note(op->machine->sim, RECORD_SYNC, op->machine->number, 0, 0);
-    journal_sync(op->inode, op->journal_order);
+    inode_sync(op->inode, op->journal_order);
     return 0;
 }
 
@@ -494,7 +258,7 @@ static void submit(struct io_file *io_file, struct io_op *io_op, const struct di
         machine_complete(machine, io_op, r);
         return;
     }
-    op = must_alloc(sizeof(*op));
+    op = sim_alloc(sizeof(*op));
     *op = *request;
     op->machine = machine;
     op->inode = file->inode;
@@ -581,20 +345,6 @@ static struct inode *inode_find(struct machine *machine, const char *path)
     return NULL;
 }
 
-static struct inode *inode_new(struct machine *machine, const char *path)
-{
-    struct inode *inode = must_alloc(sizeof(*inode));
-
-    inode->path = strdup(path);
-    if (!inode->path)
-        abort();
-    inode->slowdown_ppm = SLOWDOWN_ONE;
-    list_init(&inode->journal);
-    inode_grow(inode, 0);
-    list_push_back(&machine->inodes, &inode->node);
-    return inode;
-}
-
 static int open_inode(struct machine *machine, const char *path, unsigned flags,
                       struct inode **ret_inode)
 {
@@ -628,7 +378,7 @@ int sim_co_open(struct io *io, const char *path, unsigned flags, struct io_file 
     if (r < 0)
         return r;
 
-    file = must_alloc(sizeof(*file));
+    file = sim_alloc(sizeof(*file));
     file->file.io = io;
     file->file.info.size_bytes = inode->size_bytes;
     file->machine = machine;
@@ -832,14 +582,6 @@ void sim_disk_free(struct machine *machine)
     struct list *node;
 
     assert(list_empty(&machine->disk_ops));
-    while ((node = list_pop_front(&machine->inodes))) {
-        struct inode *inode = list_entry(node, struct inode, node);
-
-        assert(list_empty(&inode->journal));
-        sim_image_done(&inode->view);
-        sim_image_done(&inode->medium);
-        free(inode->dirty);
-        free(inode->path);
-        free(inode);
-    }
+    while ((node = list_pop_front(&machine->inodes)))
+        inode_free(list_entry(node, struct inode, node));
 }

@@ -157,6 +157,7 @@ static inline bool machines_share_host(const struct machine *a, const struct mac
     return (a->host ?: a) == (b->host ?: b);
 }
 
+void *sim_alloc(size_t bytes); /* zeros; a test without memory has nothing to test */
 uint64_t machine_clock_ns(const struct machine *machine);
 /* The first world time at which the machine's clock shows at least clock_ns. */
 uint64_t machine_world_ns(const struct machine *machine, uint64_t clock_ns);
