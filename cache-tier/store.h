@@ -54,6 +54,10 @@ enum record_flags {
     RECORD_REPAIR = BIT(2),  /* read repair: leaves a heal record */
     RECORD_VERIFIED = BIT(
         3), /* in memory only: sums need no check (the caller computed them on this very memory) */
+    /* Written again at a takeover, of an older record than the newest of its block, which nobody
+     * could read. The requests of the records below are not to be remembered (recent.h): that one's
+     * did not happen. */
+    RECORD_OLDER = BIT(4),
     /* Parity: which columns of the slab the write has records on, a bit each; a takeover must know
      * who was not touched. 0 in a mirror. The store keeps it and makes nothing of it. */
     RECORD_TOUCHED_SHIFT = 8,

@@ -255,6 +255,21 @@ static void pass_over_blocks(struct store *store, const struct pending *pending)
         overlay_remove(store->overlay, pending->ring_block + i);
 }
 
+/* A takeover put something older over it: nobody could read it. */
+static bool is_given_up(const struct stream *stream, const struct pending *pending)
+{
+    for (const struct list *node = pending->node.next;
+         stream->older_count > 0 && node != &stream->pending; node = node->next) {
+        const struct pending *above = list_entry(node, struct pending, node);
+
+        if (above->flags & RECORD_OLDER && above->slab == pending->slab &&
+            above->block < pending->block + pending->count &&
+            pending->block < above->block + above->count)
+            return true;
+    }
+    return false;
+}
+
 static void remember_request(struct stream *stream, const struct pending *pending)
 {
     struct recent_piece piece = {
@@ -266,7 +281,7 @@ static void remember_request(struct stream *stream, const struct pending *pendin
         .count = pending->count,
     };
 
-    if (pending->client_session != 0)
+    if (pending->client_session != 0 && (!is_given_up(stream, pending) || PLANTED(GIVEN_UP_COUNTS)))
         recent_add(&stream->recent, &piece);
 }
 

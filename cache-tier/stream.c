@@ -120,6 +120,7 @@ void stream_add_pending(struct stream *stream, struct pending *pending)
     list_insert_before(after->next, &pending->node);
     pending->stream = stream;
     stream->pending_count++;
+    stream->older_count += (pending->flags & RECORD_OLDER) != 0;
 }
 
 void stream_remove_pending(struct stream *stream, struct pending *pending)
@@ -128,6 +129,7 @@ void stream_remove_pending(struct stream *stream, struct pending *pending)
     list_remove(&pending->node);
     list_remove(&pending->zero_node);
     stream->pending_count--;
+    stream->older_count -= (pending->flags & RECORD_OLDER) != 0;
 }
 
 struct pending *stream_find_pending(const struct stream *stream, struct log_position position)

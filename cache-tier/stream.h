@@ -24,6 +24,7 @@ struct stream {
     struct log_position durable_watermark;
     struct list pending; /* struct pending, by position */
     uint64_t pending_count;
+    uint64_t older_count; /* of these: RECORD_OLDER; almost always 0 */
     struct recent recent; /* committed, as far as known here */
     struct log_flow flow; /* its records' share of a log that holds them back */
     UT_hash_handle hh;

@@ -10,7 +10,7 @@
 #define MAGIC_READ_ANSWER 0x44533253u
 
 #define RECORD_FLAGS_KNOWN                                                                         \
-    (uint32_t)(RECORD_COPY | RECORD_REWRITE | RECORD_REPAIR | RECORD_TOUCHED_MASK)
+    (uint32_t)(RECORD_COPY | RECORD_REWRITE | RECORD_REPAIR | RECORD_OLDER | RECORD_TOUCHED_MASK)
 
 /* What every part begins with. */
 struct part_format {

@@ -27,6 +27,7 @@ struct version {
     struct client_request request; /* whose it is, also when it is written again */
     uint8_t columns;               /* a bit to each column that has it */
     uint8_t kind;
+    bool older; /* RECORD_OLDER: something below it was given up */
 };
 
 struct takeover {
@@ -34,7 +35,8 @@ struct takeover {
     uint32_t slab;
     struct version *versions; /* by block */
     uint32_t next_block;
-    bool took_older; /* a newest record somewhere could not be read */
+    bool took_older;   /* a newest record somewhere could not be read */
+    bool older_before; /* and by an earlier takeover, which told so */
     int error;
     struct co_group workers;
 };
@@ -106,10 +108,12 @@ static void take_version(void *arg, uint32_t column, const struct store_tail_rec
                 .position = record->position,
                 .request = {.session = record->client_session, .number = record->client_number},
                 .kind = record->kind,
+                .older = record->flags & RECORD_OLDER,
             };
         if (order >= 0)
             version->columns |= (uint8_t)BIT(column);
     }
+    takeover->older_before = takeover->older_before || record->flags & RECORD_OLDER;
 }
 
 /* ---- one run of blocks with the same newest record ---- */
@@ -247,6 +251,7 @@ static int co_read_newest(struct takeover *takeover, struct write_extent run, ch
     takeover->took_older = true;
     if (run.count == 1) {
         takeover->versions[run.block].request = (struct client_request){0};
+        takeover->versions[run.block].older = true;
         r = co_read_older(takeover->mirror, run, version, buffer, sums);
     }
     return r;
@@ -263,22 +268,58 @@ static bool all_unwritten(const uint64_t *sums, uint32_t count)
 
 /* ---- whose requests they were ---- */
 
+struct given_up {
+    const struct store_tail_record *record;
+    bool yes;
+};
+
+static void find_older_above(void *arg, uint32_t column, const struct store_tail_record *above)
+{
+    struct given_up *given_up = arg;
+    const struct store_tail_record *record = given_up->record;
+
+    (void)column;
+    if (above->flags & RECORD_OLDER && above->block < record->block + record->count &&
+        record->block < above->block + above->count &&
+        log_position_compare(above->position, record->position) > 0)
+        given_up->yes = true;
+}
+
+/* An earlier takeover could not read it, and put something older over it. */
+static bool is_given_up(const struct takeover *takeover, const struct store_tail_record *record)
+{
+    const struct mirror *mirror = takeover->mirror;
+    struct given_up given_up = {.record = record};
+
+    for (uint32_t i = 0; i < mirror->config->width; i++)
+        if (is_in_sync(mirror, takeover->slab, i))
+            takeover_each_record(mirror, takeover->slab, i, find_older_above, &given_up);
+    return given_up.yes;
+}
+
 static void learn_request(void *arg, uint32_t column, const struct store_tail_record *record)
 {
+    const struct takeover *takeover = arg;
+
     (void)column;
-    takeover_learn(arg, record);
+    if (takeover->older_before && is_given_up(takeover, record) && !PLANTED(GIVEN_UP_COUNTS)) {
+        SOMETIMES("takeover: a request that an earlier takeover gave up is not counted");
+        return;
+    }
+    takeover_learn(takeover->mirror, record);
 }
 
 /* Each record of the slab was committed, or is by now: it was written again, or a newer one of its
  * blocks was, which began after it had been committed (I7). Unless one could not be read: then
- * nobody knows, and a repeat runs again. */
-static void learn_requests(const struct takeover *takeover)
+ * nobody knows, and a repeat runs again. (And it runs again for whoever comes later: what was
+ * written in its place says so, to stores and takeovers.) */
+static void learn_requests(struct takeover *takeover)
 {
-    struct mirror *mirror = takeover->mirror;
+    const struct mirror *mirror = takeover->mirror;
 
     for (uint32_t i = 0; i < mirror->config->width && !takeover->took_older; i++) {
         if (is_in_sync(mirror, takeover->slab, i))
-            takeover_each_record(mirror, takeover->slab, i, learn_request, mirror);
+            takeover_each_record(mirror, takeover->slab, i, learn_request, takeover);
     }
 }
 
@@ -303,6 +344,7 @@ static int co_write_again(struct takeover *takeover, struct write_extent run, co
                           const uint64_t *sums)
 {
     struct mirror *mirror = takeover->mirror;
+    const struct version *version = &takeover->versions[run.block];
     uint64_t address = slab_address(mirror, run.slab, run.block);
     struct mirror_write *write = co_write_get(mirror);
     int r;
@@ -314,7 +356,8 @@ static int co_write_again(struct takeover *takeover, struct write_extent run, co
     if (buffer)
         checksum_blocks(buffer, run.count, mirror->vdisk.id, address, write->sums);
     co_range_lock(&mirror->lock, &write->hold, address, run.count, true);
-    r = co_write_commit(write, run, buffer, RECORD_REWRITE, takeover->versions[run.block].request);
+    r = co_write_commit(write, run, buffer, RECORD_REWRITE | (version->older ? RECORD_OLDER : 0),
+                        version->request);
     range_unlock(&mirror->lock, &write->hold);
     write_put(write);
     if (r == 0)

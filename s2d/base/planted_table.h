@@ -33,6 +33,7 @@
     X(RESEND_FORGOTTEN, "mirror", "after a reconnect nothing is sent again")                       \
     X(TAKEOVER_SKIPPED, "mirror", "a new session serves at once, without sealing anybody [RESUME]")   \
     X(REPEAT_RUNS, "aimed", "a repeated data request runs again")                                  \
+    X(GIVEN_UP_COUNTS, "mirror-test", "the request of a record that a takeover could not read counts as done") \
     X(REQUESTS_NOT_LEARNED, "aimed", "a takeover does not learn which requests were done")         \
     /* parity: I6, I7, I8 of rows */                                                               \
     X(PARITY_ACK_DATA, "parity", "a write is committed when its data columns have it [DATAACK]")   \

@@ -280,8 +280,11 @@ static void report_tail(struct fake_column *fake, struct store_seal *seal)
             .slab = record->slab,
             .column = record->column,
             .kind = record->kind,
+            .flags = record->flags & ~(uint32_t)RECORD_VERIFIED,
             .block = record->block,
             .count = record->count,
+            .client_session = record->client_session,
+            .client_number = record->client_number,
         };
     }
 }
@@ -581,4 +584,12 @@ void fake_column_plant(struct fake_column *fake, struct extent_ref where, uint32
     fake->sealed_epoch = MAX(fake->sealed_epoch, position.session);
     fake->session = MAX(fake->session, position.session);
     fake->durable_seq = MAX(fake->durable_seq, position.seq);
+}
+
+void fake_column_sign(struct fake_column *fake, struct client_request request)
+{
+    struct fake_record *last = list_entry(fake->log.prev, struct fake_record, node);
+
+    last->record.client_session = request.session;
+    last->record.client_number = request.number;
 }

@@ -5,6 +5,7 @@
 #define S2D_TESTS_FAKE_COLUMN_H
 
 #include "resiliency/column_store.h"
+#include "resiliency/vdisk.h"
 #include "s2d/base/io.h"
 
 #define FAKE_EXTENTS 16
@@ -67,5 +68,7 @@ void fake_column_rot(struct fake_column *fake, struct extent_ref where, uint32_t
 void fake_column_plant(struct fake_column *fake, struct extent_ref where, uint32_t slab,
                        uint16_t column, uint32_t block, struct log_position position, char fill,
                        uint64_t address);
+/* The record planted last is of this client. */
+void fake_column_sign(struct fake_column *fake, struct client_request request);
 
 #endif

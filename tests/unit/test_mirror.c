@@ -934,6 +934,44 @@ static void test_rotten_newest_is_not_guessed(void **state)
               rotten_newest_is_not_guessed);
 }
 
+/* Only disk 2 has what the request wrote to block 5, and cannot give it; a takeover that puts the
+ * older version there does not get done. */
+static void plant_given_up(struct world *world)
+{
+    fake_column_plant(&world->columns[0], world_column(world, 0, 0)->where, 0, 0, 5,
+                      (struct log_position){4, 8}, 'o', 5);
+    fake_column_plant(&world->columns[1], world_column(world, 0, 1)->where, 0, 1, 5,
+                      (struct log_position){4, 9}, 'p', 5);
+    fake_column_sign(&world->columns[1], (struct client_request){.session = 77, .number = 1});
+    fake_column_rot(&world->columns[1], world_column(world, 0, 1)->where, 5);
+    fake_column_set_hang(&world->columns[2], true);
+}
+
+static void given_up_request_is_not_done(struct world *world)
+{
+    struct owner *owner = world_take_over(world, 1), *next;
+
+    co_sleep_ns(100 * MS);
+    assert_int_equal(world_peek(world, 1, 5), 'o');
+    assert_int_equal(world_peek(world, 2, 5), 'o');
+    assert_false(mirror_ready(owner->mirror));
+    next = world_take_over(world, 2);
+    fake_column_set_hang(&world->columns[2], false);
+    assert_int_equal(co_mirror_wait_ready(next->mirror, UINT64_MAX), 0);
+    assert_int_equal(co_owner_read(next, 5), 'o');
+    assert_int_equal(co_ask(next, 'p', 1, true), 0);
+    assert_int_equal(co_owner_read(next, 5), 'p');
+}
+
+/* A takeover sees a record that an earlier one could not read and gave up, below what was written
+ * in its place: its request did not happen, and must be run when it is repeated. */
+static void test_given_up_request_is_not_done(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = plant_given_up},
+              given_up_request_is_not_done);
+}
+
 static void disk_2_is_away(struct world *world)
 {
     plant_tails(world);
@@ -1333,6 +1371,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_paused_resync_waits),
         cmocka_unit_test(test_newest_is_written_again),
         cmocka_unit_test(test_rotten_newest_is_not_guessed),
+        cmocka_unit_test(test_given_up_request_is_not_done),
         cmocka_unit_test(test_takeover_evicts_the_absent),
         cmocka_unit_test(test_nobody_is_evicted_for_being_late),
         cmocka_unit_test(test_old_owner_is_fenced),

@@ -235,6 +235,52 @@ static void seal_main(struct io *io, void *arg)
     co_rig_close(&rig);
 }
 
+static void write_of_client(struct rig_owner *owner, uint32_t block, uint64_t number,
+                            uint32_t flags)
+{
+    struct rig_write write;
+
+    rig_prepare(owner, &write, RECORD_WRITE, 0, block, 1, 100 + number);
+    write.append.record.client_session = number ? 7 : 0;
+    write.append.record.client_number = number;
+    write.append.record.flags |= flags;
+    rig_submit(owner, &write);
+    assert_int_equal(co_rig_wait(&write), 0);
+}
+
+static void given_up_main(struct io *io, void *arg)
+{
+    struct rig_store rig;
+    struct rig_owner owner = {0};
+    struct store_seal seal;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
+    write_of_client(&owner, 3, 1, 0);
+    write_of_client(&owner, 4, 2, 0);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0); /* nobody can read block 3 of it */
+    write_of_client(&owner, 3, 0, RECORD_REWRITE | RECORD_OLDER);
+    co_rig_close(&rig);
+
+    assert_int_equal(co_rig_open(io, &rig), 0); /* and it stays so */
+    owner.store = rig.store;
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_store_seal(rig.store, RIG_VDISK, 3, 3, &seal), 0);
+    assert_int_equal(seal.tail_count, 1);
+    assert_int_equal(seal.tail[0].client_number, 2);
+    store_seal_done(&seal);
+    co_rig_close(&rig);
+}
+
+/* What a takeover could not read, and put an older version over, is committed by its watermark like
+ * the rest; but its request did not happen. */
+static void a_request_that_was_given_up_is_not_remembered(void **state)
+{
+    (void)state;
+    with_store(1, given_up_main, NULL);
+}
+
 static void a_seal_reports_the_tail(void **state)
 {
     (void)state;
@@ -1148,6 +1194,7 @@ int main(void)
         cmocka_unit_test(a_gap_is_refused),
         cmocka_unit_test(a_higher_epoch_fences_every_call_for_good),
         cmocka_unit_test(a_seal_reports_the_tail),
+        cmocka_unit_test(a_request_that_was_given_up_is_not_remembered),
         cmocka_unit_test(refuses_what_makes_no_sense),
         cmocka_unit_test(only_committed_records_are_destaged),
         cmocka_unit_test(a_full_log_waits_for_a_watermark),
