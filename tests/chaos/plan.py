@@ -53,10 +53,10 @@ class Step:
 
 
 class Plan:
-    def __init__(self, seed, nodes, only=None):
+    def __init__(self, seed, nodes, only=None, away=0):
         self.random = random.Random(f"chaos {seed} {nodes}")
         self.nodes = nodes
-        self.at_once = max(1, min(2, (nodes - 1) // 2))  # a majority stays, and one copy of three
+        self.at_once = away or max(1, min(2, (nodes - 1) // 2))  # a majority stays, and one copy of three
         self.kinds = {kind: row for kind, row in KINDS.items() if not only or kind in only}
         self.number = 0
         self.early = [kind for kind in EARLY if kind in self.kinds]
