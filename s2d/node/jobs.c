@@ -58,12 +58,24 @@ static void end_job(struct node *node, const struct job_record *job, enum job_st
                                      (json_int_t)0, "message", message));
 }
 
-static void lead_vdisk(struct node *node, const struct vdisk_record *vdisk)
+/* A look at all slabs of a large cluster takes a while: only when there may be something. */
+static bool disks_leave(const struct database *database)
+{
+    const struct disk_record *disk;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        if (repair_wanted(database, disk))
+            return true;
+    }
+    return false;
+}
+
+static void lead_vdisk(struct node *node, const struct vdisk_record *vdisk, bool wanted)
 {
     const struct database *database = consensus_database(node->consensus);
     const struct volume_record *volume = database_find(database, TABLE_VOLUME, vdisk->volume);
-    uint64_t left_bytes = repair_left_bytes(database, vdisk->base.id);
     const struct job_record *job = volume ? find_job(database, volume) : NULL;
+    uint64_t left_bytes = wanted || job ? repair_left_bytes(database, vdisk->base.id) : 0;
 
     if (volume && left_bytes > 0 && !job && volume->state != VOLUME_DELETING)
         begin_job(node, vdisk, volume, left_bytes);
@@ -76,9 +88,10 @@ void node_jobs_lead_pass(struct node *node)
     const struct database *database = consensus_database(node->consensus);
     const struct vdisk_record *vdisk;
     const struct job_record *job;
+    bool wanted = disks_leave(database);
 
     for (size_t i = 0; (vdisk = database_at(database, TABLE_VDISK, i)); i++)
-        lead_vdisk(node, vdisk);
+        lead_vdisk(node, vdisk, wanted);
     for (size_t i = 0; (job = database_at(database, TABLE_JOB, i)); i++) {
         if (job_is_active(job) && strcmp(job->kind, REBUILD_JOB) == 0 &&
             !database_find_name(database, TABLE_VOLUME, job->target))
