@@ -280,6 +280,15 @@ must_check int co_store_checksums(struct store *store, uint64_t vdisk, struct ex
                                   uint32_t block, uint32_t count, uint64_t *ret_sums,
                                   uint64_t *ret_unknown);
 
+/* ---- columns that are gone ---- */
+
+/* Drops what is not committed of columns that the cluster no longer has: no owner is left who would
+ * ever tell, the log would carry it for ever, and could not move. is_gone() says so of an extent
+ * that has such records; it does not suspend. Durable when it returns 0. Returns 0, -ESTALE, -EIO,
+ * -ENOMEM, -ECANCELED. */
+typedef bool store_is_gone(void *arg, struct extent_ref where);
+must_check int co_store_drop_gone(struct store *store, store_is_gone *is_gone, void *arg);
+
 /* ---- columns that return (I8, "Resync" in design.md) ---- */
 
 /* Told by the present owner for a column that Raft holds for stale: drops its records above the

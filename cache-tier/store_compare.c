@@ -136,6 +136,52 @@ int co_store_drop_tail(struct store *store, uint64_t vdisk, uint64_t epoch,
     return co_control_wait(&wait);
 }
 
+#define GONE_AT_ONCE 16
+
+static size_t find_gone(const struct stream *stream, store_is_gone *is_gone, void *arg,
+                        struct extent_ref ret_gone[GONE_AT_ONCE])
+{
+    size_t count = 0;
+
+    list_for_each (node, &stream->pending) {
+        struct extent_ref where = list_entry(node, struct pending, node)->where;
+        bool known = false;
+
+        for (size_t i = 0; i < count; i++)
+            known = known || ret_gone[i].extent == where.extent;
+        if (known || !is_gone(arg, where))
+            continue;
+        ret_gone[count++] = where;
+        if (count == GONE_AT_ONCE)
+            break;
+    }
+    return count;
+}
+
+int co_store_drop_gone(struct store *store, store_is_gone *is_gone, void *arg)
+{
+    struct extent_ref gone[GONE_AT_ONCE];
+    struct stream *stream, *next;
+
+    for (;;) {
+        size_t count = 0;
+        int r;
+
+        HASH_ITER(hh, store->streams.table, stream, next)
+        {
+            count = find_gone(stream, is_gone, arg, gone);
+            if (count > 0)
+                break;
+        }
+        if (count == 0)
+            return 0;
+        SOMETIMES("store: what is not committed of a column that is gone is dropped");
+        r = co_store_drop_tail(store, stream->vdisk, stream->sealed_epoch, gone, count);
+        if (r < 0)
+            return r;
+    }
+}
+
 /* ---- what to compare ---- */
 
 static void add_page(const struct store *store, uint32_t page, uint64_t *bitmap)

@@ -70,6 +70,31 @@ static void disk_error(void *arg, int error)
         node_disk_fail(disk, "the medium failed", error);
 }
 
+static bool column_is_gone(void *arg, struct extent_ref where)
+{
+    const struct node_disk *disk = arg;
+    const struct node *node = disk->owner_node;
+
+    /* a younger one may be in what we have not applied yet */
+    return where.generation <= consensus_applied(node->consensus) &&
+           database_extent_is_free(consensus_database(node->consensus), disk->id, where.extent);
+}
+
+/* As of a volume that was deleted in the middle of a write. */
+static void co_drop_gone(struct node_disk *disk)
+{
+    int r;
+
+    if (!disk->store || !disk->served || disk->busy || disk->failed)
+        return;
+    disk->busy = true;
+    r = co_store_drop_gone(disk->store, column_is_gone, disk);
+    disk->busy = false;
+    if (r < 0 && r != -ECANCELED)
+        log_debug(disk->owner_node->io, "disks", "what is left of a deleted column stays",
+                  "disk=%s error=%s", disk->name, strerror(-r));
+}
+
 static void look_main(void *arg)
 {
     struct node_disk *disk = arg;
@@ -81,6 +106,7 @@ static void look_main(void *arg)
         else if (r == -EIO) /* it may be idle: nothing else would tell */
             node_disk_fail(disk, "its superblocks cannot be read", r);
     }
+    co_drop_gone(disk);
     disk->looking = false;
     disk->look_ns = io_now_ns(disk->owner_node->io) + LOOK_NS;
 }
