@@ -42,7 +42,7 @@
     X(PARITY_OLD_FROM_STALE, "parity", "old contents are read from a stale column [STALEOLD]")     \
     X(PARITY_AGAIN_COMMITTED, "parity", "a takeover writes the committed contents again in any case [BASE]") \
     X(PARITY_AGAIN_GUESSED, "parity", "a takeover takes the newest version, known or not [GUESS]") \
-    X(PARITY_AGAIN_ITS_OWN, "open:parity", "columns that only other versions touched are not written again [ONLYITS]") \
+    X(PARITY_AGAIN_ITS_OWN, "parity-aimed", "columns that only other versions touched are not written again [ONLYITS]") \
     X(PARITY_AGAIN_DATA, "parity", "data columns alone are written again [DATAONLY]")              \
     X(PARITY_AGAIN_LACKING, "parity", "only columns that lack the version are written again [LACK]") \
     X(PARITY_SPARED_EARLY, "parity", "a version that one column lacks is not written again")       \

@@ -123,6 +123,10 @@ struct cluster {
     bool show_log;
     bool repeating; /* clients ask again for what was not answered */
     uint32_t focus; /* the slab that clients work on, from 1; 0: all */
+    /* parity: the rows that they work on have one data column, from 1 (0: all), or they ask for
+     * whole stripes */
+    uint32_t only_column;
+    bool whole_stripes;
     unsigned node_count;
     struct node nodes[NODES_MAX + 1]; /* from 1 */
     struct vdisk_config *configs[CONFIGS_MAX];

@@ -5,6 +5,7 @@
  *
  * Clients work on one slab for a while (cluster->focus), then on another: what is not overwritten
  * shows later what was done to it, and its pages keep their stamps. */
+#include "cache-tier/store.h"
 #include "tests/sim/mirror_sim.h"
 
 #define SERVES_NS (3 * SEC)
@@ -351,11 +352,90 @@ static void (*const schedules[])(struct cluster *cluster) = {
     interrupted_takeovers,
 };
 
+/* A slab none of whose columns is the owner's, on which writes have room; 0: there is none. */
+static uint32_t slab_elsewhere(struct cluster *cluster)
+{
+    const struct vdisk_config *config = config_now(cluster);
+
+    for (uint32_t slab = 0; slab < SLABS; slab++) {
+        const struct column_config *columns = vdisk_config_slab(config, slab);
+        bool here = columns[0].disk == 0;
+
+        for (uint32_t i = 0; i < config->width; i++)
+            here = here || columns[i].node == config->owner;
+        if (!here)
+            return slab + 1;
+    }
+    return 0;
+}
+
+/* Records that the node's store does not know to be committed. */
+static uint64_t pending_records(const struct node *node)
+{
+    struct store_stream_info info;
+
+    return node->running && store_stream_info(node->store, VDISK, &info) ? info.pending_records : 0;
+}
+
+static void await_pending(struct cluster *cluster, const struct node *node, uint64_t count)
+{
+    for (int i = 0; i < 200 && pending_records(node) < count; i++)
+        run_for(cluster, STEP_NS);
+}
+
+/* Rows in which a write of one data column is complete, and a later one of the whole row has
+ * reached another data column alone; the column of the first is stale, so nobody can tell what the
+ * later one was. A write elsewhere that is stuck has kept both from being told committed. */
+static void torn_row(struct cluster *cluster)
+{
+    struct node *owner = owner_now(cluster);
+    uint32_t slab = slab_elsewhere(cluster), used = cluster->used;
+    uint32_t first = (uint32_t)draw(cluster, cluster->data_columns);
+    uint32_t second = (first + 1) % cluster->data_columns;
+    const struct column_config *columns;
+    struct node *gone, *torn;
+
+    if (slab == 0)
+        return;
+    columns = vdisk_config_slab(config_now(cluster), slab - 1);
+    gone = &cluster->nodes[columns[first].node];
+    torn = &cluster->nodes[columns[second].node];
+    crash(gone, SEC + draw(cluster, SEC));
+    if (!await_stale(cluster, gone))
+        return;
+    run_for(cluster, 30 * MS);
+
+    cut_both(cluster, owner, torn);
+    sim_break_connections(cluster->sim, owner->number, torn->number); /* nobody reads there */
+    cluster->focus = slab;
+    cluster->used = cluster->slab_blocks;
+    cluster->only_column = second + 1; /* these are stuck, mostly in other rows */
+    run_for(cluster, 4 * MS + draw(cluster, 3 * MS));
+    cluster->used = 2 * cluster->data_columns * PARITY_UNIT_BLOCKS;
+    cluster->only_column = first + 1; /* these are not */
+    run_for(cluster, 20 * MS + draw(cluster, 40 * MS));
+    cluster->only_column = 0;
+    cluster->whole_stripes = true;
+    for (unsigned i = 1; i <= cluster->node_count; i++)
+        if (i != owner->number)
+            sim_cut(cluster->sim, owner->number, i);
+    run_for(cluster, 10 * MS + draw(cluster, 20 * MS));
+    sim_heal(cluster->sim, owner->number, torn->number);
+    sim_heal(cluster->sim, torn->number, owner->number);
+    await_pending(cluster, torn, pending_records(torn) + 2);
+    run_for(cluster, draw(cluster, 8 * MS));
+    if (is_up(owner)) /* what it has sent is lost with it */
+        crash_node(owner, SIM_HOST_DIES, draw(cluster, 100 * MS));
+    cluster->whole_stripes = false;
+    cluster->used = used;
+    run_for(cluster, 10 * MS);
+    sim_heal_all(cluster->sim);
+    run_for(cluster, draw(cluster, 300 * MS));
+}
+
 static void (*const parity_schedules[])(struct cluster *cluster) = {
-    interrupted_takeovers,
-    torn_write,
-    given_up_takeover,
-    late_eviction,
+    torn_row, interrupted_takeovers, torn_row, torn_write,
+    torn_row, given_up_takeover,     torn_row, late_eviction,
 };
 
 void play_aimed(struct cluster *cluster)

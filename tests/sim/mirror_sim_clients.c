@@ -88,12 +88,21 @@ static uint64_t draw_block(struct cluster *cluster)
 
 static bool take_blocks(struct cluster *cluster, uint64_t *ret_block, uint32_t *ret_count)
 {
+    uint32_t stripe = cluster->data_columns * PARITY_UNIT_BLOCKS;
     uint64_t block = draw_block(cluster);
     uint32_t count =
         draw(cluster, 4) == 0 ? 1 + (uint32_t)draw(cluster, cluster->request_blocks) : 1;
 
-    if (cluster->data_columns > 1 && count > 1 && draw(cluster, 2) == 0)
-        block -= block % (cluster->data_columns * PARITY_UNIT_BLOCKS); /* whole stripes */
+    if (cluster->only_column > 0) {
+        block += (cluster->only_column - 1) * PARITY_UNIT_BLOCKS + block % PARITY_UNIT_BLOCKS -
+                 block % stripe;
+        count = 1;
+    } else if (cluster->whole_stripes) {
+        block -= block % stripe;
+        count = stripe;
+    } else if (cluster->data_columns > 1 && count > 1 && draw(cluster, 2) == 0) {
+        block -= block % stripe;
+    }
     count = (uint32_t)MIN(count, cluster->block_count - block);
     if (cluster->focus) {
         uint32_t at = (uint32_t)(block % cluster->slab_blocks);
