@@ -337,7 +337,7 @@ int co_store_settle_loss(struct store *store, uint64_t index, const struct store
     if (extent_table_dirty_blocks(store->table) > 0)
         return -EIO; /* an error of the disk, told by then */
     store->health.lost_extents = extent_table_lost_rows(store->table);
-    return co_disk_clear_log_lost(store->disk);
+    return co_disk_set_log_lost(store->disk, false);
 }
 
 void store_withhold(struct store *store, struct extent_ref where)

@@ -352,11 +352,16 @@ static int co_read_compares(struct replay *replay)
 
 /* ---- damage ---- */
 
-/* What lay behind the hole is lost for good once we write there: say so first. */
+/* What lay behind the hole is lost for good once we write there: say so first. Rows that began there
+ * and fences that were raised there are lost as well; who knows the database puts them right
+ * (co_store_settle_loss()). */
 static int co_record_damage(struct store *store)
 {
     struct control_wait wait = {0};
+    int r = PLANTED(HOLE_ROWS_FORGOTTEN) ? 0 : co_disk_set_log_lost(store->disk, true);
 
+    if (r < 0)
+        return r;
     for (uint32_t i = 0; i < store->geometry.extent_count; i++) {
         if (extent_table_row(store->table, i)->flags & EXTENT_USED)
             extent_table_change(store->table, i)->flags |= EXTENT_DAMAGED;

@@ -188,8 +188,9 @@ must_check int co_disk_set_log(struct disk *disk, const struct disk_log *log, bo
 /* The anchors of the disk's log, which is on a cache disk, have this generation now, durably: from
  * now on an older state of that disk is told from it. As above. */
 must_check int co_disk_note_anchors(struct disk *disk, uint64_t generation);
-/* The extent table says what the loss meant. As above. */
-must_check int co_disk_clear_log_lost(struct disk *disk);
+/* Some of what the disk's log held is gone; or no longer: the extent table says what that meant.
+ * As above. */
+must_check int co_disk_set_log_lost(struct disk *disk, bool lost);
 
 /* ---- looking without claiming ---- */
 

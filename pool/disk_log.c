@@ -229,7 +229,7 @@ int co_disk_note_anchors(struct disk *disk, uint64_t generation)
     return r < 0 ? r : superblock_log(disk->superblock, &disk->log);
 }
 
-int co_disk_clear_log_lost(struct disk *disk)
+int co_disk_set_log_lost(struct disk *disk, bool lost)
 {
     cleanup(freep) struct superblock *next = NULL;
     int r = co_change_begin(disk, &next);
@@ -237,5 +237,7 @@ int co_disk_clear_log_lost(struct disk *disk)
     if (r < 0)
         return r;
     next->flags &= ~SUPERBLOCK_LOG_LOST;
+    if (lost)
+        next->flags |= SUPERBLOCK_LOG_LOST;
     return co_change_end(disk, next);
 }

@@ -207,8 +207,7 @@ static int co_serve_disk(struct node *node, struct node_disk *disk)
 
     if (is_damaged(disk->store) && !disk->told) {
         snprintf(disk->reason, sizeof(disk->reason),
-                 "its log was %s; what it holds is checked against the other copies",
-                 disk_log_lost(disk->disk) ? "lost with a cache disk" : "damaged");
+                 "its log was lost or damaged; what it holds is checked against the other copies");
         co_tell_failed(node, disk, true);
         if (!disk->told)
             return -EAGAIN;

@@ -153,7 +153,7 @@ static void bind_main(struct io *io, void *arg)
     for (size_t i = 0; i < ARRAY_SIZE(capacity_paths) && r == 0; i++)
         r = co_unbind(&disks, i, i == 1);
     if (r == 0)
-        r = co_disk_clear_log_lost(disks.capacity[1]);
+        r = co_disk_set_log_lost(disks.capacity[1], false);
     *over = r == 0;
     assert_true(r == 0 || sim_is_dying(io));
     close_disks(&disks);
@@ -223,7 +223,7 @@ static void again_main(struct io *io, void *arg)
     assert_int_equal(co_bind(&disks, 0), 0);
     assert_false(disk_uuid_equal(disk_log(disks.capacity[0])->uuid, first));
     assert_true(disk_log_lost(disks.capacity[0])); /* another log does not bring back the old one */
-    assert_int_equal(co_disk_clear_log_lost(disks.capacity[0]), 0);
+    assert_int_equal(co_disk_set_log_lost(disks.capacity[0], false), 0);
     close_disks(&disks);
     assert_int_equal(co_open_disks(io, &disks), 0);
     assert_false(disk_log_lost(disks.capacity[0]));
