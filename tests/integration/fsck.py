@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""s2d fsck against planted damage: a superblock, a copy of a block, every copy of one, the middle of a log, nodes of a file
-system's trees on every copy. Each is found and named, nothing else is, and nothing on the disks changes; --repair mends the
+"""s2d fsck against planted damage: a superblock, a copy of a block, every copy of one, checksum pages, the extent table, the
+middle of a log, nodes of a file system's trees on every copy. Each is found and named, nothing else is, and nothing on the disks changes; --repair mends the
 superblock. At last the nodes start on what was damaged on one copy only, and heal."""
 import contextlib
 import os
@@ -19,6 +19,8 @@ from lab import Failed, Lab  # noqa: E402
 BLOCK = 4096
 NODE_MAGIC = b"fsND"
 BATCH_MAGIC = struct.pack("<Q", 0x6863746162733273)
+TABLE_MAGIC = struct.pack("<Q", 0x7478655f64327331)
+PAGE_MAGIC = struct.pack("<I", 0x65676170)
 
 
 class Cluster:
@@ -125,6 +127,31 @@ def damage_log(cluster):
         cluster.expect(1, "of node3: its log has a hole")
 
 
+def damage_checksum_pages(cluster):
+    """One of a disk at a time: its blocks are not believed, the other copies are, and no file is missed."""
+    found = 0
+    pages = spots(cluster.disks()[1:2], lambda block: block[:4] == PAGE_MAGIC)
+    for place in pages:
+        with damaged([place]):
+            code, text = cluster.fsck()
+        if code == 0:
+            continue  # it is of an extent that was freed
+        found += 1
+        for word in ("ssd0 of node2: 1 of its checksum pages are damaged", "were rotten", "4 files"):
+            if word not in text:
+                raise Failed(f"a damaged checksum page: exit {code}, lacks '{word}':\n{text}")
+    if not found:
+        raise Failed(f"none of {len(pages)} checksum pages was missed")
+    return f"{found} of {len(pages)} pages"
+
+
+def damage_extent_table(cluster):
+    """All columns whose rows it holds are lost, on this disk alone."""
+    with damaged(spots(cluster.disks()[:1], lambda block: block[:8] == TABLE_MAGIC)[:1]):
+        cluster.expect(1, "ssd0 of node1:", "rows of its extent table cannot be read", "4 files",
+                       without=["cannot be mounted", "its log has a hole", "of node2", "of node3"])
+
+
 def damage_trees(cluster):
     """Every version of a node that lies about: those in use are missed by the trees."""
     found = set()
@@ -171,6 +198,10 @@ def main():
             for volume in ("v", "p"):
                 lab.s2d("volume", "create", volume, "--size", "256M", "--resiliency", "mirror3")
             lab.s2d("file", "import", data, "v/data")
+            other = pathlib.Path(folder) / "other"
+            other.write_bytes(os.urandom(90 << 20))
+            for name in ("p/one", "p/two"):  # so much that the logs were destaged, and pages written
+                lab.s2d("file", "import", other, name)
             lab.s2d("file", "clone", "v/data", "v/clone")
             lab.s2d("volume", "snapshot", "create", "v", "before")
             print("a running node is not touched", flush=True)
@@ -179,6 +210,7 @@ def main():
             cluster.expect(0, "checked 3 disks and 2 volumes: 0 problems")
             for what, test in (("a superblock", damage_superblock), ("one copy of a block", lambda c: damage_one_copy(c, contents)),
                                ("every copy of a block", lambda c: damage_every_copy(c, contents)),
+                               ("checksum pages", damage_checksum_pages), ("a block of the extent table", damage_extent_table),
                                ("the middle of a log", damage_log),
                                ("nodes of the trees", damage_trees)):
                 print(f"{what}: found {test(cluster) or ''}", flush=True)

@@ -42,6 +42,7 @@ void fsck_note(const char *what, const char *format, ...) printf_like(2, 3);
 
 /* Opens the disks of the given nodes and tells what is wrong with them. */
 void co_fsck_open_disks(struct fsck *fsck);
+/* Tells of what showed only while they were read, too. */
 void co_fsck_close_disks(struct fsck *fsck);
 /* On an io that writes: damaged superblocks become right again. */
 void co_fsck_mend_disks(struct fsck *fsck);

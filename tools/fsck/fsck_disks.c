@@ -85,16 +85,12 @@ static void tell_health(struct fsck *fsck, const struct fsck_disk *disk, const c
 {
     const struct store_health *health = store_health(disk->store);
 
-    if (health->log_damaged)
+    if (health->log_damaged && health->lost_extents == 0) /* a lost row counts as damage, too */
         fsck_problem(fsck, name, HEALS_ITSELF,
                      "its log has a hole: what its columns held may be incomplete");
     if (health->lost_extents > 0)
         fsck_problem(fsck, name, HEALS_ITSELF, "%llu rows of its extent table cannot be read",
                      (unsigned long long)health->lost_extents);
-    if (health->corrupt_pages > 0)
-        fsck_problem(fsck, name, HEALS_ITSELF,
-                     "%llu of its checksum pages are damaged: their blocks cannot be verified",
-                     (unsigned long long)health->corrupt_pages);
     if (health->torn_tail)
         fsck_note(name,
                   "its last write was cut short by a crash; nobody was told that it was done");
@@ -203,8 +199,22 @@ void co_fsck_open_disks(struct fsck *fsck)
     }
 }
 
+/* They are read with the blocks that they are for: known when the volumes have been looked at. */
+static void tell_pages(struct fsck *fsck, const struct fsck_disk *disk)
+{
+    uint64_t damaged = disk->store ? store_health(disk->store)->corrupt_pages : 0;
+    char name[160];
+
+    if (damaged > 0)
+        fsck_problem(fsck, name_of(fsck, disk->record, name), HEALS_ITSELF,
+                     "%llu of its checksum pages are damaged: their blocks cannot be verified",
+                     (unsigned long long)damaged);
+}
+
 void co_fsck_close_disks(struct fsck *fsck)
 {
+    for (size_t i = 0; i < fsck->disk_count; i++)
+        tell_pages(fsck, &fsck->disks[i]);
     for (size_t i = 0; i < fsck->disk_count; i++) {
         struct fsck_disk *disk = &fsck->disks[i];
 
