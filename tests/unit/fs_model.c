@@ -2,6 +2,7 @@
 
 #define ENTRIES_MAX 16
 #define NAMES 4
+#define GROW_BYTES (8 * MIB)
 
 struct entry {
     char name[16];
@@ -503,6 +504,8 @@ static int apply_snapshot(struct model *model, const struct op *op)
 
 int model_apply(struct model *model, const struct op *op)
 {
+    struct modelled *file;
+
     switch (op->kind) {
     case OP_CREATE:
         return apply_make(model, op, S_IFREG | 0644);
@@ -543,7 +546,11 @@ int model_apply(struct model *model, const struct op *op)
     case OP_UNSNAPSHOT:
     case OP_RESTORE:
         return apply_snapshot(model, op);
+    case OP_SYNC:
+        return model_walk(model, op->path, strlen(op->path), &file);
     case OP_CHECKPOINT:
+    case OP_GROW:
+    case OP_TRIM:
     case OP_KINDS:
         return 0;
     }
@@ -607,7 +614,8 @@ struct op op_random(uint64_t (*random)(void *arg), void *arg)
         [OP_WRITE_HELD] = 4, [OP_TRUNCATE] = 6, [OP_ALLOCATE] = 3,     [OP_PUNCH] = 5,
         [OP_ZERO] = 3,       [OP_CHMOD] = 2,    [OP_HOLD] = 3,         [OP_DROP] = 2,
         [OP_CHECKPOINT] = 3, [OP_CLONE] = 10,   [OP_CLONE_RANGE] = 10, [OP_SNAPSHOT] = 5,
-        [OP_UNSNAPSHOT] = 3, [OP_RESTORE] = 2};
+        [OP_UNSNAPSHOT] = 3, [OP_RESTORE] = 2,  [OP_SYNC] = 3,         [OP_GROW] = 1,
+        [OP_TRIM] = 1};
     struct op op = {.seed = random(arg) % 1000 + 1};
     unsigned sum = 0, pick;
 
@@ -660,7 +668,10 @@ const char *op_name(enum op_kind kind)
                                         "checkpoint",
                                         "snapshot",
                                         "snapshot-delete",
-                                        "snapshot-restore"};
+                                        "snapshot-restore",
+                                        "sync",
+                                        "grow",
+                                        "trim"};
 
     return names[kind];
 }
@@ -682,6 +693,8 @@ static int co_data_run(struct fs_inode *inode, const struct op *op)
     case OP_CHMOD:
         return co_fs_setattr(inode, &(struct fs_attr){.mode = op->seed & 07777}, FS_SET_MODE,
                              FS_NO_REQUEST);
+    case OP_SYNC:
+        return co_fs_sync(inode, op->seed % 2);
     default:
         check(false);
         return 0;
@@ -804,6 +817,7 @@ int co_op_run(struct world *world, const char *base, const struct op *op, struct
     case OP_PUNCH:
     case OP_ZERO:
     case OP_CHMOD:
+    case OP_SYNC:
         r = co_open(world, path, &inode);
         return r < 0 ? r : co_data_run(inode, op);
     case OP_WRITE_HELD:
@@ -816,6 +830,11 @@ int co_op_run(struct world *world, const char *base, const struct op *op, struct
         return co_drop(*op, handles, model);
     case OP_CHECKPOINT:
         return co_fs_checkpoint(world->fs);
+    case OP_GROW:
+        ram_vdisk_grow(&world->ram, GROW_BYTES);
+        return co_fs_grow(world->fs);
+    case OP_TRIM:
+        return co_fs_trim_free(world->fs);
     case OP_SNAPSHOT:
     case OP_UNSNAPSHOT:
     case OP_RESTORE:

@@ -32,6 +32,9 @@ enum op_kind {
     OP_SNAPSHOT,
     OP_UNSNAPSHOT,
     OP_RESTORE, /* drops the handles first: which files keep their inodes is not modelled */
+    OP_SYNC,    /* of a file; with seed % 2 of its data only */
+    OP_GROW,    /* the vdisk, as long as its RAM reaches, and the file system on it */
+    OP_TRIM,    /* all that is free is given back */
     OP_KINDS,
 };
 

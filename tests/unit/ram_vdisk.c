@@ -59,6 +59,7 @@ static void change(struct ram_vdisk *ram, const char *buffer, uint64_t offset, u
         memcpy(ram->memory + offset, buffer, length);
     else if (madvise(ram->memory + offset, length, MADV_DONTNEED) < 0)
         memset(ram->memory + offset, 0, length);
+    memset(ram->in_use + offset / BLOCK_SIZE, buffer != NULL, length / BLOCK_SIZE);
 }
 
 /* Power went while the request was in flight. */
@@ -136,6 +137,7 @@ int ram_vdisk_init(struct ram_vdisk *ram, uint64_t size_bytes, uint64_t seed)
 {
     *ram = (struct ram_vdisk){.vdisk = {.ops = &ram_ops, .id = 1, .size_bytes = size_bytes},
                               .random = seed,
+                              .room_bytes = size_bytes,
                               .cut_after = UINT64_MAX,
                               .slabs = UINT64_MAX};
     ram->memory = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,
@@ -143,14 +145,16 @@ int ram_vdisk_init(struct ram_vdisk *ram, uint64_t size_bytes, uint64_t seed)
     ram->slab_there = calloc(size_bytes / SLAB_BYTES + 1, 1);
     if (ram->memory == MAP_FAILED)
         ram->memory = NULL;
-    return ram->memory && ram->slab_there ? 0 : -ENOMEM;
+    ram->in_use = calloc(size_bytes / BLOCK_SIZE, 1);
+    return ram->memory && ram->slab_there && ram->in_use ? 0 : -ENOMEM;
 }
 
 void ram_vdisk_done(struct ram_vdisk *ram)
 {
     if (ram->memory)
-        munmap(ram->memory, ram->vdisk.size_bytes);
+        munmap(ram->memory, ram->room_bytes);
     free(ram->slab_there);
+    free(ram->in_use);
     *ram = (struct ram_vdisk){0};
 }
 
@@ -160,4 +164,18 @@ void ram_vdisk_restart(struct ram_vdisk *ram)
     ram->cut_after = UINT64_MAX;
     ram->fail_after = ram->fail_reads_after = 0;
     ram->writes = ram->trims = ram->reads = 0;
+}
+
+void ram_vdisk_grow(struct ram_vdisk *ram, uint64_t bytes)
+{
+    ram->vdisk.size_bytes = MIN(ram->vdisk.size_bytes + bytes, ram->room_bytes);
+}
+
+uint64_t ram_vdisk_blocks_in_use(const struct ram_vdisk *ram)
+{
+    uint64_t blocks = 0;
+
+    for (uint64_t i = 0; i < ram->room_bytes / BLOCK_SIZE; i++)
+        blocks += ram->in_use[i];
+    return blocks;
 }

@@ -28,7 +28,9 @@ struct ram_vdisk {
     uint64_t
         rotten_at; /* bytes: the block there reads as -EIO, as without any right copy; 0: none */
 
-    uint64_t slabs; /* thin: so many slabs of 1 MiB are left in the pool; UINT64_MAX: thick */
+    uint64_t room_bytes; /* it can grow to this: what it was made with */
+    uint8_t *in_use;     /* by block: written, and not trimmed since */
+    uint64_t slabs;      /* thin: so many slabs of 1 MiB are left in the pool; UINT64_MAX: thick */
     uint8_t *slab_there;
 };
 
@@ -37,5 +39,8 @@ must_check int ram_vdisk_init(struct ram_vdisk *ram, uint64_t size_bytes, uint64
 void ram_vdisk_done(struct ram_vdisk *ram);
 void ram_vdisk_restart(struct ram_vdisk *ram); /* power is back, faults are off */
 uint64_t ram_vdisk_random(struct ram_vdisk *ram);
+/* Makes it larger by so much, or as much as there is room. Smaller first: set vdisk.size_bytes. */
+void ram_vdisk_grow(struct ram_vdisk *ram, uint64_t bytes);
+uint64_t ram_vdisk_blocks_in_use(const struct ram_vdisk *ram);
 
 #endif
