@@ -189,8 +189,10 @@ static void co_close_disk(struct node *node, struct node_disk *disk)
     if (disk->store)
         co_store_server_remove(node->store_server, disk->id);
     column_local_free(take_ptr(disk->column));
-    if (disk->store)
+    if (disk->store) {
+        store_set_error_handler(disk->store, NULL, NULL); /* it could not be told any more */
         co_store_close(take_ptr(disk->store));
+    }
     disk_close(take_ptr(disk->disk));
 }
 
