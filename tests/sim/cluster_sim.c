@@ -3,9 +3,10 @@
  * is one run. See sim_world.h for the parts, tests/README.md for how to work with it.
  *
  *   cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] [--caches N] [--faults LIST]
- * [--shared] [--log]
+ * [--vms N] [--shared] [--log]
  *
- * --caches gives each node so many cache disks at first, whatever the seed says.
+ * --caches gives each node so many cache disks at first, whatever the seed says; --vms gives the
+ * world up to three virtual machines (they are not in the seeds' own worlds yet).
  *
  * Exit status 0: every run was as it should be. 1: one was not; its last words begin with
  * "FAILED seed S: ". */
@@ -15,17 +16,19 @@
 
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_faults.h"
-#include "tests/sim/sim_world.h"
+#include "tests/sim/sim_vms.h"
 
 static void print_figures(const struct world *world, double virtual_seconds, uint64_t hash)
 {
     struct history_counts history = history_count(world->history);
     const struct shape *shape = &world->shape;
     unsigned kinds = fault_kind_count();
+    struct vm_counts vms = world->vms ? *vms_counts(world->vms) : (struct vm_counts){0};
 
     printf("seed %llu: %u nodes, %s%s%s%s, %.0f virtual seconds, %llu reads, %llu writes, %llu "
            "unknown, "
-           "%llu file operations, %llu copies, %llu restores, transcript %016llx; faults:",
+           "%llu file operations, %llu copies, %llu restores, %llu VM starts, %llu VM writes, "
+           "transcript %016llx; faults:",
            (unsigned long long)world->options.seed, shape->nodes, shape->volumes[0].resiliency,
            shape->volume_count > 1 ? " and " : "",
            shape->volume_count > 1 ? shape->volumes[1].resiliency : "",
@@ -35,6 +38,7 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
            virtual_seconds, (unsigned long long)history.reads, (unsigned long long)history.writes,
            (unsigned long long)history.unknown, (unsigned long long)world->counts.file_operations,
            (unsigned long long)world->counts.copies, (unsigned long long)world->counts.restores,
+           (unsigned long long)vms.starts, (unsigned long long)vms.writes,
            (unsigned long long)hash);
     for (unsigned i = 0; i < kinds; i++) {
         if (faults_happened(world->faults, i))
@@ -63,21 +67,17 @@ static void run(const struct run_options *options)
 }
 
 static const struct option long_options[] = {
-    {"seed", required_argument, NULL, 's'},
-    {"runs", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 'v'},
-    {"nodes", required_argument, NULL, 'n'},
-    {"caches", required_argument, NULL, 'c'},
-    {"faults", required_argument, NULL, 'f'},
-    {"shared", no_argument, NULL, 'w'},
-    {"log", no_argument, NULL, 'l'},
-    {NULL, 0, NULL, 0},
+    {"seed", required_argument, NULL, 's'},    {"runs", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 'v'}, {"nodes", required_argument, NULL, 'n'},
+    {"caches", required_argument, NULL, 'c'},  {"faults", required_argument, NULL, 'f'},
+    {"vms", required_argument, NULL, 'm'},     {"shared", no_argument, NULL, 'w'},
+    {"log", no_argument, NULL, 'l'},           {NULL, 0, NULL, 0},
 };
 
 static int usage(void)
 {
     fprintf(stderr, "usage: cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] "
-                    "[--caches 0-2] [--faults LIST|none] [--shared] [--log]\n");
+                    "[--caches 0-2] [--vms 0-3] [--faults LIST|none] [--shared] [--log]\n");
     return 2;
 }
 
@@ -100,6 +100,9 @@ int main(int argc, char **argv)
             break;
         case 'w':
             options.shared = true;
+            break;
+        case 'm':
+            options.vms = (unsigned)strtoul(optarg, NULL, 10);
             break;
         case 'n':
             options.nodes = (unsigned)strtoul(optarg, NULL, 10);

@@ -5,6 +5,7 @@
 
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_disks.h"
+#include "tests/sim/sim_vms.h"
 
 #define VOLUME_BYTES_MAX (128 * MIB) /* that the clients' volume is grown to */
 #define EXTRA_NAME "extra"           /* volumes of faults: their names begin so */
@@ -431,6 +432,8 @@ static int co_tidy(struct act *act)
     }
     if (has_strangers(act->machine))
         r = co_evict_strangers(act);
+    if (vms_are_unsure(act->machine->world->vms))
+        co_vms_make_sure(act->machine);
     co_sleep_ns(SEC);
     act->machine->tidying = false;
     return r;
@@ -466,7 +469,7 @@ static bool is_untidy(struct machine *machine)
         if (machine->disks[i].exists && !machine->disks[i].claimed && !machine->disks[i].dead)
             return true;
     }
-    if (machine->number == 1 && has_strangers(machine))
+    if (machine->number == 1 && (has_strangers(machine) || vms_are_unsure(machine->world->vms)))
         return true;
     for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
         if (node->base.id == node_id(machine->node) && node->state == NODE_DRAINING)

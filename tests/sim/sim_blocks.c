@@ -41,7 +41,7 @@ void blocks_free(struct blocks *blocks)
 /* ---- contents ---- */
 
 /* Every word tells its stamp and its place. */
-static void fill(uint64_t *words, uint64_t block, uint64_t stamp)
+void blocks_fill(uint64_t *words, uint64_t block, uint64_t stamp)
 {
     uint64_t base = stamp * UINT64_C(0x9e3779b97f4a7c15);
 
@@ -62,10 +62,8 @@ static bool may_show(struct world *world, const struct blocks *blocks, uint64_t 
     return blocks != NULL;
 }
 
-/* The stamp that the contents are made of; fails the run if they are nothing that anybody wrote to
- * this block. */
-static uint64_t stamp_of(struct machine *machine, const struct blocks *blocks,
-                         const uint64_t *words, uint64_t block)
+uint64_t blocks_stamp(struct machine *machine, const struct blocks *blocks, const uint64_t *words,
+                      uint64_t block)
 {
     struct world *world = machine->world;
     uint64_t expected[WORDS];
@@ -73,7 +71,7 @@ static uint64_t stamp_of(struct machine *machine, const struct blocks *blocks,
 
     if (memcmp(words, zeros, BLOCK_SIZE) == 0)
         return 0;
-    fill(expected, block, words[1]);
+    blocks_fill(expected, block, words[1]);
     if (memcmp(expected, words, BLOCK_SIZE) != 0)
         world_fail(world,
                    "node %u: block %llu reads as something that nobody wrote (it begins with "
@@ -109,7 +107,7 @@ static void begin_request(struct request *request, enum history_kind kind, bool 
         uint64_t stamp = stamped ? stamp_new(world->workload, regs[block]) : 0;
 
         if (stamped)
-            fill(request->buffer + i * WORDS, block, stamp);
+            blocks_fill(request->buffer + i * WORDS, block, stamp);
         request->ops[i] = history_begin(world->history, regs[block], kind, stamp,
                                         client_who(request->client), now_of(request));
     }
@@ -174,7 +172,7 @@ int co_request_load(struct request *request)
                    machine->number, (unsigned long long)request->count, (unsigned long long)length);
     for (uint64_t i = 0; i < request->count; i++)
         request->values[i] =
-            stamp_of(machine, request->blocks, request->buffer + i * WORDS, request->first + i);
+            blocks_stamp(machine, request->blocks, request->buffer + i * WORDS, request->first + i);
     return 0;
 }
 

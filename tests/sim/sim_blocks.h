@@ -21,6 +21,12 @@ struct blocks { /* of a file */
 /* A new file's: what names its registers. */
 struct blocks *blocks_make(struct world *world, unsigned volume, const char *path, uint64_t count);
 
+/* Contents of a block, which tell its stamp and its place; and the stamp of contents that were
+ * read. Fails the run if they are nothing that anybody wrote to this block. */
+void blocks_fill(uint64_t *words, uint64_t block, uint64_t stamp);
+uint64_t blocks_stamp(struct machine *machine, const struct blocks *blocks, const uint64_t *words,
+                      uint64_t block);
+
 struct request {
     struct client *client;
     struct blocks *blocks;

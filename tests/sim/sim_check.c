@@ -8,7 +8,7 @@
 #include "s2d/node/repair.h"
 #include "tests/sim/sim_disks.h"
 #include "tests/sim/sim_faults.h"
-#include "tests/sim/sim_workload.h"
+#include "tests/sim/sim_vms.h"
 
 #define ANSWER_NS (60 * SEC) /* for a request under way, when all is healthy */
 #define AGREE_NS (20 * SEC)
@@ -147,6 +147,10 @@ static void tell_sick(struct world *world, char *text, size_t text_bytes)
                          (unsigned long long)slab->columns[j].disk);
         }
     }
+    if (!nothing_is_to_move(database))
+        snprintf(text, text_bytes, "columns are to move");
+    if (!disks_are_known(world, database))
+        snprintf(text, text_bytes, "a disk is dead or empty, and not known for it");
     for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
         if (node->state != NODE_UP)
             snprintf(text, text_bytes, "node %s is %s", node->name, node_state_words[node->state]);
@@ -379,10 +383,16 @@ static void check_history(struct world *world)
         world_fail(world, "%s", text);
 }
 
+static void co_read_all(struct machine *machine)
+{
+    co_workload_read_all(machine);
+    co_vms_read_all(machine);
+}
+
 static void check_nodes(struct world *world)
 {
     for (unsigned i = 1; i <= world->shape.nodes; i++)
-        run_on(&world->machines[i], "reading everything", co_workload_read_all);
+        run_on(&world->machines[i], "reading everything", co_read_all);
     check_history(world);
     for (unsigned i = 1; i <= world->shape.nodes; i++)
         run_on(&world->machines[i], "checking the volumes", co_check_volumes);
@@ -470,7 +480,10 @@ void check_end(struct world *world)
         return;
     }
     world_tell(world, "all is healthy");
+    vms_check_running(world);
     stop_clients(world);
+    if (world->vms)
+        run_on(world_any_member(world, 0), "stopping the VMs", co_vms_stop_all);
     check_nodes(world);
     placed = placed_of(world, any_database(world));
     freeze(world);

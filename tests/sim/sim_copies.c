@@ -359,7 +359,8 @@ static int co_read_all(struct session *session, struct blocks *blocks, uint64_t 
     return r;
 }
 
-/* What it was taken of is as it was then: a write of every block, with what the snapshot shows. */
+/* What it was taken of is as it was then: a write of every block, with what the snapshot shows. It
+ * is refused while a VM runs from a disk in the volume. */
 static void co_restore(struct session *session, struct copy *snapshot)
 {
     struct blocks *target = snapshot->from;
@@ -372,6 +373,10 @@ static void co_restore(struct session *session, struct copy *snapshot)
     target->maybe_short |= snapshot->blocks->maybe_short;
     bulk_begin(session, &bulk, HISTORY_WRITE, values);
     r = co_csv_snapshot(session->volume, CSV_SNAPSHOT_RESTORE, FS_SNAPSHOTS_INO, snapshot->name);
+    if (r == -EBUSY && session->world->vms) {
+        bulk_drop(session, &bulk);
+        return;
+    }
     bulk_end(session, &bulk, r);
     if (r < 0)
         error_is_excused(session->machine, r, true, "restore");

@@ -20,8 +20,8 @@ struct faults {
 
 static unsigned list_kinds(const struct fault_kind **ret_kinds)
 {
-    static const struct fault_kind *const tables[] = {machine_faults, disk_faults, admin_faults,
-                                                      replace_faults, cache_faults};
+    static const struct fault_kind *const tables[] = {machine_faults, disk_faults,  admin_faults,
+                                                      replace_faults, cache_faults, vm_faults};
     unsigned count = 0;
 
     for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
@@ -55,13 +55,18 @@ unsigned faults_happened(const struct faults *faults, unsigned kind)
 
 /* ---- the plan ---- */
 
-static bool is_of_caches(const struct fault_kind *kind)
+static bool is_of(const struct fault_kind *table, const struct fault_kind *kind)
 {
-    const struct fault_kind *of_caches = cache_faults;
+    while (table->name && table != kind)
+        table++;
+    return table->name;
+}
 
-    while (of_caches->name && of_caches != kind)
-        of_caches++;
-    return of_caches->name;
+/* What it happens to is in this world. */
+static bool has_object(const struct world *world, const struct fault_kind *kind)
+{
+    return !(world->shape.caches == 0 && is_of(cache_faults, kind)) &&
+           !(world->shape.vms == 0 && is_of(vm_faults, kind));
 }
 
 /* Of each kind, how likely it is in this run. */
@@ -73,7 +78,7 @@ static unsigned choose_rates(struct world *world, const struct faults *faults, u
     for (unsigned i = 0; i < faults->kind_count; i++) {
         rates[i] = 0;
         /* not drawn where there are none: such a seed is the run that it was without them */
-        if (world->shape.caches == 0 && is_of_caches(faults->kinds[i]))
+        if (!has_object(world, faults->kinds[i]))
             continue;
         rates[i] = faults->kinds[i]->weight * factors[world_draw(world, 5)];
         all += rates[i];

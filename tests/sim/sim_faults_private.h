@@ -32,7 +32,8 @@ struct fault_kind {
 
 /* Each ends with a name of NULL. */
 extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[],
-    cache_faults[]; /* the last: only in runs that have cache disks */
+    cache_faults[], /* only in runs that have cache disks */
+    vm_faults[];    /* only in runs that have VMs */
 
 void disk_image_free(struct disk_image *image); /* NULL is fine */
 

@@ -5,13 +5,14 @@
 
 #include <stdarg.h>
 
-#include "s2d/base/checksum.h"
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_faults.h"
+#include "tests/sim/sim_vms.h"
 #include "tests/sim/sim_workload.h"
 
 #define PORT 7800
 #define ASK_NS (500 * MS) /* between two requests for a token */
+#define VM_RESTART_DELAY_MS 3000
 
 uint64_t world_now_ns(const struct world *world)
 {
@@ -131,6 +132,7 @@ static void choose_shape(struct world *world)
     shape->write_percent = 20 + (unsigned)world_draw(world, 60);
     shape->trim_percent = world_draw(world, 2) ? (unsigned)world_draw(world, 10) : 0;
     choose_sharing(world);
+    shape->vms = MIN(world->options.vms, (unsigned)VMS_IN_WORLD_MAX);
 }
 
 /* ---- a machine's program: setting up ---- */
@@ -179,6 +181,13 @@ static void co_create_pool(struct machine *machine)
     command_result_done(&result);
 }
 
+static int co_open_exports(struct machine *machine)
+{
+    if (!machine->world->vms || machine->stopping || !node_is_member(machine->node))
+        return 0;
+    return co_exports_open(machine, &machine->exports);
+}
+
 static void co_wait_for_others(struct machine *machine)
 {
     struct world *world = machine->world;
@@ -215,6 +224,8 @@ static void co_create_cluster(struct machine *machine)
              "volume", message.text);
     }
     must(machine, co_workload_prepare(machine), "create the shared file", "");
+    must(machine, co_open_exports(machine), "exports", "");
+    must(machine, co_vms_set_up(machine), "make and start the VMs", "");
     world->ready = !machine->stopping;
 }
 
@@ -286,7 +297,17 @@ static void on_fatal(void *arg, const char *reason)
 
 static void on_change(void *arg, const struct database_change *changes, size_t count)
 {
-    check_changes(arg, changes, count);
+    struct machine *machine = arg;
+
+    check_changes(machine, changes, count);
+    exports_changed(machine->exports);
+}
+
+static void on_lease(void *arg, uint64_t expires_ns)
+{
+    struct machine *machine = arg;
+
+    exports_lease(machine->exports, expires_ns);
 }
 
 void machine_node_name(const struct machine *machine, char ret_name[NODE_TEXT_MAX])
@@ -311,7 +332,9 @@ static int co_start_node(struct machine *machine, struct io *io, struct kv *kv)
                                    .cold_start_grace_ns = 5 * SEC,
                                    .disk_log_bytes = machine->world->shape.log_bytes,
                                    .on_fatal = on_fatal,
+                                   .vm_restart_delay_ms = VM_RESTART_DELAY_MS,
                                    .on_change = on_change,
+                                   .on_lease = on_lease,
                                    .arg = machine};
 
     machine_node_name(machine, name);
@@ -327,6 +350,8 @@ static void co_be_a_node(struct machine *machine)
         co_create_cluster(machine);
     else if (!machine->created)
         co_join_cluster(machine);
+    if (!machine->exports)
+        must(machine, co_open_exports(machine), "exports", "");
     workload_start(machine);
     while (!machine->stopping && co_cond_wait(&machine->stop) == 0)
         ;
@@ -343,9 +368,11 @@ static void machine_main(struct io *io, void *arg)
     must(machine, r, "start", "");
     if (r == 0)
         co_be_a_node(machine);
+    co_exports_stop(machine->exports);
     if (machine->node && node_csv(machine->node))
         csv_stop(node_csv(machine->node));
     co_group_wait(&machine->tasks);
+    co_exports_close(take_ptr(machine->exports));
     co_node_stop(take_ptr(machine->node), machine->leaving);
     kv_close(kv);
     if (machine->leaving)
@@ -395,6 +422,8 @@ void machine_replace(struct machine *machine)
             sim_disk_set_fault(machine->world->sim, machine->number, path, SIM_DISK_DEAD);
         machine->disks[i].dead = machine->disks[i].exists;
     }
+    if (machine->world->vms)
+        keepers_forget(vms_keepers(machine->world->vms), machine->number);
     machine->created = false;
     machine->life++;
 }
@@ -456,6 +485,7 @@ struct world *world_new(const struct run_options *options)
     world->rotten = 1 + (unsigned)world_draw(world, world->shape.nodes);
     world->history = history_new();
     world->workload = workload_new(world);
+    world->vms = vms_of_world_new(world);
     world->invariants = invariants_new();
     for (unsigned i = 1; i <= world->shape.nodes; i++)
         make_machine(world, i);
@@ -473,6 +503,7 @@ void world_free(struct world *world)
     }
     faults_free(world->faults);
     invariants_free(world->invariants);
+    vms_of_world_free(world->vms);
     workload_free(world->workload);
     history_free(world->history);
     report_for(NULL);

@@ -6,6 +6,7 @@
  *   sim_world     machines and their programs; setting the cluster up
  *   sim_faults    the table of faults, the plan that the seed makes of it
  *   sim_workload  clients that read and write, at block level and at file level
+ *   sim_vms       virtual machines, in some worlds
  *   sim_history   the checker of what the clients saw
  *   sim_check     what must hold after each step, and at the end
  *   sim_report    how a run ends badly, and what the last steps were
@@ -42,6 +43,7 @@ struct run_options {
     unsigned nodes;      /* 0: the seed chooses */
     unsigned caches;     /* cache disks of each node, or CACHES_BY_SEED */
     bool plain;          /* one volume, a three-way mirror, no cache disks */
+    unsigned vms;        /* of the world */
     bool shared;         /* on mirrors any client writes any block: see sim_blocks.c */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
@@ -68,12 +70,15 @@ struct shape {
     uint64_t seconds;
     unsigned block_clients, file_clients; /* on each node */
     unsigned copy_clients;                /* nodes that have one */
+    unsigned vms;                         /* see sim_vms.h */
     uint64_t blocks;                      /* of the file that block clients share, in each volume */
     unsigned request_blocks_max;
     uint64_t think_ns_max; /* of a client, between two requests */
     unsigned write_percent, trim_percent;
     bool shared_writes; /* of any block by any client: see sim_blocks.c */
 };
+
+struct exports;
 
 struct machine_disk {
     bool exists, claimed;
@@ -88,11 +93,12 @@ struct machine {
     struct kv_disk *kv_disk, *lost_kv_disk;
     struct node *node; /* NULL while no program runs */
     struct co_cond stop;
-    struct co_group tasks; /* clients and administrators */
-    bool stopping;         /* the program ends: it dies, or `leaving` */
-    bool leaving;          /* as at SIGTERM */
-    bool created;          /* it is a member and its disks are claimed */
-    bool tidying;          /* an administrator is at work on it, at the end */
+    struct co_group tasks;   /* clients and administrators */
+    struct exports *exports; /* in worlds with VMs, of a member */
+    bool stopping;           /* the program ends: it dies, or `leaving` */
+    bool leaving;            /* as at SIGTERM */
+    bool created;            /* it is a member and its disks are claimed */
+    bool tidying;            /* an administrator is at work on it, at the end */
     struct machine_disk disks[MACHINE_DISKS_MAX];
 };
 
@@ -100,6 +106,7 @@ struct counts { /* of one run, for its line of figures */
     uint64_t block_writes, block_reads, trims, file_operations, errors_told, copies, restores;
 };
 
+struct sim_vms;
 struct workload;
 struct invariants;
 struct faults;
@@ -126,6 +133,7 @@ struct world {
     bool too_much;       /* this run destroys more than its volumes bear */
     struct history *history;
     struct workload *workload;
+    struct sim_vms *vms; /* NULL: it has none */
     struct invariants *invariants;
     struct faults *faults;
     struct counts counts;
