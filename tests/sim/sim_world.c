@@ -5,6 +5,7 @@
 
 #include <stdarg.h>
 
+#include "s2d/base/checksum.h"
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_faults.h"
 #include "tests/sim/sim_vms.h"
