@@ -126,14 +126,26 @@ static void end_change(struct request *request, int r, const char *what)
     }
 }
 
+static void note_wait(const struct request *request, uint64_t since_ns)
+{
+    const struct machine *machine = request->client->machine;
+    struct counts *counts = &machine->world->counts;
+
+    if (machine->hurts == 0 && machine->hurt_ns < since_ns)
+        counts->longest_wait_ns = MAX(counts->longest_wait_ns, now_of(request) - since_ns);
+}
+
 int co_request_write(struct request *request)
 {
+    uint64_t since_ns = now_of(request);
     int r;
 
     begin_request(request, HISTORY_WRITE, true);
     r = co_csv_write(request->file, request->buffer, request->first * BLOCK_SIZE,
                      request->count * BLOCK_SIZE);
     end_change(request, r, "write");
+    if (r == 0)
+        note_wait(request, since_ns);
     if (r == 0)
         request->client->machine->world->counts.block_writes += request->count;
     return r;

@@ -184,6 +184,23 @@ void faults_free(struct faults *faults)
 
 /* ---- the agenda ---- */
 
+/* Which machines a fault touches, for whoever asks how long the others' clients wait. */
+static void note_hurt(struct world *world, const struct fault *fault, int change)
+{
+    const char *name = world->faults->kinds[fault->kind]->name;
+    bool all = strcmp(name, "all power lost") == 0 || strcmp(name, "partition") == 0 ||
+               strcmp(name, TOO_MUCH) == 0;
+
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        struct machine *machine = &world->machines[i];
+
+        if (!all && machine != fault->machine && machine != fault->other)
+            continue;
+        machine->hurts += (unsigned)change;
+        machine->hurt_ns = world_now_ns(world);
+    }
+}
+
 static void begin(struct world *world, struct fault *fault)
 {
     const struct fault_kind *kind = world->faults->kinds[fault->kind];
@@ -199,6 +216,7 @@ static void begin(struct world *world, struct fault *fault)
     world->faults->happened[fault->kind]++;
     world_tell(world, "fault %u: %s, node %u (%u), for %.3f s", fault->index, kind->name,
                fault->machine->number, fault->other->number, (double)fault->for_ns / 1e9);
+    note_hurt(world, fault, kind->mend ? 1 : 0);
     if (kind->mend)
         fault->state = FAULT_ACTIVE;
 }
@@ -208,6 +226,7 @@ static void end(struct world *world, struct fault *fault)
     const struct fault_kind *kind = world->faults->kinds[fault->kind];
 
     world_tell(world, "fault %u: %s is over", fault->index, kind->name);
+    note_hurt(world, fault, -1);
     fault->state = FAULT_OVER;
     kind->mend(world, fault);
 }

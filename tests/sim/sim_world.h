@@ -99,11 +99,14 @@ struct machine {
     bool leaving;            /* as at SIGTERM */
     bool created;            /* it is a member and its disks are claimed */
     bool tidying;            /* an administrator is at work on it, at the end */
+    unsigned hurts;          /* faults that touch it, under way */
+    uint64_t hurt_ns;        /* when one began or ended last */
     struct machine_disk disks[MACHINE_DISKS_MAX];
 };
 
 struct counts { /* of one run, for its line of figures */
     uint64_t block_writes, block_reads, trims, file_operations, errors_told, copies, restores;
+    uint64_t longest_wait_ns; /* of a write whose client's node no fault touched meanwhile */
 };
 
 struct sim_vms;
