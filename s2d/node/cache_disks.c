@@ -378,11 +378,12 @@ void node_bind_logs(struct node *node)
     list_for_each (entry, &node->disks) {
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
-        if (node->stopping || disk->failed || disk->given_back)
+        if (node->stopping || disk->given_back)
             continue;
         if (disk->role == DISK_CACHE)
-            retire_cache(disk);
-        else if (disk->store && !disk->busy && (!moving || (disk->cache && disk->cache->failed)))
+            retire_cache(disk); /* also one that failed: nothing is on it then */
+        else if (disk->store && !disk->failed && !disk->busy &&
+                 (!moving || (disk->cache && disk->cache->failed)))
             moving |= bind_disk(disk);
     }
 }

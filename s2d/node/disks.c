@@ -167,12 +167,12 @@ static int co_open_store(struct node *node, struct node_disk *disk, const char *
                  message.text[0] ? message.text : strerror(-r));
         return r;
     }
-    if (disk_identity(disk->disk)->disk_id != disk->id) {
+    if (disk_identity(disk->disk)->disk_id != disk->id ||
+        disk_identity(disk->disk)->role != disk->role) {
         snprintf(disk->reason, sizeof(disk->reason), "another disk of this cluster is at %.200s",
                  path);
         return -ENODEV;
     }
-    disk->role = disk_identity(disk->disk)->role;
     if (disk->role == DISK_CACHE)
         return 0;
     r = co_node_open_log(disk);
@@ -236,6 +236,7 @@ static struct node_disk *co_open_disk(struct node *node, const struct disk_recor
         return NULL;
     disk->owner_node = node;
     disk->id = record->base.id;
+    disk->role = record->role == DISK_ROLE_CACHE ? DISK_CACHE : DISK_CAPACITY;
     snprintf(disk->name, sizeof(disk->name), "%s", record->name);
     snprintf(path, sizeof(path), "%s", record->path); /* the record may change while we suspend */
     r = co_open_store(node, disk, path);
