@@ -58,6 +58,20 @@ static void end_job(struct node *node, const struct job_record *job, enum job_st
                                      (json_int_t)0, "message", message));
 }
 
+/* Says so when nothing goes on, and when it does again. */
+static void explain(struct node *node, const struct vdisk_record *vdisk,
+                    const struct job_record *job)
+{
+    bool stuck = repair_is_stuck(consensus_database(node->consensus), vdisk);
+
+    if (stuck == (job->message[0] != '\0'))
+        return;
+    node_propose_as_leader(
+        node, job->base.id, 0,
+        json_pack("{s:s,s:I,s:s}", "verb", "job.update", "job", (json_int_t)job->base.id, "message",
+                  stuck ? "it waits for room on other nodes, or for nodes that are down" : ""));
+}
+
 /* A look at all slabs of a large cluster takes a while: only when there may be something. */
 static bool disks_leave(const struct database *database)
 {
@@ -77,6 +91,8 @@ static void lead_vdisk(struct node *node, const struct vdisk_record *vdisk, bool
     const struct job_record *job = volume ? find_job(database, volume) : NULL;
     uint64_t left_bytes = wanted || job ? repair_left_bytes(database, vdisk->base.id) : 0;
 
+    if (job && job->state == JOB_RUNNING && left_bytes > 0)
+        explain(node, vdisk, job);
     if (volume && left_bytes > 0 && !job && volume->state != VOLUME_DELETING)
         begin_job(node, vdisk, volume, left_bytes);
     else if (job && left_bytes == 0)

@@ -173,6 +173,17 @@ uint64_t repair_left_bytes(const struct database *database, uint64_t vdisk)
     return cluster ? left * cluster->extent_bytes : 0;
 }
 
+bool repair_is_stuck(const struct database *database, const struct vdisk_record *vdisk)
+{
+    json_t *command;
+
+    if (columns_being_filled(database, vdisk) > 0)
+        return false;
+    command = repair_plan(database, vdisk);
+    json_decref(command);
+    return !command && repair_left_bytes(database, vdisk->base.id) > 0;
+}
+
 struct job_progress repair_progress(const struct job_record *job, uint64_t left_bytes,
                                     uint64_t filled_bytes)
 {

@@ -27,6 +27,9 @@ json_t *repair_plan(const struct database *database, const struct vdisk_record *
 /* Of the vdisk's columns, whole: those that are to move, and those that are new and not in-sync. */
 uint64_t repair_left_bytes(const struct database *database, uint64_t vdisk);
 
+/* True when columns are to move, none is being filled, and none can be moved now. */
+bool repair_is_stuck(const struct database *database, const struct vdisk_record *vdisk);
+
 struct job_progress {
     uint64_t done_bytes, total_bytes;
 };

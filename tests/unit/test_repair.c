@@ -261,8 +261,10 @@ static void without_room_nothing_moves(void **state)
     fail_disk(world, world->disks[2]);
     fail_disk(world, world->disks[3]);
     assert_int_equal(plan(world, false), 0);
+    assert_true(repair_is_stuck(world->database, vdisk_of(world)));
     /* until an administrator puts a disk in */
     claim(world, world->nodes[1], "ssd9");
+    assert_false(repair_is_stuck(world->database, vdisk_of(world)));
     assert_int_equal(plan(world, false), REPAIR_BATCH);
 }
 
