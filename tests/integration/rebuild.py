@@ -25,7 +25,7 @@ from nbd_client import NbdClient, Writer  # noqa: E402
 
 NODES = 5
 MIB = 1 << 20
-DATA = {"parity": 192, "copies": 64}  # MiB in each volume's file
+DATA = {"parity": 320, "copies": 64}  # MiB in each volume's file
 CLIENTS = 8                           # at depth 1, each on a MiB of its own at the beginning of "parity"
 FLOOR_MIB = 8                         # s2dd --rebuild-floor, as it is if nobody says otherwise
 
@@ -254,7 +254,7 @@ def measure(folder):
 
 def prepare(lab):
     lab.devcluster("up", "--nodes", NODES, "--disks", "ssd:1x1G")
-    lab.s2d("volume", "create", "parity", "--size", "400M", "--resiliency", "parity2", "--columns", "2+2")
+    lab.s2d("volume", "create", "parity", "--size", "480M", "--resiliency", "parity2", "--columns", "2+2")
     lab.s2d("volume", "create", "copies", "--size", "160M")
     for volume, mib in DATA.items():
         lab.s2d("file", "create", f"{volume}/file", "--size", f"{mib}M")
