@@ -288,6 +288,7 @@ static void co_clone(void *arg, const struct api_request *request, struct api_re
 
     if (!volume)
         return;
+    from += strspn(from, "/");
     r = co_csv_walk(volume, from, &attr);
     if (r < 0) {
         api_answer_error(response, r, "%.64s/%.400s: %s", api_parameter(request, "volume"), from,

@@ -84,10 +84,11 @@ void cli_print_help(FILE *out, const char *noun, const struct cli_command *comma
             fputc('\n', out);
         last = c->noun;
         snprintf(name, sizeof(name), "%s %s", c->noun, c->verb);
-        fprintf(out, "  %-16s %s\n", name, c->help);
+        fprintf(out, "  %-24s %s\n", name, c->help);
     }
     if (!noun) /* a program of its own (tools/fsck): it asks no node */
-        fputs("\n  fsck             checks the disks of nodes that are stopped: s2d fsck --help\n",
+        fputs("\n  fsck                     Checks the disks of nodes that are stopped: s2d fsck "
+              "--help.\n",
               out);
     print_globals(out);
 }
