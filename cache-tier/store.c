@@ -56,8 +56,10 @@ void control_init(struct control *control, struct store *store, struct control_w
 
 void control_append(struct control *control)
 {
+    struct store *store = control->store;
+
     control->wait->left++;
-    log_append(control->store->log, &control->item, LOG_RESERVED);
+    log_append(store->new_log ? store->new_log : store->log, &control->item, LOG_RESERVED);
 }
 
 void control_done(struct control *control, int result)

@@ -73,6 +73,7 @@ struct store {
     struct store_health health;
     struct log_region log_region; /* where the log is: on the disk, or on a cache disk */
     struct log *log;              /* NULL until replay is over */
+    struct log *new_log;          /* while the log moves: it is told what RAM knows. Else NULL */
     struct overlay *overlay;
     struct extent_table *table;
     struct page_cache *pages;

@@ -108,7 +108,7 @@ static struct log_region region_at(struct disk *disk, struct disk *device,
     return region;
 }
 
-/* Says in the new log, which is store->log meanwhile, what RAM knows. */
+/* Says in the new log what RAM knows. */
 static int co_tell_new_log(struct store *store)
 {
     struct checkpoint *work = store->checkpoint.work;
@@ -116,7 +116,7 @@ static int co_tell_new_log(struct store *store)
 
     if (r == 0)
         r = co_checkpoint_compares(work);
-    return r == 0 ? co_log_close_batch(store->log) : r;
+    return r == 0 ? co_log_close_batch(store->new_log) : r;
 }
 
 /* With the gate closed, no checkpoint running and the old log empty. */
@@ -136,9 +136,12 @@ static int co_switch(struct store *store, const struct log_region *region,
         r = log_new(region, &start, &other);
     if (r < 0)
         return r;
-    store->log = other;
+    store->new_log = other; /* for what we say; records stay with the old one until it is over */
+    if (PLANTED(REBIND_RECORDS_EARLY))
+        store->log = other;
     r = co_tell_new_log(store);
     store->log = old;
+    store->new_log = NULL;
     if (r < 0)
         return r;
     r = co_disk_set_log(store->disk, to, false);
