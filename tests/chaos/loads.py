@@ -294,6 +294,8 @@ class Copies(Rounds):
         self.lab, self.nodes, self.lives = lab, nodes, lives
         self.random = random.Random(seed)
         self.rounds, self.done, self.interrupted = 0, 0, 0
+        self.source = lab.dir / "source"  # the tree may change while this runs
+        shutil.copytree(self.SOURCE, self.source)
 
     def mount(self, node):
         return self.lab.node_dir(node) / "clusterstorage/files"
@@ -324,8 +326,8 @@ class Copies(Rounds):
         here, there = self.random.sample(range(1, self.nodes + 1), 2)
         self.rounds += 1
         name = f"copy{self.rounds}"  # what was cut short is left behind, and its name with it
-        if (self.command(here, "cp", "-r", self.SOURCE, self.mount(here) / name)
-                and self.command(there, "diff", "-r", self.SOURCE, self.mount(there) / name)
+        if (self.command(here, "cp", "-r", self.source, self.mount(here) / name)
+                and self.command(there, "diff", "-r", self.source, self.mount(there) / name)
                 and self.command(there, "rm", "-r", self.mount(there) / name)):
             self.done += 1
         self.ended.wait(1)
