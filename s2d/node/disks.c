@@ -154,14 +154,34 @@ static void co_tell_back(struct node *node, const struct node_disk *disk)
 
 /* ---- opening ---- */
 
+#define ABSENT_POLL_NS (100 * MS)
+
+/* A device may appear later than we do. */
+static int co_open_when_there(struct node *node, struct node_disk *disk, const char *path,
+                              struct disk_message *message)
+{
+    struct disk_uuid cluster;
+
+    memcpy(cluster.bytes, node->identity.cluster, sizeof(cluster.bytes));
+    for (;;) {
+        int r = co_disk_open(node->io, path, &cluster, message, &disk->disk);
+        bool absent = r == -ENOENT || r == -ENXIO;
+
+        SOMETIMES_IF(absent && io_now_ns(node->io) < disk->absent_until_ns,
+                     "node: a cache disk is waited for at a start");
+        if (!absent || io_now_ns(node->io) >= disk->absent_until_ns)
+            return r;
+        r = co_sleep_ns(ABSENT_POLL_NS);
+        if (r < 0)
+            return r;
+    }
+}
+
 static int co_open_store(struct node *node, struct node_disk *disk, const char *path)
 {
     struct disk_message message = {{0}};
-    struct disk_uuid cluster;
-    int r;
+    int r = co_open_when_there(node, disk, path, &message);
 
-    memcpy(cluster.bytes, node->identity.cluster, sizeof(cluster.bytes));
-    r = co_disk_open(node->io, path, &cluster, &message, &disk->disk);
     if (r < 0) {
         snprintf(disk->reason, sizeof(disk->reason), "%.255s",
                  message.text[0] ? message.text : strerror(-r));
@@ -226,7 +246,8 @@ static int co_serve_disk(struct node *node, struct node_disk *disk)
     return disk->served ? 0 : -ENOMEM;
 }
 
-static struct node_disk *co_open_disk(struct node *node, const struct disk_record *record)
+static struct node_disk *co_open_disk(struct node *node, const struct disk_record *record,
+                                      uint64_t absent_until_ns)
 {
     struct node_disk *disk = calloc(1, sizeof(*disk));
     char path[PATH_MAX_BYTES];
@@ -237,6 +258,7 @@ static struct node_disk *co_open_disk(struct node *node, const struct disk_recor
     disk->owner_node = node;
     disk->id = record->base.id;
     disk->role = record->role == DISK_ROLE_CACHE ? DISK_CACHE : DISK_CAPACITY;
+    disk->absent_until_ns = absent_until_ns;
     snprintf(disk->name, sizeof(disk->name), "%s", record->name);
     snprintf(path, sizeof(path), "%s", record->path); /* the record may change while we suspend */
     r = co_open_store(node, disk, path);
@@ -260,8 +282,18 @@ static bool is_to_be_open(const struct node *node, const struct disk_record *dis
            disk->state != DISK_RETIRED;
 }
 
+/* Without its cache disk a disk lost its log, and is compared with the other copies, all of it: so
+ * one that was sound is waited for at a start, as long as a cluster is that comes up at once. */
+#define CACHE_GRACE_NS (10 * SEC)
+
+static uint64_t grace_of(const struct disk_record *disk, uint64_t start_ns)
+{
+    return disk->role == DISK_ROLE_CACHE && disk->state == DISK_OK ? start_ns + CACHE_GRACE_NS : 0;
+}
+
 static int co_start_role(struct node *node, unsigned role)
 {
+    uint64_t start_ns = io_now_ns(node->io);
     const struct disk_record *record;
 
     for (size_t i = 0; (record = database_at(consensus_database(node->consensus), TABLE_DISK, i));
@@ -271,7 +303,7 @@ static int co_start_role(struct node *node, unsigned role)
         if (record->role != role || !is_to_be_open(node, record) ||
             node_find_disk(node, record->base.id))
             continue;
-        disk = co_open_disk(node, record);
+        disk = co_open_disk(node, record, grace_of(record, start_ns));
         if (disk && disk->store && !is_damaged(disk->store) && co_serve_disk(node, disk) < 0)
             return -ENOMEM;
     }
@@ -322,7 +354,7 @@ void co_node_reconcile_disks(struct node *node)
         if (!is_to_be_open(node, record))
             continue;
         if (!disk)
-            disk = co_open_disk(node, record);
+            disk = co_open_disk(node, record, 0);
         if (!disk)
             return;
         if (disk->failed && !disk->told)

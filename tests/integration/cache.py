@@ -72,6 +72,10 @@ def await_volume(lab, seconds=60):
         time.sleep(0.2)
 
 
+def lost_logs(lab, node):
+    return (lab.node_dir(node) / "s2dd.log").read_text(errors="replace").count("a log on a cache disk is lost")
+
+
 def count(writers):
     return sum(writer.writes for writer in writers)
 
@@ -143,9 +147,19 @@ def run(lab):
 
     for node in (1, 2, 3):
         lab.devcluster("kill", node)
-    for node in (1, 2, 3):
+    late = lab.node_dir(2) / "disks" / "nvme0"
+    late.rename(late.with_name("away"))
+    starting = threading.Thread(target=lab.devcluster, args=("start", 2))
+    lost = lost_logs(lab, 2)
+    starting.start()
+    time.sleep(3)
+    late.with_name("away").rename(late)  # a device that is slow to appear
+    starting.join()
+    for node in (1, 3):
         lab.devcluster("start", node)
     await_volume(lab)
+    if lost_logs(lab, 2) != lost:
+        raise Failed("a cache disk that came 3 s after its node was not waited for")
     for node in (1, 2):  # those that failed work again, and are bound in passes that follow
         await_logs(lab, node, "nvme0", "nvme1")
     judge(writers, socket, "after a restart of all")
