@@ -15,7 +15,7 @@
     X(AGAIN_SPARED_EARLY, "mirror", "what all in-sync columns but one have is not written again") \
     X(TAKEOVER_SERVES_EARLY, "mirror", "a slab serves before what was written again is committed [SERVEEARLY]") \
     X(MARK_EARLY, "aimed", "watermarks of a session flow before its takeover is done [MARKEARLY]") \
-    X(MARK_AHEAD, "mirror", "a watermark covers writes that are in flight")                        \
+    X(MARK_AHEAD, "aimed", "a watermark covers writes that are in flight")                        \
     X(MARK_COVERS_NOT, "mirror", "a watermark leaves out records of earlier sessions [NOCOVER]")   \
     X(STALE_TAIL_KEPT, "aimed", "a column that returns does not drop its tail [NOTAIL]")          \
     X(STALE_TAKES_MARK, "aimed", "a stale column takes a watermark before it has dropped its tail [STALEMARK]") \
@@ -36,24 +36,24 @@
     X(GIVEN_UP_COUNTS, "mirror-test", "the request of a record that a takeover could not read counts as done") \
     X(REQUESTS_NOT_LEARNED, "aimed", "a takeover does not learn which requests were done")         \
     /* parity: I6, I7, I8 of rows */                                                               \
-    X(PARITY_ACK_DATA, "parity", "a write is committed when its data columns have it [DATAACK]")   \
+    X(PARITY_ACK_DATA, "parity-aimed", "a write is committed when its data columns have it [DATAACK]")   \
     X(PARITY_NO_LOCK, "parity", "a write of part of a row forgets the row's lock [NOLOCK]")        \
     X(PARITY_DECODE_NO_LOCK, "parity", "a read that decodes does not wait for writes to its rows [DECODENOLOCK]") \
-    X(PARITY_OLD_FROM_STALE, "parity", "old contents are read from a stale column [STALEOLD]")     \
-    X(PARITY_AGAIN_COMMITTED, "parity", "a takeover writes the committed contents again in any case [BASE]") \
-    X(PARITY_AGAIN_GUESSED, "parity", "a takeover takes the newest version, known or not [GUESS]") \
+    X(PARITY_OLD_FROM_STALE, "open:parity", "old contents are read from a stale column [STALEOLD]")     \
+    X(PARITY_AGAIN_COMMITTED, "parity-aimed", "a takeover writes the committed contents again in any case [BASE]") \
+    X(PARITY_AGAIN_GUESSED, "parity-aimed", "a takeover takes the newest version, known or not [GUESS]") \
     X(PARITY_AGAIN_ITS_OWN, "parity-aimed", "columns that only other versions touched are not written again [ONLYITS]") \
-    X(PARITY_AGAIN_DATA, "parity", "data columns alone are written again [DATAONLY]")              \
-    X(PARITY_AGAIN_LACKING, "parity", "only columns that lack the version are written again [LACK]") \
+    X(PARITY_AGAIN_DATA, "parity-aimed", "data columns alone are written again [DATAONLY]")              \
+    X(PARITY_AGAIN_LACKING, "open:parity", "only columns that lack the version are written again [LACK]") \
     X(PARITY_SPARED_EARLY, "parity", "a version that one column lacks is not written again")       \
-    X(PARITY_AGAIN_RETIRES, "parity", "what is written again retires older records where it arrives [RETIRE]") \
-    X(PARITY_BELOW_COMMITTED, "parity", "an untouched column counts with its committed contents [BELOWBASE]") \
+    X(PARITY_AGAIN_RETIRES, "parity-aimed", "what is written again retires older records where it arrives [RETIRE]") \
+    X(PARITY_BELOW_COMMITTED, "parity-aimed", "an untouched column counts with its committed contents [BELOWBASE]") \
     X(PARITY_UNTOUCHED_UNKNOWN, "parity", "a column that a version did not touch does not witness it [TOUCHED]") \
-    X(PARITY_OWN_MARK, "parity", "a column's watermark speaks for that column alone [OWNWM]")      \
-    X(PARITY_ONE_VERSION, "parity", "a log knows the newest version of a block alone [ONEVER]")    \
-    X(PARITY_ONE_LIST, "parity", "one in-sync column tells what to compare [ONESRC]")              \
+    X(PARITY_OWN_MARK, "parity-aimed", "a column's watermark speaks for that column alone [OWNWM]")      \
+    X(PARITY_ONE_VERSION, "parity-aimed", "a log knows the newest version of a block alone [ONEVER]")    \
+    X(PARITY_ONE_LIST, "parity-aimed", "one in-sync column tells what to compare [ONESRC]")              \
     X(PARITY_SKIPS_TRIMMED, "parity", "rows that only the returning column has are not compared")  \
-    X(JOIN_NO_MARK, "parity", "a column joins without the watermark [JOINNOWM]")                   \
+    X(JOIN_NO_MARK, "open:parity", "a column joins without the watermark [JOINNOWM]")                   \
     X(RELEASE_DOOR_OPEN, "mirror-test", "writes go on into a slab that is being given back")            \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "aimed", "a store takes messages of a lower epoch [NOSEAL]")                  \
