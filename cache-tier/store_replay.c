@@ -278,11 +278,11 @@ static void replay_extent(struct replay *replay, const struct log_extent_record 
         replay->compares[record->extent].present = false;
     } else if (record->head.kind == LOG_COMPARE) {
         /* each holds all of the ones before it, since the last clear */
-        replay->compares[record->extent] = (struct deferred_compare){
-            .present = true,
-            .generation = record->generation,
-            .position = place->data_position,
-            .hash = record->hash};
+        replay->compares[record->extent] =
+            (struct deferred_compare){.present = true,
+                                      .generation = record->generation,
+                                      .position = place->data_position,
+                                      .hash = record->hash};
     } else if (row->generation == record->generation && row->flags & EXTENT_USED) {
         extent_table_change(store->table, record->extent)->flags |= EXTENT_DAMAGED;
     }
@@ -352,8 +352,8 @@ static int co_read_compares(struct replay *replay)
 
 /* ---- damage ---- */
 
-/* What lay behind the hole is lost for good once we write there: say so first. Rows that began there
- * and fences that were raised there are lost as well; who knows the database puts them right
+/* What lay behind the hole is lost for good once we write there: say so first. Rows that began
+ * there and fences that were raised there are lost as well; who knows the database puts them right
  * (co_store_settle_loss()). */
 static int co_record_damage(struct store *store)
 {
