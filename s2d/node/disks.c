@@ -235,6 +235,8 @@ static int co_serve_disk(struct node *node, struct node_disk *disk)
             return -EAGAIN;
     }
     r = is_damaged(disk->store) ? co_node_settle_damage(disk) : 0;
+    if (r == -EIO || r == -ENODEV) /* nobody else watches it before it is served */
+        disk_error(disk, r);
     if (r < 0)
         return r;
     disk->reason[0] = '\0';
