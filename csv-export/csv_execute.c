@@ -110,6 +110,8 @@ static int fence_older(struct csv_opened *opened, const struct csv_request *requ
 {
     if (opened->read_only || opened->incarnation >= request->incarnation)
         return 0;
+    if (PLANTED(CSV_NOT_FENCED))
+        return 0;
     opened->fenced = true;
     return opened->in_flight > 0 ? -EAGAIN : 0;
 }

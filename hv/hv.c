@@ -6,6 +6,7 @@
 
 #include "hv/hv_internal.h"
 #include "s2d/base/log.h"
+#include "s2d/base/planted.h"
 
 #define POWER_BUTTON_NS (10 * SEC) /* a guest that boots does not notice: it is pressed again */
 #define QMP_TIMEOUT_NS (10 * SEC)
@@ -144,7 +145,9 @@ unsigned hv_renew(struct hv *hv, uint64_t deadline_ns)
 
         if (!vm->keeper || vm->gone)
             continue;
-        if (vm_lapsed(vm, now_ns))
+        if (PLANTED(VM_RENEWAL_CONTINUES))
+            keeper_continue(vm->keeper, deadline_ns);
+        else if (vm_lapsed(vm, now_ns))
             waiting++;
         else
             keeper_renew(vm->keeper, deadline_ns);

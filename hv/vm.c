@@ -6,6 +6,7 @@
 
 #include "hv/hv_internal.h"
 #include "s2d/base/log.h"
+#include "s2d/base/planted.h"
 
 #define GONE_RETRY_NS (10 * MS)
 #define TALK_RETRY_NS (200 * MS)
@@ -82,7 +83,7 @@ void vm_judge(struct vm *vm, hv_is_current *is_current, void *arg)
 {
     struct hv *hv = vm->hv;
 
-    if (!is_current(arg, vm->id, vm->incarnation)) {
+    if (!PLANTED(VM_TAKEN_UP_UNJUDGED) && !is_current(arg, vm->id, vm->incarnation)) {
         vm_kill(vm, "this incarnation is not the VM's present one");
         return;
     }

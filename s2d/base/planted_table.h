@@ -132,6 +132,12 @@
     X(CSV_ANY_SESSION, "csv", "an owner takes requests that were sent to another session")         \
     X(CSV_NO_DRAIN, "csv", "a reconnected client's old requests are not waited for")               \
     X(CSV_NEW_NAME, "csv", "a repeat of a metadata request bears a new name")                      \
+    X(CSV_NOT_FENCED, "csv", "an older incarnation of a VM writes on beside a newer one")          \
+    /* virtual machines */                                                                         \
+    X(VM_FAILOVER_AT_ONCE, "vms", "a VM is started elsewhere before its dead daemon's lease is over") \
+    X(VM_TAKEN_UP_UNJUDGED, "vms", "a VM that waits goes on, whatever the database says")          \
+    X(VM_RENEWAL_CONTINUES, "vms", "a renewal lets a VM go on whose deadline had passed")          \
+    X(VM_DEADLINE_LATE, "vms", "VMs run on for a while when the lease is over")                      \
     X(CSV_NEW_NUMBER, "csv", "a data request bears a new number after its file was opened again")
 /* clang-format on */
 

@@ -248,6 +248,8 @@ static bool may_leave(struct node *node, const struct node_record *host)
     if (host->state != NODE_DOWN)
         return false;
     down = find_down(node, host->base.id);
+    if (PLANTED(VM_FAILOVER_AT_ONCE))
+        return true;
     if (!down || down->start_counter != host->start_counter) /* an earlier leader declared it */
         down = note_down(node, host->base.id, host->start_counter, true);
     delay_ns = down->host_answers ? cluster->vm_restart_delay_ms * MS : 0;
