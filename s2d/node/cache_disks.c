@@ -60,11 +60,16 @@ static int co_open_with(struct node_disk *disk)
 int co_node_open_log(struct node_disk *disk)
 {
     struct node *node = disk->owner_node;
-    bool own = disk_log_is_own(disk->disk);
+    bool own = disk_log_is_own(disk->disk), failed = disk->cache;
     struct disk_log log;
     int r = 0;
 
     disk->cache = own ? NULL : cache_of(disk);
+    /* It may have been claimed just before we stopped, and not be in what our database was then. */
+    if (!own && !disk->cache && !failed && !node_lease_held(node) && !PLANTED(CACHE_LOST_AT_ONCE)) {
+        SOMETIMES("node: a cache disk is not known before the database is current");
+        return -EAGAIN;
+    }
     co_release_others(disk);
     if (own || disk->cache)
         r = co_open_with(disk);

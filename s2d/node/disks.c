@@ -248,6 +248,7 @@ static int co_serve_disk(struct node *node, struct node_disk *disk)
     return disk->served ? 0 : -ENOMEM;
 }
 
+/* NULL: later, when we have a lease (co_node_open_log()), or memory. */
 static struct node_disk *co_open_disk(struct node *node, const struct disk_record *record,
                                       uint64_t absent_until_ns)
 {
@@ -264,6 +265,11 @@ static struct node_disk *co_open_disk(struct node *node, const struct disk_recor
     snprintf(disk->name, sizeof(disk->name), "%s", record->name);
     snprintf(path, sizeof(path), "%s", record->path); /* the record may change while we suspend */
     r = co_open_store(node, disk, path);
+    if (r == -EAGAIN) {
+        co_close_disk(node, disk);
+        free(disk);
+        return NULL;
+    }
     if (r < 0) {
         co_close_disk(node, disk);
         log_error(node->io, "disks", "a disk cannot be opened", "disk=%s path=%s reason=\"%s\"",
@@ -290,12 +296,14 @@ static bool is_to_be_open(const struct node *node, const struct disk_record *dis
 
 static uint64_t grace_of(const struct disk_record *disk, uint64_t start_ns)
 {
-    return disk->role == DISK_ROLE_CACHE && disk->state == DISK_OK ? start_ns + CACHE_GRACE_NS : 0;
+    bool was_sound = disk->role == DISK_ROLE_CACHE && disk->state == DISK_OK;
+
+    return was_sound && start_ns != 0 ? start_ns + CACHE_GRACE_NS : 0;
 }
 
-static int co_start_role(struct node *node, unsigned role)
+/* start_ns: of the node; 0: it has long been up, and waits for nobody. */
+static int co_open_role(struct node *node, unsigned role, uint64_t start_ns)
 {
-    uint64_t start_ns = io_now_ns(node->io);
     const struct disk_record *record;
 
     for (size_t i = 0; (record = database_at(consensus_database(node->consensus), TABLE_DISK, i));
@@ -314,9 +322,10 @@ static int co_start_role(struct node *node, unsigned role)
 
 int co_node_disks_start(struct node *node)
 {
-    int r = co_start_role(node, DISK_ROLE_CACHE); /* the others' logs are on them */
+    uint64_t start_ns = io_now_ns(node->io);
+    int r = co_open_role(node, DISK_ROLE_CACHE, start_ns); /* the others' logs are on them */
 
-    return r < 0 ? r : co_start_role(node, DISK_ROLE_CAPACITY);
+    return r < 0 ? r : co_open_role(node, DISK_ROLE_CAPACITY, start_ns);
 }
 
 /* The cluster has moved everything off it. The store stays until the node stops, for what its last
@@ -345,6 +354,8 @@ void co_node_reconcile_disks(struct node *node)
 {
     const struct disk_record *record;
 
+    if (co_open_role(node, DISK_ROLE_CACHE, 0) < 0)
+        log_warn(node->io, "disks", "cache disks cannot be opened yet", "error=memory");
     for (size_t i = 0; (record = database_at(consensus_database(node->consensus), TABLE_DISK, i));
          i++) {
         struct node_disk *disk = node_find_disk(node, record->base.id);
@@ -358,7 +369,7 @@ void co_node_reconcile_disks(struct node *node)
         if (!disk)
             disk = co_open_disk(node, record, 0);
         if (!disk)
-            return;
+            continue;
         if (disk->failed && !disk->told)
             co_tell_failed(node, disk, false);
         else if (disk->store && !disk->failed && !disk->served && !disk->busy &&
