@@ -86,11 +86,11 @@
     X(CACHE_LOSS_NOT_DAMAGED, "move", "a store whose log was lost goes on as if it held everything") \
     X(CACHE_LOSS_ROWS_KEPT, "move", "an extent that began its life in a lost log reads as zeros") \
     X(CACHE_LOSS_NOT_FENCED, "move", "the fences that a lost log held are not raised again")    \
-    X(HOLE_ROWS_FORGOTTEN, "cluster", "an extent that began behind a hole in a log reads as zeros") \
+    X(HOLE_ROWS_FORGOTTEN, "cluster-cache", "an extent that began behind a hole in a log reads as zeros") \
     X(CACHE_OLD_LOG_BELIEVED, "move", "a cache disk that shows an old state of a log is believed") \
     X(CACHE_WIPED_REWRITTEN, "open:cluster-cache", "a disk that was overwritten gets its superblock again") \
-    X(CACHE_LOST_AT_ONCE, "cluster", "a cache disk that an old database does not know is lost")     \
-    X(REBIND_RECORDS_EARLY, "cluster", "a log that is about to be moved to takes records already")  \
+    X(CACHE_LOST_AT_ONCE, "cluster-cache", "a cache disk that an old database does not know is lost") \
+    X(REBIND_RECORDS_EARLY, "move", "a log that is about to be moved to takes records already")     \
     X(REBIND_BEFORE_DESTAGE, "move", "a log moves over before what it holds is in place")       \
     X(REBIND_OLD_LOG_BELIEVED, "move", "a log begins again under the name of its former life")  \
     X(REBIND_STREAMS_FORGOTTEN, "move", "the new log is not told of fences and watermarks")     \

@@ -116,6 +116,7 @@ struct load {
     struct rig_owner *owner;
     struct co_group group;
     bool stop;
+    uint64_t think_ns; /* at most, after each write */
     uint64_t written;
     int result;
 };
@@ -140,8 +141,11 @@ static void load_main(void *arg)
 {
     struct load *load = arg;
 
-    while (!load->stop && load->result == 0)
+    while (!load->stop && load->result == 0) {
         load->result = co_write_one(load);
+        if (load->result == 0 && load->think_ns > 0)
+            load->result = co_sleep_ns(io_random(load->io) % load->think_ns);
+    }
 }
 
 static void load_start(struct load *load, struct io *io, struct model *model,
@@ -271,6 +275,40 @@ static void a_log_moves_under_a_load(void **state)
         assert_true(job.over);
         assert_true(rig_run(&rig, look_main, &job));
     }
+    rig_done(&rig);
+}
+
+/* A writer that thinks between its writes: one of them begins in each moment of a move. */
+static void whenever_main(struct io *io, void *arg)
+{
+    struct model *model = arg;
+    struct rig_owner owner = {.commit = true};
+    struct opened opened;
+    struct load load;
+
+    assert_int_equal(co_open(io, &opened), 0);
+    assert_int_equal(co_rig_seal(&owner, opened.store, 1), 0);
+    load_start(&load, io, model, &owner);
+    load.think_ns = 20 * MS;
+    for (int i = 0; i < 100; i++) {
+        assert_int_equal(
+            disk_log_is_own(opened.disk) ? co_move_to_cache(&opened) : co_move_home(&opened), 0);
+        assert_int_equal(co_sleep_ns(MS), 0);
+    }
+    co_load_stop(&load);
+    assert_int_equal(load.result, 0);
+    co_check(&owner, model);
+    co_close(&opened);
+}
+
+static void a_write_may_begin_whenever(void **state)
+{
+    struct model model = {.next_stamp = 1000};
+    struct rig rig;
+
+    (void)state;
+    new_world(&rig, 3);
+    assert_true(rig_run(&rig, whenever_main, &model));
     rig_done(&rig);
 }
 
@@ -652,6 +690,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_log_moves_under_a_load),
+        cmocka_unit_test(a_write_may_begin_whenever),
         cmocka_unit_test(power_goes_at_each_write_of_a_move),
         cmocka_unit_test(a_log_waits_for_watermarks),
         cmocka_unit_test(what_is_gone_does_not_hold_a_log),
