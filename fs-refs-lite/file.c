@@ -534,6 +534,10 @@ static int co_write_chunk(struct fs_inode *inode, const char *buffer, uint64_t o
     }
     if (r == 0)
         r = inode->fs->error;
+    /* Behind the end it is written only when the new size is: until then zeros may go over it, and
+     * the vdisk must not call its repeat done. */
+    if (range.extends && !PLANTED(FS_NAMED_BEHIND_END))
+        request = NO_CLIENT;
     if (r == 0 && range.extends && offset > inode->item.size)
         r = co_file_zero_behind_end(inode, offset);
     if (r == 0)

@@ -128,6 +128,7 @@
     X(FS_REPLAY_OVER_DATA, "fs", "a mount does not take the blocks of its journal first")          \
     X(FS_BATCH_NOT_CHECKED, "fs", "a journal batch is replayed whatever its checksum")             \
     X(FS_OLD_DATA_SHOWS, "fs", "a partial write into fresh blocks leaves what was there around it") \
+    X(FS_NAMED_BEHIND_END, "fs-test", "a write behind the end bears its client's name")             \
     X(FS_REPEAT_RUNS, "csv", "a repeated metadata request runs again")                             \
     /* the exports */                                                                              \
     X(CSV_ANY_SESSION, "csv", "an owner takes requests that were sent to another session")         \

@@ -114,8 +114,8 @@ static int ram_co_write(struct vdisk *vdisk, const void *buffer, uint64_t offset
 {
     struct ram_vdisk *ram = ram_of(vdisk);
 
-    (void)request;
     ram->writes++;
+    ram->named_writes += request.session != 0;
     ram->bytes_written += length;
     return co_change(ram, buffer, offset, length);
 }

@@ -17,6 +17,7 @@ struct ram_vdisk {
     unsigned trim_turns; /* that a trim waits; 0: as any other request */
 
     uint64_t reads, writes, trims; /* that began */
+    uint64_t named_writes;         /* of these: that said whose they are */
     uint64_t bytes_written;
     uint64_t cut_after; /* power goes when so many writes and trims were done; UINT64_MAX: never */
     bool is_cut;

@@ -412,6 +412,34 @@ static void orphan_of_a_dead_node_is_freed(void **state)
 
 /* The hot path: no journal record, no metadata, one request to the vdisk with the caller's own
  * memory. */
+/* The vdisk answers a repeat of a write that it knows by its client's name without running it
+ * again. What is written behind the end counts only with the new size: until then the next owner
+ * zeroes over it, and a repeat must run. */
+static void co_names_in_place_only(struct world *world)
+{
+    static const struct client_request request = {.session = 7, .number = 1};
+    struct fs_inode *inode;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = co_must_open(world, "a");
+    check_int(co_fs_write(inode, "abc", 100, 3, request), 0); /* the first block */
+    check_int(co_fs_write(inode, "abc", 103, 3, request),
+              0); /* it is there, and the end is in it */
+    check_int(co_fs_write(inode, "abc", 200, 3, request), 0);
+    check_int(world->ram.named_writes, 0);
+    check_int(co_fs_write(inode, "abc", 150, 3, request), 0);
+    check_int(world->ram.named_writes, 1);
+    fs_inode_put(inode);
+    co_world_done(world);
+}
+
+static void names_in_place_only(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_names_in_place_only);
+}
+
 static void co_overwrite_is_cheap(struct world *world)
 {
     void *buffer = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
@@ -1047,6 +1075,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(format_mounts),
+        cmocka_unit_test(names_in_place_only),
         cmocka_unit_test(foreign_is_refused),
         cmocka_unit_test(grows),
         cmocka_unit_test(names),
