@@ -302,6 +302,8 @@ static void move_main(void *arg)
     if (r == -EIO && to && !to->failed && !disk->failed)
         to->look_ns = io_now_ns(node->io);
     disk->busy = false;
+    if (to)
+        to->busy = false;
     free(move);
     node_reconcile_soon(node);
 }
@@ -314,8 +316,12 @@ static void begin_move(struct node_disk *disk, struct node_disk *to)
         return;
     *move = (struct move){disk, to};
     disk->busy = true;
+    if (to)
+        to->busy = true; /* it is not empty, though nothing is bound to it yet */
     if (!node_spawn(disk->owner_node, "move-log", move_main, move)) {
         disk->busy = false;
+        if (to)
+            to->busy = false;
         free(move);
     }
 }
