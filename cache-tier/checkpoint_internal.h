@@ -45,12 +45,6 @@ static inline bool in_region(const struct checkpoint *work, const struct pending
     return pending->batch_position < work->cut;
 }
 
-/* The log is on another disk than the blocks: what reads the one does not disturb the other. */
-static inline bool log_is_elsewhere(const struct store *store)
-{
-    return store->log_region.file != disk_file(store->disk);
-}
-
 /* The extent was given away or emptied since the region was collected. */
 static inline bool extent_forgotten(const struct store *store, uint32_t extent)
 {

@@ -151,6 +151,12 @@ int co_control_wait(struct control_wait *wait);         /* 0 or the first error 
 /* Writes down every row that is marked as damaged, and waits for all of wait. */
 must_check int co_store_log_damage(struct store *store, struct control_wait *wait);
 
+/* The log is on another disk than the blocks: what reads the one does not disturb the other. */
+static inline bool log_is_elsewhere(const struct store *store)
+{
+    return store->log_region.file != disk_file(store->disk);
+}
+
 /* ---- store_log.c ---- */
 
 struct store *co_store_gate(struct store *store); /* for cleanup(store_gate_leave) */

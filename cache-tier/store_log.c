@@ -199,14 +199,14 @@ int co_store_move_log(struct store *store, struct disk *device, const struct dis
 
 int co_store_note_anchors(struct store *store)
 {
-    if (store->log_region.file == disk_file(store->disk))
+    if (!log_is_elsewhere(store))
         return 0;
     return co_disk_note_anchors(store->disk, log_anchor_generation(store->log));
 }
 
 bool store_log_device_failed(const struct store *store)
 {
-    return store->log_region.file != disk_file(store->disk) && log_device_failed(store->log);
+    return log_is_elsewhere(store) && log_device_failed(store->log);
 }
 
 /* ---- a log that was lost ---- */

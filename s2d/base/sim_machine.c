@@ -215,9 +215,7 @@ struct machine *sim_machine(struct sim *sim, unsigned number)
     if (machine)
         return machine;
 
-    machine = calloc(1, sizeof(*machine));
-    if (!machine)
-        abort();
+    machine = sim_alloc(sizeof(*machine));
     machine->sim = sim;
     machine->number = number;
     machine->clock_rate_ppm = PPM;

@@ -46,10 +46,8 @@ static void connection_init_side(struct connection *connection, unsigned side,
 
 struct connection *sim_connection_new(struct machine *from, const struct address *to)
 {
-    struct connection *connection = calloc(1, sizeof(*connection));
+    struct connection *connection = sim_alloc(sizeof(*connection));
 
-    if (!connection)
-        abort();
     connection->sim = from->sim;
     connection->port = to->port;
     if (to->path)

@@ -67,10 +67,8 @@ static uint64_t egress_ns(struct pipe *pipe, size_t bytes)
 
 struct segment *segment_new(enum segment_kind kind, size_t length)
 {
-    struct segment *segment = calloc(1, sizeof(*segment) + length);
+    struct segment *segment = sim_alloc(sizeof(*segment) + length);
 
-    if (!segment)
-        abort();
     segment->kind = kind;
     segment->length = length;
     return segment;

@@ -156,9 +156,9 @@ static void co_tell_back(struct node *node, const struct node_disk *disk)
 
 #define ABSENT_POLL_NS (100 * MS)
 
-/* A device may appear later than we do. */
+/* A device may appear later than we do: it is waited for until then. */
 static int co_open_when_there(struct node *node, struct node_disk *disk, const char *path,
-                              struct disk_message *message)
+                              uint64_t absent_until_ns, struct disk_message *message)
 {
     struct disk_uuid cluster;
 
@@ -167,9 +167,9 @@ static int co_open_when_there(struct node *node, struct node_disk *disk, const c
         int r = co_disk_open(node->io, path, &cluster, message, &disk->disk);
         bool absent = r == -ENOENT || r == -ENXIO;
 
-        SOMETIMES_IF(absent && io_now_ns(node->io) < disk->absent_until_ns,
+        SOMETIMES_IF(absent && io_now_ns(node->io) < absent_until_ns,
                      "node: a cache disk is waited for at a start");
-        if (!absent || io_now_ns(node->io) >= disk->absent_until_ns)
+        if (!absent || io_now_ns(node->io) >= absent_until_ns)
             return r;
         r = co_sleep_ns(ABSENT_POLL_NS);
         if (r < 0)
@@ -177,10 +177,11 @@ static int co_open_when_there(struct node *node, struct node_disk *disk, const c
     }
 }
 
-static int co_open_store(struct node *node, struct node_disk *disk, const char *path)
+static int co_open_store(struct node *node, struct node_disk *disk, const char *path,
+                         uint64_t absent_until_ns)
 {
     struct disk_message message = {{0}};
-    int r = co_open_when_there(node, disk, path, &message);
+    int r = co_open_when_there(node, disk, path, absent_until_ns, &message);
 
     if (r < 0) {
         snprintf(disk->reason, sizeof(disk->reason), "%.255s",
@@ -261,10 +262,9 @@ static struct node_disk *co_open_disk(struct node *node, const struct disk_recor
     disk->owner_node = node;
     disk->id = record->base.id;
     disk->role = record->role == DISK_ROLE_CACHE ? DISK_CACHE : DISK_CAPACITY;
-    disk->absent_until_ns = absent_until_ns;
     snprintf(disk->name, sizeof(disk->name), "%s", record->name);
     snprintf(path, sizeof(path), "%s", record->path); /* the record may change while we suspend */
-    r = co_open_store(node, disk, path);
+    r = co_open_store(node, disk, path, absent_until_ns);
     if (r == -EAGAIN) {
         co_close_disk(node, disk);
         free(disk);
@@ -310,6 +310,8 @@ static int co_open_role(struct node *node, unsigned role, uint64_t start_ns)
          i++) {
         struct node_disk *disk;
 
+        if (node->stopping)
+            return 0;
         if (record->role != role || !is_to_be_open(node, record) ||
             node_find_disk(node, record->base.id))
             continue;
@@ -320,12 +322,16 @@ static int co_open_role(struct node *node, unsigned role, uint64_t start_ns)
     return 0;
 }
 
-int co_node_disks_start(struct node *node)
+static int co_open_disks(struct node *node, uint64_t start_ns)
 {
-    uint64_t start_ns = io_now_ns(node->io);
     int r = co_open_role(node, DISK_ROLE_CACHE, start_ns); /* the others' logs are on them */
 
     return r < 0 ? r : co_open_role(node, DISK_ROLE_CAPACITY, start_ns);
+}
+
+int co_node_disks_start(struct node *node)
+{
+    return co_open_disks(node, io_now_ns(node->io));
 }
 
 /* The cluster has moved everything off it. The store stays until the node stops, for what its last
@@ -354,8 +360,8 @@ void co_node_reconcile_disks(struct node *node)
 {
     const struct disk_record *record;
 
-    if (co_open_role(node, DISK_ROLE_CACHE, 0) < 0)
-        log_warn(node->io, "disks", "cache disks cannot be opened yet", "error=memory");
+    if (co_open_disks(node, 0) < 0)
+        log_warn(node->io, "disks", "a disk is not served yet", "error=memory");
     for (size_t i = 0; (record = database_at(consensus_database(node->consensus), TABLE_DISK, i));
          i++) {
         struct node_disk *disk = node_find_disk(node, record->base.id);
@@ -364,11 +370,7 @@ void co_node_reconcile_disks(struct node *node)
             return;
         if (disk && record->state == DISK_RETIRED && !disk->given_back && !disk->busy)
             give_back(node, disk);
-        if (!is_to_be_open(node, record))
-            continue;
-        if (!disk)
-            disk = co_open_disk(node, record, 0);
-        if (!disk)
+        if (!disk || !is_to_be_open(node, record))
             continue;
         if (disk->failed && !disk->told)
             co_tell_failed(node, disk, false);

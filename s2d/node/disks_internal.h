@@ -27,12 +27,11 @@ struct node_disk { /* of this node */
                   */
     bool told;   /* of the failure */
     bool served; /* to peers, and to mirrors of this node; a cache disk: open */
-    bool given_back;          /* retired: it is no disk of ours any more */
-    uint64_t absent_until_ns; /* while it is opened: if it is not there, it is waited for */
-    bool looking;             /* co_disk_look() is under way */
-    uint64_t look_ns;         /* when it is next */
-    bool busy;                /* its log moves, or the store is opened anew */
-    uint64_t moved_ns;        /* its log is not moved again before */
+    bool given_back;   /* retired: it is no disk of ours any more */
+    bool looking;      /* co_disk_look() is under way */
+    uint64_t look_ns;  /* when it is next */
+    bool busy;         /* its log moves, or the store is opened anew */
+    uint64_t moved_ns; /* its log is not moved again before */
 };
 
 /* disks.c */
