@@ -58,7 +58,8 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
     uint64_t own_sums[RECORD_BLOCKS_MAX];
     int r;
 
-    if (config.state != COLUMN_IN_SYNC && !PLANTED(STALE_IS_READ) && !PLANTED(STALE_IS_SOURCE))
+    if (config.state != COLUMN_IN_SYNC && !PLANTED(STALE_IS_READ) && !PLANTED(STALE_IS_SOURCE) &&
+        !PLANTED(PARITY_OLD_FROM_STALE))
         return -ESTALE;
     if (!store || !store->reachable)
         return -ENOTCONN;

@@ -39,12 +39,12 @@
     X(PARITY_ACK_DATA, "parity-aimed", "a write is committed when its data columns have it [DATAACK]")   \
     X(PARITY_NO_LOCK, "parity", "a write of part of a row forgets the row's lock [NOLOCK]")        \
     X(PARITY_DECODE_NO_LOCK, "parity", "a read that decodes does not wait for writes to its rows [DECODENOLOCK]") \
-    X(PARITY_OLD_FROM_STALE, "open:parity", "old contents are read from a stale column [STALEOLD]")     \
+    X(PARITY_OLD_FROM_STALE, "parity-test", "old contents are read from a stale column [STALEOLD]")     \
     X(PARITY_AGAIN_COMMITTED, "parity-aimed", "a takeover writes the committed contents again in any case [BASE]") \
     X(PARITY_AGAIN_GUESSED, "parity-aimed", "a takeover takes the newest version, known or not [GUESS]") \
     X(PARITY_AGAIN_ITS_OWN, "parity-aimed", "columns that only other versions touched are not written again [ONLYITS]") \
     X(PARITY_AGAIN_DATA, "parity-aimed", "data columns alone are written again [DATAONLY]")              \
-    X(PARITY_AGAIN_LACKING, "open:parity", "only columns that lack the version are written again [LACK]") \
+    X(PARITY_AGAIN_LACKING, "parity-test", "only columns that lack the version are written again [LACK]") \
     X(PARITY_SPARED_EARLY, "parity", "a version that one column lacks is not written again")       \
     X(PARITY_AGAIN_RETIRES, "parity-aimed", "what is written again retires older records where it arrives [RETIRE]") \
     X(PARITY_BELOW_COMMITTED, "parity-aimed", "an untouched column counts with its committed contents [BELOWBASE]") \
@@ -53,7 +53,7 @@
     X(PARITY_ONE_VERSION, "parity-aimed", "a log knows the newest version of a block alone [ONEVER]")    \
     X(PARITY_ONE_LIST, "parity-aimed", "one in-sync column tells what to compare [ONESRC]")              \
     X(PARITY_SKIPS_TRIMMED, "parity", "rows that only the returning column has are not compared")  \
-    X(JOIN_NO_MARK, "open:parity", "a column joins without the watermark [JOINNOWM]")                   \
+    X(JOIN_NO_MARK, "parity-test", "a column joins without the watermark [JOINNOWM]")                   \
     X(RELEASE_DOOR_OPEN, "mirror-test", "writes go on into a slab that is being given back")            \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "aimed", "a store takes messages of a lower epoch [NOSEAL]")                  \
@@ -64,7 +64,7 @@
     X(STAMP_OF_RECORD, "aimed", "a page's stamp is the record's epoch [STAMPREC]")                \
     X(DROP_UNLISTED, "store", "dropped blocks are not put on the compare list [NOLISTTAIL]")       \
     X(LIST_NOT_CARRIED, "store", "a checkpoint does not carry the compare list on [LISTVOL]")      \
-    X(LIST_NOT_VERIFIED, "open:cluster", "a compare list that rotted in the log is believed")      \
+    X(LIST_NOT_VERIFIED, "store-test", "a compare list that rotted in the log is believed")      \
     X(LOG_NOT_SYNCED, "store", "a log batch is written without DSYNC")                             \
     X(PAGES_NOT_SYNCED, "store", "a checkpoint moves the tail before its pages are durable")       \
     X(IMAGE_MISSING, "store", "a checkpoint forgets the image of a checksum page")                 \
@@ -88,7 +88,7 @@
     X(CACHE_LOSS_NOT_FENCED, "move", "the fences that a lost log held are not raised again")    \
     X(HOLE_ROWS_FORGOTTEN, "cluster-cache", "an extent that began behind a hole in a log reads as zeros") \
     X(CACHE_OLD_LOG_BELIEVED, "move", "a cache disk that shows an old state of a log is believed") \
-    X(CACHE_WIPED_REWRITTEN, "open:cluster-cache", "a disk that was overwritten gets its superblock again") \
+    X(CACHE_WIPED_REWRITTEN, "disk-log", "a disk that was overwritten gets its superblock again") \
     X(CACHE_LOST_AT_ONCE, "cluster-cache", "a cache disk that an old database does not know is lost") \
     X(REBIND_RECORDS_EARLY, "move", "a log that is about to be moved to takes records already")     \
     X(REBIND_BEFORE_DESTAGE, "move", "a log moves over before what it holds is in place")       \

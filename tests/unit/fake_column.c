@@ -47,7 +47,9 @@ struct view {
     struct log_position position;
 };
 
-static struct view view_block(struct fake_column *fake, struct extent_ref where, uint32_t block)
+/* As of a record; what is committed may be later. */
+static struct view view_at(struct fake_column *fake, struct extent_ref where, uint32_t block,
+                           struct log_position at)
 {
     const struct fake_block *base = &extent_at(fake, where)->blocks[block];
     struct view view = {base->data, base->sum, base->position};
@@ -56,7 +58,7 @@ static struct view view_block(struct fake_column *fake, struct extent_ref where,
         struct fake_record *record = list_entry(node, struct fake_record, node);
         uint32_t i = block - record->record.block;
 
-        if (!is_of(record, where, block) ||
+        if (!is_of(record, where, block) || log_position_compare(record->record.position, at) > 0 ||
             log_position_compare(record->record.position, view.position) <= 0)
             continue;
         view.position = record->record.position;
@@ -64,6 +66,11 @@ static struct view view_block(struct fake_column *fake, struct extent_ref where,
         view.sum = record->record.kind == RECORD_ZERO ? 0 : record->sums[i];
     }
     return view;
+}
+
+static struct view view_block(struct fake_column *fake, struct extent_ref where, uint32_t block)
+{
+    return view_at(fake, where, block, LOG_POSITION_NEWEST);
 }
 
 static void apply_record(struct fake_column *fake, struct fake_record *record, uint64_t stamp)
@@ -340,17 +347,19 @@ static int fake_mark(struct column_store *store, uint64_t vdisk, uint64_t epoch,
     int r = co_delay(fake);
 
     (void)vdisk;
-    (void)durable;
     if (r == 0)
         r = show_epoch(fake, epoch);
-    if (r == 0)
-        learn(fake, watermark, epoch);
-    return r;
+    if (r < 0)
+        return r;
+    learn(fake, watermark, epoch);
+    if (durable)
+        fake->marked = watermark;
+    return 0;
 }
 
-static int fake_read(struct column_store *store, uint64_t vdisk, struct extent_ref where,
-                     uint32_t block, uint32_t count, uint64_t address, void *buffer,
-                     uint64_t *ret_sums, struct block_set *ret_bad)
+static int fake_read_at(struct column_store *store, uint64_t vdisk, struct extent_ref where,
+                        uint32_t block, uint32_t count, uint64_t address, struct log_position at,
+                        void *buffer, uint64_t *ret_sums, struct block_set *ret_bad)
 {
     struct fake_column *fake = fake_of(store);
     int r = co_delay(fake);
@@ -360,7 +369,7 @@ static int fake_read(struct column_store *store, uint64_t vdisk, struct extent_r
     if (where.generation < fake->extents[where.extent].generation)
         return -ESTALE;
     for (uint32_t i = 0; i < count; i++) {
-        struct view view = view_block(fake, where, block + i);
+        struct view view = view_at(fake, where, block + i, at);
         char *to = (char *)buffer + (size_t)i * BLOCK_SIZE;
 
         if (view.data)
@@ -378,13 +387,12 @@ static int fake_read(struct column_store *store, uint64_t vdisk, struct extent_r
     return r;
 }
 
-/* For a scrub: the newest. Older versions are for a takeover of parity, which has no fakes. */
-static int fake_read_at(struct column_store *store, uint64_t vdisk, struct extent_ref where,
-                        uint32_t block, uint32_t count, uint64_t address, struct log_position at,
-                        void *buffer, uint64_t *ret_sums, struct block_set *ret_bad)
+static int fake_read(struct column_store *store, uint64_t vdisk, struct extent_ref where,
+                     uint32_t block, uint32_t count, uint64_t address, void *buffer,
+                     uint64_t *ret_sums, struct block_set *ret_bad)
 {
-    assert(log_position_compare(at, LOG_POSITION_NEWEST) == 0);
-    return fake_read(store, vdisk, where, block, count, address, buffer, ret_sums, ret_bad);
+    return fake_read_at(store, vdisk, where, block, count, address, LOG_POSITION_NEWEST, buffer,
+                        ret_sums, ret_bad);
 }
 
 static int fake_checksums(struct column_store *store, uint64_t vdisk, struct extent_ref where,
@@ -445,7 +453,7 @@ static int fake_compare_set(struct column_store *store, uint64_t vdisk, struct e
     (void)vdisk;
     if (r < 0)
         return r;
-    assert(extent_blocks == fake->extent_blocks);
+    assert(extent_blocks <= fake->extent_blocks); /* a column of parity has fewer */
     for (uint32_t i = 0; i < extent_blocks; i++) {
         const struct fake_block *block = &extent_at(fake, where)->blocks[i];
         bool set = since_epoch != 0 ? block->stamp >= since_epoch : block->compare;
@@ -584,6 +592,13 @@ void fake_column_plant(struct fake_column *fake, struct extent_ref where, uint32
     fake->sealed_epoch = MAX(fake->sealed_epoch, position.session);
     fake->session = MAX(fake->session, position.session);
     fake->durable_seq = MAX(fake->durable_seq, position.seq);
+}
+
+void fake_column_touched(struct fake_column *fake, uint32_t touched)
+{
+    struct fake_record *last = list_entry(fake->log.prev, struct fake_record, node);
+
+    last->record.flags |= touched << RECORD_TOUCHED_SHIFT;
 }
 
 void fake_column_sign(struct fake_column *fake, struct client_request request)

@@ -31,6 +31,7 @@ struct fake_column {
     /* durable */
     uint64_t sealed_epoch, session, durable_seq;
     struct log_position watermark;
+    struct log_position marked; /* the watermark that it was told to make durable */
     struct fake_extent extents[FAKE_EXTENTS];
     struct list log; /* struct fake_record, above the watermark, by position */
     /* under way */
@@ -68,6 +69,8 @@ void fake_column_rot(struct fake_column *fake, struct extent_ref where, uint32_t
 void fake_column_plant(struct fake_column *fake, struct extent_ref where, uint32_t slab,
                        uint16_t column, uint32_t block, struct log_position position, char fill,
                        uint64_t address);
+/* The record planted last is of a write that touched these columns, a bit each. */
+void fake_column_touched(struct fake_column *fake, uint32_t touched);
 /* The record planted last is of this client. */
 void fake_column_sign(struct fake_column *fake, struct client_request request);
 

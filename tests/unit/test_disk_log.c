@@ -241,12 +241,46 @@ static void a_log_that_is_bound_again_is_another(void **state)
     sim_free(sim);
 }
 
+/* Somebody wipes a cache disk that is in use: a start would find it empty. */
+static void wiped_main(struct io *io, void *arg)
+{
+    static const uint64_t offsets[] = {SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET};
+    cleanup(freep) uint8_t *zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    struct disks disks = {0};
+
+    (void)arg;
+    assert_non_null(zeros);
+    memset(zeros, 0, BLOCK_SIZE);
+    assert_int_equal(co_open_disks(io, &disks), 0);
+    assert_int_equal(co_bind(&disks, 0), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(offsets); i++)
+        assert_int_equal(
+            co_io_write(disk_file(disks.cache), zeros, BLOCK_SIZE, offsets[i], IO_WRITE_DSYNC), 0);
+    assert_int_equal(co_bind(&disks, 1), -ENODEV);
+    assert_true(disk_log_is_own(disks.capacity[1]));
+    close_disks(&disks);
+    assert_int_equal(co_disk_open(io, CACHE_PATH, &cluster, NULL, &disks.cache), -ENODEV);
+    end_program(io);
+}
+
+/* A binding does not write its superblock again: nobody would notice that the other logs are gone.
+ */
+static void a_wiped_disk_stays_wiped(void **state)
+{
+    struct sim *sim = new_world(1);
+
+    (void)state;
+    run(sim, wiped_main, NULL);
+    sim_free(sim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cache_disk_has_logs_and_read_cache),
         cmocka_unit_test(power_goes_at_each_write_of_a_binding),
         cmocka_unit_test(a_log_that_is_bound_again_is_another),
+        cmocka_unit_test(a_wiped_disk_stays_wiped),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
