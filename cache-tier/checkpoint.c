@@ -19,7 +19,15 @@
  * images of an unfinished checkpoint in place and applies the records again. Reads are right
  * throughout: a block that is being destaged is read from the log until 7. What is in the log's
  * head meanwhile is no concern of this: the region is fixed when it begins, and no new record can
- * appear in it. */
+ * appear in it.
+ *
+ * A checkpoint never waits for room that only it can make. For each image that a piece of the log
+ * will take there is a block in it, which the tail gives up, or one that is owed (log.h), which
+ * nobody else was given: a written block pays for the page of its checksum, a trim owes for the
+ * pages that it leaves in part. So the zeros of a page are destaged with the oldest trim of it and
+ * no earlier, and a page that has nothing but zeros and blocks still in the log behind the region
+ * is given up, not written. What is said besides (streams, table blocks, copies, headers) comes out
+ * of the eighth that is kept; a copy owes what its original did. */
 #include "cache-tier/checkpoint_internal.h"
 
 #define REGION_FRACTION 16
@@ -27,15 +35,34 @@
 
 /* ---- the region ---- */
 
-static void extend_region(struct checkpoint *work, uint64_t want_blocks)
+/* What a batch gives up when the tail passes: as much as it takes to put it in its place, or more.
+ */
+static uint64_t batch_cost(const struct log *log, uint64_t position)
+{
+    return log_batch_blocks(log, position) + log_batch_owed(log, position);
+}
+
+/* How many images a checkpoint may take: half of the room that is owed to nobody, at most. One that
+ * a crash cuts short leaves its own behind and has to begin again, with what is left. */
+static uint64_t images_limit(const struct log *log, uint64_t want_blocks)
+{
+    uint64_t taken = log_used_blocks(log) + log_owed_blocks(log), ring = log_ring_blocks(log);
+
+    return MIN(want_blocks, (ring - MIN(taken, ring)) / 2);
+}
+
+/* Grows the region by one batch at least. */
+static void extend_region(struct checkpoint *work, uint64_t limit)
 {
     struct log *log = work->store->log;
-    uint64_t start = work->cut, head = log_head(log);
+    uint64_t head = log_head(log), cost = 0;
 
-    while (work->cut < head && work->cut - start < want_blocks) {
+    while (work->cut < head && (cost == 0 || cost + batch_cost(log, work->cut) <= limit)) {
+        cost += batch_cost(log, work->cut);
         work->cut += log_batch_blocks(log, work->cut);
         work->batches++;
     }
+    work->cost += cost;
 }
 
 static uint64_t pending_in_region(const struct checkpoint *work)
@@ -49,7 +76,9 @@ static uint64_t pending_in_region(const struct checkpoint *work)
             const struct pending *pending = list_entry(node, struct pending, node);
 
             if (in_region(work, pending))
-                blocks += 1 + (pending->kind == RECORD_WRITE ? pending->count : 0);
+                blocks +=
+                    1 + (pending->kind == RECORD_WRITE ? pending->count : 0) +
+                    store_record_owes(work->store, pending->kind, pending->block, pending->count);
         }
     }
     return blocks;
@@ -73,20 +102,23 @@ static uint64_t next_pending(const struct checkpoint *work)
     return position;
 }
 
-/* Notes the checksum pages that the blocks of a piece of the log belong to. Returns how many are
- * new. */
+/* Notes the checksum pages that the blocks of a piece of the log belong to. Returns how many images
+ * it may take: of those that are new, and what its trims owe. */
 static uint64_t note_pages(struct checkpoint *work, uint64_t from, uint64_t to)
 {
     const struct store *store = work->store;
     uint64_t count = 0;
 
+    for (uint64_t position = from; position < to;
+         position += log_batch_blocks(store->log, position))
+        count += log_batch_owed(store->log, position);
     for (uint64_t position = from; position < to; position++) {
         uint32_t at = log_block_of(store->log, position);
         uint64_t page, bit;
 
         if (!overlay_in_use(store->overlay, at))
             continue;
-        page = overlay_key(store->overlay, at) / CHECKSUM_PAGE_ENTRIES; /* about */
+        page = key_page_number(store, overlay_key(store->overlay, at));
         bit = 1ull << (page % 64);
         count += !(work->pages_seen[page / 64] & bit);
         work->pages_seen[page / 64] |= bit;
@@ -98,7 +130,7 @@ static uint64_t note_pages(struct checkpoint *work, uint64_t from, uint64_t to)
  * in one direction: the time goes into what lies between. So the region grows to a quarter of the
  * log, but not over records that would have to be copied, nor over more checksum pages than what is
  * kept for their images has room for. */
-static void widen_region(struct checkpoint *work, uint64_t want_blocks)
+static void widen_region(struct checkpoint *work, uint64_t limit)
 {
     struct log *log = work->store->log;
     uint64_t end = work->from + log_ring_blocks(log) / WIDE_FRACTION;
@@ -111,7 +143,7 @@ static void widen_region(struct checkpoint *work, uint64_t want_blocks)
         uint64_t next = work->cut + log_batch_blocks(log, work->cut);
 
         pages += note_pages(work, work->cut, next);
-        if (next > end || pages > want_blocks)
+        if (next > end || pages > limit)
             break;
         work->cut = next;
         work->batches++;
@@ -124,23 +156,21 @@ static void widen_region(struct checkpoint *work, uint64_t want_blocks)
 static int choose_region(struct checkpoint *work, uint64_t want_blocks)
 {
     struct log *log = work->store->log;
-    uint64_t pending;
+    uint64_t limit = images_limit(log, want_blocks), pending;
 
     work->from = work->cut = log_tail(log);
-    work->batches = 0;
+    work->batches = work->cost = 0;
     do {
-        extend_region(work, want_blocks);
+        extend_region(work, limit);
         pending = pending_in_region(work);
-    } while (pending > (work->cut - work->from) / 2 && pending <= want_blocks &&
-             work->cut < log_head(log));
+    } while (pending > work->cost / 2 && pending <= want_blocks && work->cut < log_head(log));
     SOMETIMES_IF(pending > 0, "checkpoint: uncommitted records are in the way");
-    if (work->cut == work->from || pending > want_blocks ||
-        pending > (work->cut - work->from) / 2) {
+    if (work->cut == work->from || pending > want_blocks || pending > work->cost / 2) {
         SOMETIMES("checkpoint: waits for a watermark");
         return -EAGAIN;
     }
     if (log_is_elsewhere(work->store))
-        widen_region(work, want_blocks);
+        widen_region(work, limit);
     return 0;
 }
 
@@ -171,9 +201,14 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
 #define FILL_HURRY 13
 #define FILL_ALL 16
 
+static uint64_t taken_blocks(const struct store *store)
+{
+    return log_used_blocks(store->log) + log_owed_blocks(store->log);
+}
+
 static bool is_filled_above(const struct store *store, unsigned sixteenths)
 {
-    return log_used_blocks(store->log) > log_ring_blocks(store->log) / FILL_ALL * sixteenths;
+    return taken_blocks(store) > log_ring_blocks(store->log) / FILL_ALL * sixteenths;
 }
 
 static unsigned fill_begin(const struct store *store)
@@ -184,13 +219,13 @@ static unsigned fill_begin(const struct store *store)
 static uint64_t rest_after(const struct store *store, uint64_t took_ns)
 {
     uint64_t sixteenth = log_ring_blocks(store->log) / FILL_ALL;
-    uint64_t used = log_used_blocks(store->log), hurry = FILL_HURRY * sixteenth;
+    uint64_t taken = taken_blocks(store), hurry = FILL_HURRY * sixteenth;
     uint64_t span = (FILL_HURRY - fill_begin(store)) * sixteenth;
 
-    if (store->checkpoint.stop || used >= hurry || log_is_full(store->log) ||
+    if (store->checkpoint.stop || taken >= hurry || log_is_full(store->log) ||
         throttle_is_on(&store->throttle, io_now_ns(store->io)))
         return 0;
-    return MIN(took_ns * RESTS_MAX * MIN(hurry - used, span) / span, REST_NS_MAX);
+    return MIN(took_ns * RESTS_MAX * MIN(hurry - taken, span) / span, REST_NS_MAX);
 }
 
 uint64_t checkpoint_pace(void *arg, uint64_t room, uint32_t blocks)
@@ -433,12 +468,9 @@ static void work_free(struct checkpoint *work)
     free(work);
 }
 
-/* A bit to each CHECKSUM_PAGE_ENTRIES keys. */
 static size_t pages_seen_bytes(const struct store *store)
 {
-    uint64_t pages = store_key(store, store->geometry.extent_count, 0) / CHECKSUM_PAGE_ENTRIES + 1;
-
-    return DIV_ROUND_UP(pages, 64) * 8;
+    return DIV_ROUND_UP(store_page_number(store, store->geometry.extent_count, 0), 64) * 8;
 }
 
 static int work_new(struct store *store, struct checkpoint **ret_work)

@@ -22,9 +22,9 @@ struct destage { /* a block on its way */
 
 struct checkpoint {
     struct store *store;
-    uint64_t from, cut; /* the region: log positions of batch boundaries */
-    uint64_t batches;
-    struct destage *items; /* all of the region */
+    uint64_t from, cut;     /* the region: log positions of batch boundaries */
+    uint64_t batches, cost; /* of the region: see batch_cost() */
+    struct destage *items;  /* all of the region */
     size_t item_count, item_size;
     uint64_t blocks_placed; /* and pages, later */
     uint8_t *window;        /* WINDOW_BLOCKS */
@@ -35,7 +35,7 @@ struct checkpoint {
     struct image *images;
     size_t image_count;
     uint8_t *table_blocks; /* encoded */
-    uint64_t *pages_seen;  /* a bit to each 504 keys, for widen_region() */
+    uint64_t *pages_seen;  /* a bit to each checksum page, for widen_region() */
     size_t pages_seen_bytes;
     uint64_t images_done, copies_done;
 };
@@ -43,6 +43,13 @@ struct checkpoint {
 static inline bool in_region(const struct checkpoint *work, const struct pending *pending)
 {
     return pending->batch_position < work->cut;
+}
+
+static inline uint64_t key_page_number(const struct store *store, uint64_t key)
+{
+    uint32_t block = key & (store->geometry.extent_blocks - 1);
+
+    return store_page_number(store, key >> store->extent_shift, block / CHECKSUM_PAGE_ENTRIES);
 }
 
 /* The extent was given away or emptied since the region was collected. */

@@ -93,6 +93,8 @@ static int co_move_record(struct checkpoint *work, struct pending *pending)
     move.stream = pending->stream;
     move.control.item.data = work->window;
     move.control.item.data_blocks = blocks;
+    move.control.item.owed_blocks =
+        store_record_owes(store, pending->kind, pending->block, pending->count);
     if (blocks > 0) {
         r = co_io_read(store->log_region.file, work->window, (size_t)blocks * BLOCK_SIZE,
                        log_block_offset(store->log, pending->ring_block));

@@ -151,16 +151,65 @@ int co_checkpoint_pages(struct checkpoint *work)
 
 /* ---- zeros ---- */
 
-static void zero_bits(const uint64_t *bits, uint32_t first, uint32_t end, uint32_t *ret_set)
+static bool bit_is_set(const uint64_t *bits, uint32_t i)
 {
-    uint32_t set = 0;
-
-    for (uint32_t i = first; i < end; i++)
-        set += bits[i / 64] >> (i % 64) & 1;
-    *ret_set = set;
+    return bits[i / 64] >> (i % 64) & 1;
 }
 
-static int co_zero_page(struct checkpoint *work, uint32_t extent, uint32_t page,
+static bool any_is_set(const uint64_t *bits, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++)
+        if (bit_is_set(bits, i))
+            return true;
+    return false;
+}
+
+static bool is_committed_in_log(const struct store *store, uint64_t key)
+{
+    uint32_t at = overlay_find(store->overlay, key);
+
+    while (at != OVERLAY_NONE && overlay_record(store->overlay, at) != 0)
+        at = overlay_older(store->overlay, at);
+    return at != OVERLAY_NONE;
+}
+
+/* Nothing of the page is to be read from its place any more: what is not zero was written since,
+ * and the log has it. */
+static bool page_is_empty(const struct store *store, uint32_t extent, const uint64_t *bits,
+                          uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++)
+        if (!bit_is_set(bits, i) && !is_committed_in_log(store, store_key(store, extent, i)))
+            return false;
+    return true;
+}
+
+/* Among the pages that this checkpoint has changed for its blocks, the first data_pages: those are
+ * in the order of their numbers. */
+static bool has_data(const struct checkpoint *work, size_t data_pages, uint64_t number)
+{
+    size_t low = 0, high = data_pages;
+
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+
+        if (work->pages[middle]->page->number < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < data_pages && work->pages[low]->page->number == number;
+}
+
+static void page_give_up(struct store *store, uint32_t extent, uint32_t page, uint64_t stamp)
+{
+    struct extent_row *change = extent_table_change(store->table, extent);
+
+    change->pages[page / 64] &= ~(1ull << (page % 64));
+    change->clear_epoch = MAX(change->clear_epoch, stamp);
+}
+
+static int co_zero_page(struct checkpoint *work, size_t data_pages, uint32_t extent, uint32_t page,
                         const uint64_t *bits, uint64_t stamp)
 {
     struct store *store = work->store;
@@ -168,28 +217,22 @@ static int co_zero_page(struct checkpoint *work, uint32_t extent, uint32_t page,
     uint32_t first = page * CHECKSUM_PAGE_ENTRIES;
     uint32_t end = MIN(first + CHECKSUM_PAGE_ENTRIES, store->geometry.extent_blocks);
     struct cached_page *cached;
-    uint32_t set;
     int r;
 
-    zero_bits(bits, first, end, &set);
-    if (set == 0)
+    if (!any_is_set(bits, first, end))
         return 0;
-    if (!extent_row_has_page(row, page) || set == end - first) {
+    if (!extent_row_has_page(row, page) ||
+        (!has_data(work, data_pages, store_page_number(store, extent, page)) &&
+         page_is_empty(store, extent, bits, first, end))) {
         SOMETIMES("checkpoint: a page of zeros is given up");
-        struct extent_row *change = extent_table_change(store->table, extent);
-
-        /* All of it is zero, and no page says so better than one. It is not among those that were
-         * just changed: a block that is zero had nothing to destage when the region was collected.
-         */
-        change->pages[page / 64] &= ~(1ull << (page % 64));
-        change->clear_epoch = MAX(change->clear_epoch, stamp);
+        page_give_up(store, extent, page, stamp); /* no page says it better than one */
         return 0;
     }
     r = co_pin_page(work, extent, page, &cached);
     if (r < 0 || extent_forgotten(store, extent))
         return r;
     for (uint32_t i = first; i < end; i++)
-        if (bits[i / 64] >> (i % 64) & 1)
+        if (bit_is_set(bits, i))
             cached->page->sums[i - first] = 0;
     cached->page->epoch = MAX(cached->page->epoch, stamp);
     page_mend(cached);
@@ -199,6 +242,7 @@ static int co_zero_page(struct checkpoint *work, uint32_t extent, uint32_t page,
 int co_checkpoint_zeros(struct checkpoint *work)
 {
     struct store *store = work->store;
+    size_t data_pages = work->page_count;
     const uint64_t *bits;
     uint64_t stamp;
     uint32_t extent;
@@ -211,7 +255,7 @@ int co_checkpoint_zeros(struct checkpoint *work)
 
             if (extent_forgotten(store, extent))
                 break;
-            r = co_zero_page(work, extent, page, bits, stamp);
+            r = co_zero_page(work, data_pages, extent, page, bits, stamp);
             if (r < 0)
                 return r;
         }

@@ -19,12 +19,21 @@ struct batch {
     uint8_t *header; /* LOG_HEADER_BLOCKS_MAX blocks; behind header_bytes all zero */
     uint32_t header_bytes;
     uint32_t data_blocks;
+    uint32_t owed_blocks;
     uint32_t record_count;
     uint32_t iov_count;
     uint64_t position;
     struct list items; /* struct log_item */
     struct iovec iov[1 + GATHER_IOVS];
 };
+
+struct length { /* of a batch */
+    uint16_t blocks, owed;
+};
+static_assert(LOG_HEADER_BLOCKS_MAX + LOG_BATCH_BLOCKS_MAX <= UINT16_MAX, "what a reader accepts");
+static_assert(LOG_ITEM_HEADER_BYTES_MAX / sizeof(struct log_data_record) * LOG_ITEM_OWED_MAX <=
+                  UINT16_MAX,
+              "a batch full of records that owe");
 
 struct log {
     struct log_region region;
@@ -36,6 +45,7 @@ struct log {
     uint64_t tail_position, tail_sequence;
     uint64_t durable_head; /* behind the last durable batch */
     uint64_t next_position, next_sequence;
+    uint64_t owed_blocks; /* by the batches from the tail on, what is in flight included */
     uint64_t images_done, copies_done;
     uint64_t anchor_generation;
     uint32_t incarnation;
@@ -53,7 +63,7 @@ struct log {
     struct io_op write_op;
     struct io_task commit_task;
     struct co *drainer;
-    uint32_t *lengths; /* by ring block: of the batch that begins there */
+    struct length *lengths; /* by ring block: of the batch that begins there */
     struct log_figures figures;
     struct histogram *latency_ns, *wait_ns;
     uint64_t left_ns; /* when the batch in flight did */
@@ -84,6 +94,11 @@ uint64_t log_head(const struct log *log)
 uint64_t log_used_blocks(const struct log *log)
 {
     return log->next_position - log->tail_position;
+}
+
+uint64_t log_owed_blocks(const struct log *log)
+{
+    return log->owed_blocks;
 }
 
 uint64_t log_last_sequence(const struct log *log)
@@ -130,18 +145,35 @@ void log_set_progress_handler(struct log *log, void (*fn)(void *arg), void *arg)
     log->on_progress_arg = arg;
 }
 
-uint32_t log_batch_blocks(const struct log *log, uint64_t position)
+static struct length batch_length(const struct log *log, uint64_t position)
 {
-    uint32_t blocks = log->lengths[log_block_of(log, position)];
+    struct length length = log->lengths[log_block_of(log, position)];
 
     assert(position >= log->tail_position && position < log->durable_head);
-    assert(blocks > 0);
-    return blocks;
+    assert(length.blocks > 0);
+    return length;
+}
+
+uint32_t log_batch_blocks(const struct log *log, uint64_t position)
+{
+    return batch_length(log, position).blocks;
+}
+
+uint32_t log_batch_owed(const struct log *log, uint64_t position)
+{
+    return batch_length(log, position).owed;
 }
 
 void log_note_batch(struct log *log, uint64_t position, uint32_t blocks)
 {
-    log->lengths[log_block_of(log, position)] = blocks;
+    assert(blocks <= UINT16_MAX);
+    log->lengths[log_block_of(log, position)] = (struct length){.blocks = blocks};
+}
+
+void log_note_owed(struct log *log, uint64_t position, uint32_t blocks)
+{
+    log->lengths[log_block_of(log, position)].owed += blocks;
+    log->owed_blocks += blocks;
 }
 
 void log_set_pace(struct log *log, log_pace_fn *fn, void *arg)
@@ -234,18 +266,30 @@ static uint64_t room_limit(const struct log *log, enum log_class class)
     return log->ring_blocks - (class == LOG_NORMAL ? log->reserve_blocks : 0);
 }
 
-static bool has_room(const struct log *log, uint32_t blocks, enum log_class class)
+/* What a batch of this size owes takes part in what LOG_NORMAL items may fill; a LOG_RESERVED one
+ * may be what the room is owed for. */
+static bool has_room(const struct log *log, uint32_t blocks, uint32_t owed, enum log_class class)
 {
-    return log_used_blocks(log) + room_needed(log, blocks) <= room_limit(log, class);
+    uint64_t taken = log_used_blocks(log) + room_needed(log, blocks);
+
+    if (class == LOG_NORMAL)
+        taken += log->owed_blocks + owed;
+    return taken <= room_limit(log, class);
+}
+
+static bool item_has_room(const struct log *log, const struct log_item *item, enum log_class class)
+{
+    const struct batch *gather = log->gather;
+
+    return has_room(log, batch_blocks(gather, item->header_bytes, item->data_blocks),
+                    gather->owed_blocks + item->owed_blocks, class);
 }
 
 bool log_is_full(const struct log *log)
 {
     const struct log_item *first = log_waiting_first(&log->waiting, LOG_NORMAL);
 
-    return first && first->result == 0 &&
-           !has_room(log, batch_blocks(log->gather, first->header_bytes, first->data_blocks),
-                     LOG_NORMAL);
+    return first && first->result == 0 && !item_has_room(log, first, LOG_NORMAL);
 }
 
 static bool batch_accepts(const struct log *log, const struct log_item *item)
@@ -254,6 +298,8 @@ static bool batch_accepts(const struct log *log, const struct log_item *item)
 
     if (gather->header_bytes + item->header_bytes > LOG_HEADER_BLOCKS_MAX * BLOCK_SIZE)
         return false;
+    if (gather->owed_blocks > 0 && gather->owed_blocks + item->owed_blocks > log->gather_blocks_max)
+        return false; /* a checkpoint takes whole batches */
     if (item->data_blocks == 0 || gather->data_blocks == 0)
         return true; /* alone it may be larger than the limit */
     return gather->iov_count < ARRAY_SIZE(gather->iov) &&
@@ -265,14 +311,15 @@ static bool is_its_turn(struct log *log, const struct log_item *item, enum log_c
 {
     uint32_t gathered = batch_blocks(log->gather, 0, 0);
     uint32_t blocks = batch_blocks(log->gather, item->header_bytes, item->data_blocks);
+    uint64_t taken = log_used_blocks(log) + log->owed_blocks + log->gather->owed_blocks;
     uint64_t ask_ns;
 
     if (log->gather->record_count == 0)
         gathered = 0; /* it pays for the header */
+    blocks += item->owed_blocks;
     if (class != LOG_NORMAL || !log->pace || blocks == gathered)
         return true;
-    ask_ns = log->pace(log->pace_arg, room_limit(log, class) - log_used_blocks(log) - gathered,
-                       blocks - gathered);
+    ask_ns = log->pace(log->pace_arg, room_limit(log, class) - taken - gathered, blocks - gathered);
     if (ask_ns > 0)
         io_timer_arm(log->io, &log->pace_timer, ask_ns);
     return ask_ns == 0;
@@ -284,8 +331,7 @@ static bool item_place(struct log *log, struct log_item *item, enum log_class cl
     struct batch *gather = log->gather;
 
     if (item->result == 0) {
-        if (!batch_accepts(log, item) ||
-            !has_room(log, batch_blocks(gather, item->header_bytes, item->data_blocks), class) ||
+        if (!batch_accepts(log, item) || !item_has_room(log, item, class) ||
             !is_its_turn(log, item, class))
             return false;
         if (!item->ops->encode(item, gather->header + gather->header_bytes))
@@ -294,6 +340,7 @@ static bool item_place(struct log *log, struct log_item *item, enum log_class cl
     if (item->result == 0) {
         item->header_offset = gather->header_bytes;
         gather->header_bytes += item->header_bytes;
+        gather->owed_blocks += item->owed_blocks;
         gather->record_count++;
         if (item->data_blocks > 0) {
             gather->iov[gather->iov_count].iov_base = (void *)item->data;
@@ -359,7 +406,7 @@ static void item_queue(struct log *log, struct log_item *item, enum log_class cl
     if (log->error != 0 && item->result == 0)
         item->result = log->error;
     if (must_wait(log, class) || !item_place(log, item, class)) {
-        SOMETIMES_IF(!has_room(log, 1, class), "log: full, appends wait");
+        SOMETIMES_IF(!has_room(log, 1, 0, class), "log: full, appends wait");
         item->waits_since_ns = io_now_ns(log->io);
         log_waiting_push(&log->waiting, item, class);
         admit(log); /* its flow's turn may be before all that wait; and what was turned away goes by
@@ -373,6 +420,7 @@ void log_append(struct log *log, struct log_item *item, enum log_class class)
     assert(item->header_bytes % 8 == 0);
     assert(item->header_bytes <= LOG_ITEM_HEADER_BYTES_MAX);
     assert(item->data_blocks <= LOG_BATCH_BLOCKS_MAX - LOG_HEADER_BLOCKS_MAX);
+    assert(item->owed_blocks <= LOG_ITEM_OWED_MAX);
     item->result = 0;
     item_queue(log, item, class);
 }
@@ -424,6 +472,7 @@ static void batch_reset(struct batch *batch)
     memset(batch->header, 0, ALIGN_UP(batch->header_bytes, BLOCK_SIZE));
     batch->header_bytes = sizeof(struct log_batch_header);
     batch->data_blocks = 0;
+    batch->owed_blocks = 0;
     batch->record_count = 0;
     batch->iov_count = 1;
 }
@@ -492,6 +541,7 @@ static void batch_leave(struct log *log)
     batch->iov[0].iov_len = (size_t)header_blocks * BLOCK_SIZE;
     batch_write(log, batch);
     log->next_position += header_blocks + batch->data_blocks;
+    log->owed_blocks += batch->owed_blocks;
     log->gather = batch == &log->batches[0] ? &log->batches[1] : &log->batches[0];
     batch_reset(log->gather);
     admit(log);
@@ -569,6 +619,7 @@ static void batch_landed(struct log *log, struct batch *batch, int result)
     if (result == 0) {
         log->durable_head = position + blocks;
         log_note_batch(log, position, blocks);
+        log->lengths[log_block_of(log, position)].owed = batch->owed_blocks;
         log->figures.batches++;
         log->figures.blocks += blocks;
     }
@@ -677,6 +728,19 @@ int co_log_close_batch(struct log *log)
 
 /* ---- the tail ---- */
 
+static uint64_t owed_before(const struct log *log, const struct log_cut *cut)
+{
+    uint64_t position = log->tail_position, owed = 0;
+
+    for (uint64_t i = 0; i < cut->batches; i++) {
+        owed += log_batch_owed(log, position);
+        position += log_batch_blocks(log, position);
+    }
+    assert(position == cut->position);
+    assert(owed <= log->owed_blocks);
+    return owed;
+}
+
 int co_log_move_tail(struct log *log, const struct log_cut *cut)
 {
     struct log_start start = {
@@ -697,6 +761,7 @@ int co_log_move_tail(struct log *log, const struct log_cut *cut)
     log_note_device(log, r);
     if (r < 0)
         return r;
+    log->owed_blocks -= owed_before(log, cut);
     log->anchor_generation = start.anchor_generation;
     log->tail_position = start.tail_position;
     log->tail_sequence = start.tail_sequence;

@@ -9,6 +9,15 @@
  * their order, as LOG_NORMAL items of one flow do; of flows that wait each gets the same share
  * (log_waiting.h). A LOG_NORMAL item never passes a LOG_RESERVED one.
  *
+ * Room is a promise as well: what a record in the log will yet make a checkpoint write into it,
+ * above the record's own blocks, is *owed*. LOG_NORMAL items are let in only while
+ *
+ *   what is used + what is owed <= the ring - the eighth that is kept
+ *
+ * so to put a piece of the log in its place takes no more room than the piece gives up with it, and
+ * a checkpoint never waits for room that only it can make. What is owed goes with the batch that
+ * owes it, when the tail passes; a replay finds the same sum.
+ *
  * One reactor, nothing suspends but where said. */
 #ifndef S2D_CACHE_TIER_LOG_H
 #define S2D_CACHE_TIER_LOG_H
@@ -71,6 +80,8 @@ struct log_item {
     const void *data;
     uint32_t data_blocks;
     uint32_t header_bytes; /* multiple of 8 */
+    uint32_t owed_blocks;  /* what it will take to destage it, above data_blocks; at most
+                              LOG_ITEM_OWED_MAX */
     /* for done(): where it is */
     uint64_t batch_position;
     uint64_t data_position;
@@ -81,6 +92,7 @@ struct log_item {
     struct list node;
 };
 
+#define LOG_ITEM_OWED_MAX 2
 #define LOG_ITEM_HEADER_BYTES_MAX                                                                  \
     (LOG_HEADER_BLOCKS_MAX * BLOCK_SIZE - sizeof(struct log_batch_header))
 
@@ -147,6 +159,7 @@ uint64_t log_ring_blocks(const struct log *log);
 uint64_t log_tail(const struct log *log);        /* position */
 uint64_t log_head(const struct log *log);        /* position behind the last durable batch */
 uint64_t log_used_blocks(const struct log *log); /* tail to head, what is in flight included */
+uint64_t log_owed_blocks(const struct log *log); /* by all of that */
 bool log_is_full(const struct log *log);         /* a LOG_NORMAL item waits for the tail to move */
 uint64_t log_last_sequence(const struct log *log); /* of the newest durable batch */
 uint64_t log_anchor_generation(const struct log *log);
@@ -160,7 +173,10 @@ uint64_t log_block_offset(const struct log *log, uint32_t block);
 /* Walking whole batches from the tail: the length of the durable batch at a position (a boundary).
  */
 uint32_t log_batch_blocks(const struct log *log, uint64_t position);
+uint32_t log_batch_owed(const struct log *log, uint64_t position);
 void log_note_batch(struct log *log, uint64_t position, uint32_t blocks);
+void log_note_owed(struct log *log, uint64_t position,
+                   uint32_t blocks); /* of a noted batch: more */
 
 /* Moves the tail. Durable when it returns 0; room is free from then on. Returns 0, -EIO,
  * -ECANCELED. */

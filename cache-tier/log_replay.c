@@ -35,8 +35,7 @@ int log_header_check(const struct log_batch_header *header, size_t available,
         header->position != position)
         return -EBADMSG;
     if (header->header_blocks == 0 || header->header_blocks > LOG_HEADER_BLOCKS_MAX ||
-        header->data_blocks >
-            (header->flags & LOG_BATCH_PAD ? ring_blocks : LOG_BATCH_BLOCKS_MAX) ||
+        header->data_blocks > LOG_BATCH_BLOCKS_MAX ||
         (uint64_t)header->header_blocks + header->data_blocks > to_end ||
         header->header_bytes < sizeof(*header) ||
         header->header_bytes > header->header_blocks * BLOCK_SIZE)

@@ -11,7 +11,7 @@ void log_waiting_init(struct log_waiting *waiting)
 /* An item that was turned away takes no room, but stands behind the others of its flow. */
 static uint64_t item_cost(const struct log_item *item)
 {
-    return item->result == 0 ? item->data_blocks + 1 : 0;
+    return item->result == 0 ? item->data_blocks + item->owed_blocks + 1 : 0;
 }
 
 static void take_turn(struct log_waiting *waiting, struct log_item *item)

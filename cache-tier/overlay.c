@@ -3,6 +3,7 @@
  * other keys between them; so "older" is a walk on from where one stands, and no second link is
  * needed. */
 #include "cache-tier/overlay.h"
+#include "s2d/base/planted.h"
 
 #define COMMITTED 0x80000000u /* state: this | stamp; else the number of the pending record */
 #define STAMP_MAX 0x7fffffffu
@@ -19,7 +20,7 @@ static_assert(sizeof(struct entry) + 2 * sizeof(uint32_t) == OVERLAY_BYTES_PER_B
 struct extent_zeros {
     uint64_t *bits;      /* NULL: none */
     uint64_t *set_aside; /* being destaged */
-    uint64_t position;   /* of the oldest record in bits */
+    uint64_t *positions; /* with bits: of the oldest record of each run; UINT64_MAX: none */
     uint64_t stamp, set_aside_stamp;
 };
 
@@ -27,6 +28,7 @@ struct overlay {
     struct overlay_options options;
     uint32_t extent_shift;
     uint32_t bitmap_words;
+    uint32_t run_blocks, run_count; /* of zeros, in an extent */
     uint64_t count;
     struct entry *entries;
     uint32_t *buckets; /* as many as entries */
@@ -265,22 +267,37 @@ static void remove_committed(struct overlay *overlay, uint64_t key)
         overlay_remove(overlay, at);
 }
 
+static void zeros_begin(const struct overlay *overlay, struct extent_zeros *zeros)
+{
+    zeros->bits = calloc(overlay->bitmap_words, sizeof(uint64_t));
+    zeros->positions = malloc(overlay->run_count * sizeof(uint64_t));
+    assert(zeros->bits); /* a few KiB for an extent that was trimmed */
+    assert(zeros->positions);
+    for (uint32_t run = 0; run < overlay->run_count; run++)
+        zeros->positions[run] = UINT64_MAX;
+    zeros->stamp = 0;
+}
+
+static void zeros_free_bits(struct extent_zeros *zeros)
+{
+    free(take_ptr(zeros->bits));
+    free(take_ptr(zeros->positions));
+}
+
 void overlay_zero_commit(struct overlay *overlay, uint32_t extent, uint32_t block, uint32_t count,
                          uint64_t position, uint64_t stamp)
 {
     struct extent_zeros *zeros = &overlay->zeros[extent];
     uint64_t key = ((uint64_t)extent << overlay->extent_shift) + block;
+    uint32_t last_run = (block + count - 1) / overlay->run_blocks;
 
     assert(block + count <= overlay->options.extent_blocks);
     if (!zeros_any(zeros))
         overlay->zero_extents++;
-    if (!zeros->bits) {
-        zeros->bits = calloc(overlay->bitmap_words, sizeof(uint64_t));
-        assert(zeros->bits); /* a few KiB for an extent that was trimmed */
-        zeros->position = position;
-        zeros->stamp = 0;
-    }
-    zeros->position = MIN(zeros->position, position);
+    if (!zeros->bits)
+        zeros_begin(overlay, zeros);
+    for (uint32_t run = block / overlay->run_blocks; run <= last_run; run++)
+        zeros->positions[run] = MIN(zeros->positions[run], position);
     zeros->stamp = MAX(zeros->stamp, stamp);
     for (uint32_t i = 0; i < count; i++) {
         if (overlay->extent_counts[extent] > 0)
@@ -297,16 +314,48 @@ void overlay_zero_forget(struct overlay *overlay, uint32_t extent, uint32_t bloc
         zero_bit_clear(overlay, key + i);
 }
 
+static void zero_run_set_aside(const struct overlay *overlay, struct extent_zeros *zeros,
+                               uint32_t run)
+{
+    uint32_t first = run * overlay->run_blocks;
+    uint32_t end = MIN(first + overlay->run_blocks, overlay->options.extent_blocks);
+
+    if (!zeros->set_aside) {
+        zeros->set_aside = calloc(overlay->bitmap_words, sizeof(uint64_t));
+        assert(zeros->set_aside);
+        zeros->set_aside_stamp = zeros->stamp;
+    }
+    for (uint32_t i = first; i < end; i++) {
+        if (!bit_get(zeros->bits, i))
+            continue;
+        zeros->set_aside[i / 64] |= 1ull << (i % 64);
+        zeros->bits[i / 64] &= ~(1ull << (i % 64));
+    }
+    zeros->positions[run] = UINT64_MAX;
+}
+
+static void zeros_set_aside(const struct overlay *overlay, struct extent_zeros *zeros,
+                            uint64_t position)
+{
+    bool any_left = false;
+
+    for (uint32_t run = 0; run < overlay->run_count; run++) {
+        if (zeros->positions[run] < position || PLANTED(TRIMS_EARLY))
+            zero_run_set_aside(overlay, zeros, run);
+        any_left |= zeros->positions[run] != UINT64_MAX;
+    }
+    if (!any_left)
+        zeros_free_bits(zeros);
+}
+
 void overlay_zero_begin(struct overlay *overlay, uint64_t position)
 {
     for (uint32_t i = 0; i < overlay->options.extent_count && overlay->zero_extents > 0; i++) {
         struct extent_zeros *zeros = &overlay->zeros[i];
 
         assert(!zeros->set_aside);
-        if (!zeros->bits || zeros->position >= position)
-            continue;
-        zeros->set_aside = take_ptr(zeros->bits);
-        zeros->set_aside_stamp = zeros->stamp;
+        if (zeros->bits)
+            zeros_set_aside(overlay, zeros, position);
     }
 }
 
@@ -354,7 +403,7 @@ void overlay_drop_extent(struct overlay *overlay, uint32_t extent)
             overlay_remove(overlay, at);
     }
     if (zeros_any(zeros)) {
-        free(take_ptr(zeros->bits));
+        zeros_free_bits(zeros);
         free(take_ptr(zeros->set_aside));
         overlay->zero_extents--;
     }
@@ -398,6 +447,9 @@ int overlay_new(const struct overlay_options *options, struct overlay **ret_over
     overlay->entries = calloc(options->ring_blocks, sizeof(*overlay->entries));
     overlay->buckets = malloc((size_t)options->ring_blocks * sizeof(*overlay->buckets));
     overlay->extent_counts = calloc(options->extent_count, sizeof(*overlay->extent_counts));
+    overlay->run_blocks =
+        options->zero_run_blocks > 0 ? options->zero_run_blocks : options->extent_blocks;
+    overlay->run_count = DIV_ROUND_UP(options->extent_blocks, overlay->run_blocks);
     overlay->zeros = calloc(options->extent_count, sizeof(*overlay->zeros));
     if (!overlay->entries || !overlay->buckets || !overlay->extent_counts || !overlay->zeros)
         return -ENOMEM;
@@ -411,7 +463,7 @@ void overlay_free(struct overlay *overlay)
     if (!overlay)
         return;
     for (uint32_t i = 0; overlay->zeros && i < overlay->options.extent_count; i++) {
-        free(overlay->zeros[i].bits);
+        zeros_free_bits(&overlay->zeros[i]);
         free(overlay->zeros[i].set_aside);
     }
     free(overlay->zeros);

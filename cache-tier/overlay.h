@@ -20,7 +20,8 @@ struct overlay;
 struct overlay_options {
     uint32_t ring_blocks;
     uint32_t extent_count;
-    uint32_t extent_blocks; /* a power of two */
+    uint32_t extent_blocks;   /* a power of two */
+    uint32_t zero_run_blocks; /* zeros are set aside by runs of so many blocks; 0: by extents */
 };
 must_check int overlay_new(const struct overlay_options *options, struct overlay **ret_overlay);
 void overlay_free(struct overlay *overlay);
@@ -60,8 +61,8 @@ void overlay_zero_commit(struct overlay *overlay, uint32_t extent, uint32_t bloc
 void overlay_zero_forget(struct overlay *overlay, uint32_t extent, uint32_t block, uint32_t count);
 bool overlay_is_zero(const struct overlay *overlay, uint64_t key);
 
-/* Sets aside, for destaging, the zeros of every extent that has some from before `position`. They
- * go on reading as zeros until overlay_zero_end(). */
+/* Sets aside, for destaging, the zeros of every run that has some from before `position`. They go
+ * on reading as zeros until overlay_zero_end(). */
 void overlay_zero_begin(struct overlay *overlay, uint64_t position);
 /* The next extent at or after `from` with zeros set aside: its bitmap (a bit to each block); NULL:
  * none. */

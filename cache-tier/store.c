@@ -235,6 +235,7 @@ int store_new_overlay(struct store *store, const struct log_region *region,
         .ring_blocks = log_region_blocks(region),
         .extent_count = store->geometry.extent_count,
         .extent_blocks = store->geometry.extent_blocks,
+        .zero_run_blocks = CHECKSUM_PAGE_ENTRIES,
     };
 
     return overlay_new(&options, ret_overlay);

@@ -89,6 +89,26 @@ static struct store_append *append_of(struct log_item *item)
     return container_of(item, struct store_append, item);
 }
 
+static bool begins_page(const struct store *store, uint32_t block)
+{
+    return block % CHECKSUM_PAGE_ENTRIES == 0 || block == store->geometry.extent_blocks;
+}
+
+/* A write pays for the images of its pages with its data, block by block. A trim has next to
+ * nothing to say, but takes an image of each page that it leaves in part (of whole pages there is
+ * none, only the row): thirty-six of them go into a block of the log. */
+uint32_t store_record_owes(const struct store *store, uint8_t kind, uint32_t block, uint32_t count)
+{
+    uint32_t end = block + count;
+    bool from_begin = begins_page(store, block), to_end = begins_page(store, end);
+
+    if (kind == RECORD_WRITE || PLANTED(TRIMS_OWE_NOTHING))
+        return 0;
+    if (block / CHECKSUM_PAGE_ENTRIES == (end - 1) / CHECKSUM_PAGE_ENTRIES)
+        return !(from_begin && to_end);
+    return !from_begin + !to_end;
+}
+
 void store_encode_record(const struct record *record, uint32_t more_flags,
                          struct log_data_record *to)
 {
@@ -179,12 +199,14 @@ void store_append(struct store *store, struct store_append *append)
     r = append_check(store, append);
     if (r < 0) {
         append->item.data_blocks = 0;
+        append->item.owed_blocks = 0;
         append->item.header_bytes = 0;
         log_reject(store->log, &append->item, r);
         return;
     }
 
     append->item.data_blocks = has_data ? record->count : 0;
+    append->item.owed_blocks = store_record_owes(store, record->kind, record->block, record->count);
     append->item.header_bytes =
         sizeof(struct log_data_record) + append->item.data_blocks * sizeof(uint64_t);
     append->stream->sealed_epoch = record->epoch;

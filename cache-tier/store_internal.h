@@ -182,6 +182,9 @@ void store_note_head(struct store *store);
  */
 bool store_is_append_of(void *stream, const struct log_item *item);
 
+/* What a record owes the log (log.h): one block for each checksum page whose image it will take,
+ * above its data. */
+uint32_t store_record_owes(const struct store *store, uint8_t kind, uint32_t block, uint32_t count);
 /* A record as the log has it, but for its checksums: record->count of them for a RECORD_WRITE. */
 void store_encode_record(const struct record *record, uint32_t more_flags,
                          struct log_data_record *to);

@@ -211,6 +211,8 @@ static void replay_data(struct replay *replay, const struct log_data_record *fro
         record.block >= store->geometry.extent_blocks || record.count == 0 ||
         record.count > store->geometry.extent_blocks - record.block)
         return; /* no such place: not written by us */
+    log_note_owed(store->log, place->batch_position,
+                  store_record_owes(store, record.kind, record.block, record.count));
     stream->sealed_epoch = MAX(stream->sealed_epoch, record.epoch);
     enter_session(stream, record.position.session);
     place_check = store_check_extent(store, record.vdisk, record.where);

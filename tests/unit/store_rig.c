@@ -4,6 +4,7 @@
 /* cmocka wants the above first */
 #include <cmocka.h>
 
+#include "cache-tier/log.h"
 #include "s2d/base/checksum.h"
 #include "tests/unit/store_rig.h"
 
@@ -88,6 +89,36 @@ void rig_new_with(struct rig *rig, const struct sim_options *options, uint64_t d
     assert_int_equal(job.result, 0);
 }
 
+static void claim_cache_main(struct io *io, void *arg)
+{
+    struct disk_claim claim = {.cluster = cluster,
+                               .disk_id = 2,
+                               .role = DISK_CACHE,
+                               .media = DISK_SSD,
+                               .log_bytes = *(const uint64_t *)arg};
+    struct disk *disk, *cache;
+    struct disk_log log;
+    struct log_region region;
+
+    assert_int_equal(co_disk_claim(io, RIG_CACHE_PATH, &claim, NULL), 0);
+    assert_int_equal(co_disk_open(io, RIG_CACHE_PATH, NULL, NULL, &cache), 0);
+    assert_int_equal(co_disk_open(io, RIG_PATH, NULL, NULL, &disk), 0);
+    assert_int_equal(co_disk_cache_reserve(cache, disk_identity(disk)->uuid, &log), 0);
+    region = (struct log_region){
+        .io = io, .file = disk_file(cache), .offset = log.offset, .bytes = log.bytes};
+    memcpy(region.uuid, log.uuid.bytes, sizeof(region.uuid));
+    assert_int_equal(co_log_format(&region), 0);
+    assert_int_equal(co_disk_set_log(disk, &log, false), 0);
+    disk_close(disk);
+    disk_close(cache);
+}
+
+void rig_put_log_on_cache(struct rig *rig, uint64_t cache_bytes, uint64_t log_bytes)
+{
+    assert_int_equal(sim_disk_create(rig->sim, rig->machine, RIG_CACHE_PATH, cache_bytes), 0);
+    assert_true(rig_run(rig, claim_cache_main, &log_bytes));
+}
+
 void rig_done(struct rig *rig)
 {
     sim_free(rig->sim);
@@ -108,11 +139,13 @@ int co_rig_open(struct io *io, struct rig_store *opened)
 
     memset(opened, 0, sizeof(*opened));
     r = co_disk_open(io, RIG_PATH, &cluster, NULL, &opened->disk);
-    if (r < 0)
-        return r;
-    r = co_store_open(io, opened->disk, &options, &opened->store);
+    if (r == 0 && !disk_log_is_own(opened->disk))
+        r = co_disk_open(io, RIG_CACHE_PATH, &cluster, NULL, &opened->cache);
+    options.log_device = opened->cache;
+    if (r == 0)
+        r = co_store_open(io, opened->disk, &options, &opened->store);
     if (r < 0) {
-        disk_close(take_ptr(opened->disk));
+        co_rig_close(opened);
         return r;
     }
     store_set_error_handler(opened->store, on_error, opened);
@@ -123,6 +156,7 @@ void co_rig_close(struct rig_store *opened)
 {
     co_store_close(take_ptr(opened->store));
     disk_close(take_ptr(opened->disk));
+    disk_close(take_ptr(opened->cache));
 }
 
 /* ---- the owner ---- */

@@ -9,6 +9,7 @@
 #include "s2d/base/sim.h"
 
 #define RIG_PATH "/disk"
+#define RIG_CACHE_PATH "/cache"
 #define RIG_VDISK 7
 #define RIG_EXTENT_BYTES MIB
 #define RIG_EXTENT_BLOCKS (RIG_EXTENT_BYTES / BLOCK_SIZE)
@@ -23,15 +24,17 @@ void rig_new(struct rig *rig, uint64_t seed, uint64_t disk_bytes, uint64_t log_b
 /* The same with options of one's own. */
 void rig_new_with(struct rig *rig, const struct sim_options *options, uint64_t disk_bytes,
                   uint64_t log_bytes);
+/* A cache disk, and on it a log of log_bytes for the disk, which has none to lose yet. */
+void rig_put_log_on_cache(struct rig *rig, uint64_t cache_bytes, uint64_t log_bytes);
 void rig_done(struct rig *rig);
 
 /* Runs fn(io, arg) as the machine's program until it returns or the machine crashes. True: it
  * returned. */
 bool rig_run(struct rig *rig, void (*fn)(struct io *io, void *arg), void *arg);
 
-/* Opens the disk and the store; asserts that both work. */
+/* Opens the disk, the cache disk if its log is there, and the store. */
 struct rig_store {
-    struct disk *disk;
+    struct disk *disk, *cache;
     struct store *store;
     unsigned errors; /* calls of the error handler */
     int last_error;

@@ -10,7 +10,6 @@
 #include "tests/unit/store_rig.h"
 
 #define DISK_BYTES (80 * MIB)
-#define CACHE_PATH "/cache"
 #define CACHE_BYTES (64 * MIB)
 #define CACHE_LOG_BYTES (8 * MIB)
 #define EXTENTS 64 /* of RIG_EXTENT_BYTES: what is written to */
@@ -24,36 +23,11 @@ struct two_disks {
     struct rig_owner owner;
 };
 
-static void claim_cache_main(struct io *io, void *arg)
-{
-    struct disk_claim claim = {.cluster = {{0x52, 0x49, 0x47}},
-                               .disk_id = 2,
-                               .role = DISK_CACHE,
-                               .media = DISK_SSD,
-                               .log_bytes = CACHE_LOG_BYTES};
-    struct disk *disk, *cache;
-    struct disk_log log;
-    struct log_region region;
-
-    (void)arg;
-    assert_int_equal(co_disk_claim(io, CACHE_PATH, &claim, NULL), 0);
-    assert_int_equal(co_disk_open(io, CACHE_PATH, NULL, NULL, &cache), 0);
-    assert_int_equal(co_disk_open(io, RIG_PATH, NULL, NULL, &disk), 0);
-    assert_int_equal(co_disk_cache_reserve(cache, disk_identity(disk)->uuid, &log), 0);
-    region = (struct log_region){
-        .io = io, .file = disk_file(cache), .offset = log.offset, .bytes = log.bytes};
-    memcpy(region.uuid, log.uuid.bytes, sizeof(region.uuid));
-    assert_int_equal(co_log_format(&region), 0);
-    assert_int_equal(co_disk_set_log(disk, &log, false), 0);
-    disk_close(disk);
-    disk_close(cache);
-}
-
 static void co_open(struct io *io, struct two_disks *disks, uint64_t epoch)
 {
     struct store_options options = {.name = "hdd", .page_cache_pages = 256};
 
-    assert_int_equal(co_disk_open(io, CACHE_PATH, NULL, NULL, &disks->cache), 0);
+    assert_int_equal(co_disk_open(io, RIG_CACHE_PATH, NULL, NULL, &disks->cache), 0);
     assert_int_equal(co_disk_open(io, RIG_PATH, NULL, NULL, &disks->disk), 0);
     assert_int_equal(io_file_make_hdd(disk_file(disks->disk), &IO_HDD_7200), 0);
     options.log_device = disks->cache;
@@ -137,8 +111,7 @@ static void a_hard_disk_is_swept(void **state)
     options.disk_read_ns_min = options.disk_write_ns_min = 20 * US; /* flash */
     options.disk_read_ns_max = options.disk_write_ns_max = 40 * US;
     rig_new_with(&rig, &options, DISK_BYTES, DISK_LOG_BYTES_MIN);
-    assert_int_equal(sim_disk_create(rig.sim, rig.machine, CACHE_PATH, CACHE_BYTES), 0);
-    assert_true(rig_run(&rig, claim_cache_main, NULL));
+    rig_put_log_on_cache(&rig, CACHE_BYTES, CACHE_LOG_BYTES);
     assert_true(rig_run(&rig, sweep_main, &sweep));
     print_message("%.0f random writes/s with a full log, %.0f blocks a sweep, %u at once waited "
                   "%.0f ms at most\n",
