@@ -110,12 +110,6 @@ static bool cache_exchanged(struct world *world, struct fault *fault)
     return true;
 }
 
-static void exchanged_one_starts(struct world *world, struct fault *fault)
-{
-    (void)world;
-    start_if_down(fault->machine);
-}
-
 /* ---- an old state ---- */
 
 struct disk_image {
@@ -304,7 +298,7 @@ static bool cache_replaced(struct world *world, struct fault *fault)
 const struct fault_kind cache_faults[] = {
     {"cache disk dies", 2, cache_dies, NULL, true},
     {"two cache disks die", 2, two_caches_die, NULL, true},
-    {"cache disk exchanged", 2, cache_exchanged, exchanged_one_starts, true},
+    {"cache disk exchanged", 2, cache_exchanged, starts_again, true},
     {"cache disk old", 2, cache_gets_old, cache_is_old, true},
     {"read cache rots", 2, read_cache_rots, NULL, false},
     {"cache disk replaced", 2, cache_replaced, NULL, false},

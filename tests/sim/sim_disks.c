@@ -10,6 +10,19 @@
 
 /* ---- which, and where ---- */
 
+/* "<start><letters><number>..."; invariants ask at every step, for which sscanf() is too slow. */
+static bool number_behind(const char *start, const char *text, unsigned *ret_number)
+{
+    size_t length = strlen(start);
+    char *end;
+
+    if (strncmp(text, start, length) != 0)
+        return false;
+    text += length + strspn(text + length, "abcdefghijklmnopqrstuvwxyz");
+    *ret_number = (unsigned)strtoul(text, &end, 10);
+    return end > text;
+}
+
 struct machine_disk *machine_disk_of(struct world *world, const struct database *database,
                                      uint64_t id, struct machine **ret_machine)
 {
@@ -17,8 +30,8 @@ struct machine_disk *machine_disk_of(struct world *world, const struct database 
     const struct node_record *node = disk ? database_find(database, TABLE_NODE, disk->node) : NULL;
     unsigned machine, number;
 
-    if (!node || sscanf(node->name, "node%u", &machine) != 1 ||
-        sscanf(disk->path, "/disks/%*[a-z]%u", &number) != 1)
+    if (!node || !number_behind("node", node->name, &machine) ||
+        !number_behind(DISK_FOLDER, disk->path, &number))
         return NULL;
     assert(machine >= 1 && machine <= world->shape.nodes);
     assert(number < MACHINE_DISKS_MAX);

@@ -38,6 +38,7 @@ extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], 
 void disk_image_free(struct disk_image *image); /* NULL is fine */
 
 void start_if_down(struct machine *machine);
+void starts_again(struct world *world, struct fault *fault); /* a mend: its machine, if it is down */
 
 /* ---- disks (sim_disk_faults.c, sim_rot.c) ---- */
 

@@ -25,7 +25,7 @@ static bool host_dies(struct world *world, struct fault *fault)
     return crash(fault->machine, SIM_HOST_DIES);
 }
 
-static void starts_again(struct world *world, struct fault *fault)
+void starts_again(struct world *world, struct fault *fault)
 {
     (void)world;
     start_if_down(fault->machine);

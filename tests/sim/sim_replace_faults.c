@@ -162,12 +162,6 @@ static bool node_is_lost(struct world *world, struct fault *fault)
     return true;
 }
 
-static void node_is_replaced(struct world *world, struct fault *fault)
-{
-    (void)world;
-    start_if_down(fault->machine);
-}
-
 /* ---- more than the copies bear ---- */
 
 /* So many nodes lose all their disks that no volume of the clients can be whole. What is left of
@@ -199,7 +193,7 @@ static bool too_much_dies(struct world *world, struct fault *fault)
 const struct fault_kind replace_faults[] = {
     {"disk retired", 1, disk_retired, NULL, false},
     {"disk replaced", 1, disk_replaced, NULL, false},
-    {"node lost and replaced", 2, node_is_lost, node_is_replaced, true},
+    {"node lost and replaced", 2, node_is_lost, starts_again, true},
     {TOO_MUCH, 0, too_much_dies, NULL, false},
     {NULL, 0, NULL, NULL, false},
 };

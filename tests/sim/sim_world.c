@@ -31,7 +31,7 @@ void disk_path_of(const struct world *world, unsigned disk, char ret_path[DISK_P
                         : world->shape.hard_disks    ? "hdd"
                                                      : "ssd";
 
-    snprintf(ret_path, DISK_PATH_MAX, "/disks/%s%u", media, disk);
+    snprintf(ret_path, DISK_PATH_MAX, DISK_FOLDER "%s%u", media, disk);
 }
 
 /* ---- what the seed chooses ---- */
@@ -524,9 +524,13 @@ void world_set_up(struct world *world)
         world_fail(world, "the cluster was not set up in %d s", (int)(SETUP_NS / SEC));
 }
 
+#define DONE_NS (5 * MS) /* how often it is asked: some answers cost as much as a thousand steps   \
+                          */
+
 struct run {
     struct world *world;
     bool (*done)(void *world);
+    uint64_t ask_ns;
 };
 
 static bool after_step(void *arg)
@@ -534,7 +538,10 @@ static bool after_step(void *arg)
     struct run *run = arg;
 
     check_step(run->world);
-    return run->done && run->done(run->world);
+    if (!run->done || world_now_ns(run->world) < run->ask_ns)
+        return false;
+    run->ask_ns = world_now_ns(run->world) + DONE_NS;
+    return run->done(run->world);
 }
 
 bool world_run(struct world *world, uint64_t until_ns, bool (*done)(void *world))

@@ -181,6 +181,7 @@ bool machine_spawn(struct machine *machine, const char *name, co_fn *fn, void *a
 /* A member that can take commands; NULL: none is up. The first at or after `from` in a circle. */
 struct machine *world_any_member(struct world *world, unsigned from);
 
+#define DISK_FOLDER "/disks/"
 #define DISK_PATH_MAX 32
 void disk_path_of(const struct world *world, unsigned disk, char ret_path[DISK_PATH_MAX]);
 

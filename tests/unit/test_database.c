@@ -485,34 +485,55 @@ static void a_slab_is_released_once(void **state)
     assert_non_null(database_slab(s->database, vdisk, 3));
 }
 
+/* A volume with one slab on three nodes, the third of which has its column stale. */
+struct one_stale {
+    uint64_t disks[NODES * DISKS_PER_NODE];
+    uint64_t vdisk;
+    uint64_t disk; /* the stale one */
+    json_int_t node;
+};
+
+static void make_one_stale(struct state *s, struct one_stale *made)
+{
+    uint64_t *disks = made->disks;
+
+    make_cluster(s, disks);
+    made->node =
+        (json_int_t)((const struct node_record *)database_at(s->database, TABLE_NODE, 2))->base.id;
+    made->disk = disks[4];
+    made->vdisk = make_volume(s, "v", 1);
+    assert_int_equal(add_slab(s, made->vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]},
+                              (uint64_t[]){0, 0, 0}),
+                     0);
+    assert_int_equal(mark_stale(s, made->vdisk, vdisk_of(s, made->vdisk)->epoch, made->disk), 0);
+}
+
+static void say_of_node(struct state *s, const char *verb, json_int_t node, int start_counter)
+{
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", verb, "node", node,
+                                        "start_counter", start_counter)),
+                     0);
+}
+
 /* I1: a slab that was placed while an "in-sync" for one of its disks was under way is not counted
  * by it: nobody has copied that slab. */
 static void in_sync_does_not_count_a_slab_that_came_later(void **state)
 {
     struct state *s = *state;
-    uint64_t disks[NODES * DISKS_PER_NODE], vdisk, epoch;
-    json_int_t third;
+    struct one_stale made;
+    uint64_t epoch;
 
-    make_cluster(s, disks);
-    third =
-        (json_int_t)((const struct node_record *)database_at(s->database, TABLE_NODE, 2))->base.id;
-    vdisk = make_volume(s, "v", 1);
-    assert_int_equal(
-        add_slab(s, vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){0, 0, 0}),
-        0);
-    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[4]), 0);
-    epoch = vdisk_of(s, vdisk)->epoch; /* its owner has copied all, and proposes */
-    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.down", "node", third,
-                                        "start_counter", 0)),
+    make_one_stale(s, &made);
+    epoch = vdisk_of(s, made.vdisk)->epoch; /* its owner has copied all, and proposes */
+    say_of_node(s, "node.down", made.node, 0);
+    assert_int_equal(add_slab(s, made.vdisk, 1,
+                              (uint64_t[]){made.disks[0], made.disks[2], made.disk},
+                              (uint64_t[]){1, 1, 1}),
                      0);
-    assert_int_equal(
-        add_slab(s, vdisk, 1, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){1, 1, 1}),
-        0);
-    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.started", "node", third,
-                                        "start_counter", 1)),
-                     0);
-    assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[4]), -ESTALE);
-    assert_int_equal(database_slab(s->database, vdisk, 1)->columns[2].state, COLUMN_RECORD_STALE);
+    say_of_node(s, "node.started", made.node, 1);
+    assert_int_equal(mark_in_sync(s, made.vdisk, epoch, made.disk), -ESTALE);
+    assert_int_equal(database_slab(s->database, made.vdisk, 1)->columns[2].state,
+                     COLUMN_RECORD_STALE);
 }
 
 /* I1: writes wait for a disk that was proposed in-sync until a new epoch answers. The answer is no
@@ -520,31 +541,22 @@ static void in_sync_does_not_count_a_slab_that_came_later(void **state)
 static void in_sync_is_answered_also_by_no(void **state)
 {
     struct state *s = *state;
-    uint64_t disks[NODES * DISKS_PER_NODE], vdisk, epoch;
-    json_int_t third;
+    struct one_stale made;
+    uint64_t epoch;
 
-    make_cluster(s, disks);
-    third =
-        (json_int_t)((const struct node_record *)database_at(s->database, TABLE_NODE, 2))->base.id;
-    vdisk = make_volume(s, "v", 1);
-    assert_int_equal(
-        add_slab(s, vdisk, 0, (uint64_t[]){disks[0], disks[2], disks[4]}, (uint64_t[]){0, 0, 0}),
-        0);
-    assert_int_equal(mark_stale(s, vdisk, vdisk_of(s, vdisk)->epoch, disks[4]), 0);
-    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.down", "node", third,
-                                        "start_counter", 0)),
-                     0);
-    epoch = vdisk_of(s, vdisk)->epoch;
-    assert_false(database_disk_may_join(s->database, disks[4]));
-    assert_int_equal(mark_in_sync(s, vdisk, epoch, disks[4]), 0);
-    assert_int_equal(vdisk_of(s, vdisk)->epoch, epoch + 1);
-    assert_int_equal(database_slab(s->database, vdisk, 0)->columns[2].state, COLUMN_RECORD_STALE);
-    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i}", "verb", "node.started", "node", third,
-                                        "start_counter", 1)),
-                     0);
-    assert_true(database_disk_may_join(s->database, disks[4]));
-    assert_int_equal(mark_in_sync(s, vdisk, epoch + 1, disks[4]), 0);
-    assert_int_equal(database_slab(s->database, vdisk, 0)->columns[2].state, COLUMN_RECORD_IN_SYNC);
+    make_one_stale(s, &made);
+    say_of_node(s, "node.down", made.node, 0);
+    epoch = vdisk_of(s, made.vdisk)->epoch;
+    assert_false(database_disk_may_join(s->database, made.disk));
+    assert_int_equal(mark_in_sync(s, made.vdisk, epoch, made.disk), 0);
+    assert_int_equal(vdisk_of(s, made.vdisk)->epoch, epoch + 1);
+    assert_int_equal(database_slab(s->database, made.vdisk, 0)->columns[2].state,
+                     COLUMN_RECORD_STALE);
+    say_of_node(s, "node.started", made.node, 1);
+    assert_true(database_disk_may_join(s->database, made.disk));
+    assert_int_equal(mark_in_sync(s, made.vdisk, epoch + 1, made.disk), 0);
+    assert_int_equal(database_slab(s->database, made.vdisk, 0)->columns[2].state,
+                     COLUMN_RECORD_IN_SYNC);
 }
 
 /* A failover decided before the administrator stopped the VM does not start it again. */
