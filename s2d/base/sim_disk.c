@@ -93,6 +93,11 @@ static void spoil_write(struct disk_op *op, uint64_t *ret_offset)
     sim_note(op->machine->sim, RECORD_SPOILED, op->machine->number, op->offset, *ret_offset);
 }
 
+static bool is_zero(const char *data, size_t length)
+{
+    return data[0] == 0 && memcmp(data, data + 1, length - 1) == 0;
+}
+
 static int effect_write(struct disk_op *op)
 {
     const char *data = op->data;
@@ -102,8 +107,10 @@ static int effect_write(struct disk_op *op)
         data = op->iov[0].iov_base;
     else if (!data)
         data = op->data = iov_gather(op->iov, op->iov_count, op->length);
+    if (op->length > 0 && is_zero(data, op->length))
+        data = NULL; /* a log region is written with zeros when it is claimed: a run's most bytes */
     sim_note(op->machine->sim, RECORD_WRITE, op->machine->number, op->offset,
-             hash64(data, op->length));
+             data ? hash64(data, op->length) : 0);
     spoil_write(op, &offset);
     if (offset != UINT64_MAX)
         inode_put(op->inode, offset, op->length, data, op->durable);

@@ -83,11 +83,6 @@ void sim_image_read(const struct sim_image *image, uint64_t offset, void *buffer
     }
 }
 
-static bool is_zero(const char *data, size_t length)
-{
-    return data[0] == 0 && memcmp(data, data + 1, length - 1) == 0;
-}
-
 void sim_image_write(struct sim_image *image, uint64_t offset, const void *data, uint64_t length)
 {
     const char *at = data;
@@ -95,10 +90,7 @@ void sim_image_write(struct sim_image *image, uint64_t offset, const void *data,
     while (length > 0) {
         uint64_t part = part_of(offset, length);
 
-        /* A log region is written with zeros when it is claimed. */
-        if (at && !find_chunk(image, offset) && is_zero(at, part)) {
-            at += part;
-        } else if (at) {
+        if (at) {
             memcpy(make_chunk(image, offset, part == CHUNK) + offset % CHUNK, at, part);
             at += part;
         } else if (part == CHUNK) {
