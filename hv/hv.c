@@ -280,6 +280,7 @@ static struct hv_status vm_status(const struct vm *vm)
                                .incarnation = vm->incarnation,
                                .name = vm->name,
                                .state = vm_state(vm),
+                               .no_space = vm->no_space,
                                .qmp_status = vm->qmp ? vm->qmp_status : "unknown"};
     const struct keeper_memory *memory;
 

@@ -63,6 +63,10 @@ struct hv_options {
     /* Called on the loop, from a coroutine, once for each incarnation that was started or
      * recovered, when nothing of it exists any more. May suspend; may not call hv about this VM. */
     void (*on_ended)(void *arg, const struct hv_end *end);
+    /* A write of the guest found no room (ENOSPC): QEMU has paused it, and it waits; later, that it
+     * goes on. A new daemon says so again. Called on the loop; must not suspend. NULL is fine. */
+    void (*on_no_space)(void *arg, uint64_t vm_id, const char *name, bool no_space);
+    uint64_t no_space_retry_ns; /* how often such a write is made again; 0: every 5 s */
     void *arg;
 };
 
@@ -143,6 +147,7 @@ struct hv_status {
     enum hv_state state;
     int qemu_pid, keeper_pid;
     uint64_t uptime_ns;
+    bool no_space;          /* running, but paused until its write finds room */
     const char *qmp_status; /* QEMU's own word ("running", "paused", "io-error", …); "unknown" */
 };
 /* Calls fn for each VM; it must not suspend or change hv. */

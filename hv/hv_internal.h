@@ -41,9 +41,12 @@ struct vm {
     struct co_group talking;
     struct qmp *qmp; /* NULL while QMP does not answer */
     char qmp_status[24];
-    bool starting; /* co_hv_start() waits: it reports a failure, not on_ended() */
-    bool gone;     /* neither keeper nor QEMU exists */
-    bool killed;   /* we told the keeper to kill */
+    unsigned status_changes; /* that events told of */
+    bool write_failed;       /* QEMU said that it stops because of a write; its STOP comes next */
+    bool no_space;           /* as last told */
+    bool starting;           /* co_hv_start() waits: it reports a failure, not on_ended() */
+    bool gone;               /* neither keeper nor QEMU exists */
+    bool killed;             /* we told the keeper to kill */
     char kill_reason[HV_REASON_BYTES];
     enum hv_end_cause cause; /* once gone */
     char reason[HV_REASON_BYTES];

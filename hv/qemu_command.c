@@ -180,11 +180,12 @@ static json_t *disk_device(size_t index, unsigned generation)
                            json_sprintf("ide.%zu", index / 2), "unit", (int)(index % 2));
     else
         device = json_pack("{s:s,s:s}", "driver", "virtio-blk-pci", "disable-legacy", "on");
+    /* A write that finds no room pauses the VM (vm.c); other errors are the guest's. */
     if (device &&
         json_object_update_new(
             device, json_pack("{s:o,s:o,s:i,s:s,s:s,s:i,s:i}", "id", json_sprintf("disk%zu", index),
                               "drive", json_sprintf("drive%zu", index), "bootindex", (int)index + 1,
-                              "werror", "report", "rerror", "report", "logical_block_size", 512,
+                              "werror", "enospc", "rerror", "report", "logical_block_size", 512,
                               "physical_block_size", (int)BLOCK_SIZE)) < 0) {
         json_decref(device);
         return NULL;

@@ -276,13 +276,13 @@ int co_qmp_execute(struct qmp *qmp, const char *command, json_t *arguments, uint
     return r;
 }
 
-int co_qmp_wait_closed(struct qmp *qmp)
+int co_qmp_wait_closed(struct qmp *qmp, uint64_t deadline_ns)
 {
     int r = 0;
 
     co_group_add(&qmp->users, 1);
     while (!qmp->ended && r == 0)
-        r = co_cond_wait(&qmp->changed);
+        r = co_cond_wait_until(&qmp->changed, deadline_ns);
     co_group_done(&qmp->users);
     return r < 0 ? r : qmp->ended;
 }

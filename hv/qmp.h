@@ -54,7 +54,8 @@ must_check int co_qmp_execute(struct qmp *qmp, const char *command, json_t *argu
                               uint64_t timeout_ns, json_t **ret_value);
 const char *qmp_error(const struct qmp *qmp); /* what QEMU said when it refused last */
 
-/* Suspends until the connection has ended. Returns why: -ECONNRESET, -EPROTO; or -ECANCELED. */
-int co_qmp_wait_closed(struct qmp *qmp);
+/* Suspends until the connection has ended. Returns why: -ECONNRESET, -EPROTO; or -ECANCELED,
+ * -ETIMEDOUT (it has not by deadline_ns). */
+int co_qmp_wait_closed(struct qmp *qmp, uint64_t deadline_ns);
 
 #endif

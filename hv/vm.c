@@ -11,6 +11,7 @@
 #define GONE_RETRY_NS (10 * MS)
 #define TALK_RETRY_NS (200 * MS)
 #define STATUS_TIMEOUT_NS (10 * SEC)
+#define NO_SPACE_RETRY_NS (5 * SEC)
 
 /* ---- the table's entry ---- */
 
@@ -196,42 +197,103 @@ static void co_vm_end(struct vm *vm)
 
 /* ---- the talker ---- */
 
+static void tell_no_space(struct vm *vm, bool no_space)
+{
+    const struct hv_options *options = &vm->hv->options;
+
+    if (vm->no_space == no_space)
+        return;
+    vm->no_space = no_space;
+    if (no_space)
+        log_warn(vm->hv->io, "hv", "a VM is paused: a write found no room", "vm=%s", vm->name);
+    else
+        log_info(vm->hv->io, "hv", "a VM goes on: its writes find room again", "vm=%s", vm->name);
+    if (options->on_no_space)
+        options->on_no_space(options->arg, vm->id, vm->name, no_space);
+}
+
+static void set_status(struct vm *vm, const char *status)
+{
+    snprintf(vm->qmp_status, sizeof(vm->qmp_status), "%s", status);
+    if (strcmp(status, "io-error") == 0)
+        tell_no_space(vm, true);
+}
+
+/* With action "stop" (only for want of room: werror=enospc) STOP follows. */
+static void on_io_error(struct vm *vm, const json_t *data)
+{
+    const char *action = json_string_value(json_object_get(data, "action"));
+
+    vm->write_failed = action && strcmp(action, "stop") == 0;
+    if (!vm->write_failed)
+        log_warn(vm->hv->io, "hv", "the guest was given an I/O error",
+                 "vm=%s device=%s operation=%s reason=\"%s\"", vm->name,
+                 json_string_value(json_object_get(data, "device")) ?: "?",
+                 json_string_value(json_object_get(data, "operation")) ?: "?",
+                 json_string_value(json_object_get(data, "reason")) ?: "?");
+}
+
 static void vm_on_event(void *arg, const char *event, const json_t *data)
 {
     struct vm *vm = arg;
     const char *status = NULL;
 
     if (strcmp(event, "STOP") == 0)
-        status = "paused";
+        status = vm->write_failed ? "io-error" : "paused";
     else if (strcmp(event, "RESUME") == 0)
         status = "running";
     else if (strcmp(event, "SHUTDOWN") == 0)
         status = "shutdown";
     else if (strcmp(event, "GUEST_PANICKED") == 0)
         status = "guest-panicked";
-    if (status)
-        snprintf(vm->qmp_status, sizeof(vm->qmp_status), "%s", status);
+    if (status) {
+        set_status(vm, status);
+        vm->status_changes++;
+        vm->write_failed = false;
+    }
     if (strcmp(event, "BLOCK_IO_ERROR") == 0)
-        log_warn(vm->hv->io, "hv", "the guest was given an I/O error",
-                 "vm=%s device=%s operation=%s reason=\"%s\"", vm->name,
-                 json_string_value(json_object_get(data, "device")) ?: "?",
-                 json_string_value(json_object_get(data, "operation")) ?: "?",
-                 json_string_value(json_object_get(data, "reason")) ?: "?");
+        on_io_error(vm, data);
     else if (strcmp(event, "RESET") == 0)
         log_info(vm->hv->io, "hv", "the guest restarted", "vm=%s", vm->name);
 }
 
 static void co_ask_status(struct vm *vm)
 {
+    unsigned changes = vm->status_changes;
     const char *status;
     json_t *value;
 
     if (co_qmp_execute(vm->qmp, "query-status", NULL, STATUS_TIMEOUT_NS, &value) < 0)
         return;
     status = json_string_value(json_object_get(value, "status"));
-    if (status)
-        snprintf(vm->qmp_status, sizeof(vm->qmp_status), "%s", status);
+    if (status && vm->status_changes == changes) /* an event that came meanwhile is newer */
+        set_status(vm, status);
     json_decref(value);
+}
+
+/* What made room is not known here (a file removed, a disk claimed, another volume's trim): the
+ * guest is let go on every few seconds, which makes the failed writes again; one that finds no room
+ * again pauses it again. It has gone on when it runs one turn later. */
+static void co_try_room(struct vm *vm)
+{
+    if (strcmp(vm->qmp_status, "running") == 0)
+        tell_no_space(vm, false);
+    else if (strcmp(vm->qmp_status, "io-error") == 0 &&
+             co_qmp_execute(vm->qmp, "cont", NULL, STATUS_TIMEOUT_NS, NULL) < 0)
+        log_debug(vm->hv->io, "hv", "a VM could not be continued", "vm=%s", vm->name);
+}
+
+/* Until the connection has ended; why. */
+static int co_listen(struct vm *vm)
+{
+    uint64_t retry_ns = vm->hv->options.no_space_retry_ns ?: NO_SPACE_RETRY_NS;
+    int r;
+
+    while ((r = co_qmp_wait_closed(vm->qmp, io_now_ns(vm->hv->io) + retry_ns)) == -ETIMEDOUT) {
+        if (vm->no_space)
+            co_try_room(vm);
+    }
+    return r;
 }
 
 static void co_vm_talk(void *arg)
@@ -250,7 +312,7 @@ static void co_vm_talk(void *arg)
             vm->qmp = qmp;
             co_ask_status(vm);
             co_cond_broadcast(&hv->changed);
-            r = co_qmp_wait_closed(qmp);
+            r = co_listen(vm);
             vm->qmp = NULL;
             co_qmp_free(qmp);
         }

@@ -272,11 +272,13 @@ void api_vm_health(const struct database *database, const struct vm_record *vm,
 {
     const json_t *report = api_report(reports, vm->node, "vms", vm->base.id);
     const char *state = json_string_value(json_object_get(report, "state"));
+    bool present = number(report, "incarnation") == vm->incarnation;
+    struct health_vm own = {
+        .running = present && state && strcmp(state, "running") == 0,
+        .no_space = present && json_is_true(json_object_get(report, "no_space")),
+    };
 
-    health_of_vm(database, vm,
-                 state && strcmp(state, "running") == 0 &&
-                     number(report, "incarnation") == vm->incarnation,
-                 ret_verdict);
+    health_of_vm(database, vm, &own, ret_verdict);
 }
 
 /* ---- what this node reports ---- */

@@ -43,6 +43,8 @@ static json_t *vm_json(const struct database *database, const void *record,
     if (status && vm_runs(vm)) {
         json_object_set(object, "status", (json_t *)status);
         json_object_set(object, "state", json_object_get(status, "state"));
+        if (json_is_true(json_object_get(status, "no_space")))
+            json_object_set_new(object, "state", json_string("paused"));
     } else if (vm_runs(vm)) {
         json_object_set_new(object, "state", json_string("starting"));
     }
@@ -61,11 +63,11 @@ json_t *api_vm_status(struct api_context *context, uint64_t vm)
 
     if (!hv || hv_status(hv, vm, &status) < 0)
         return NULL;
-    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:s}", "state", hv_state_name(status.state),
+    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:b,s:s}", "state", hv_state_name(status.state),
                      "incarnation", (json_int_t)status.incarnation, "qemu_pid",
                      (json_int_t)status.qemu_pid, "keeper_pid", (json_int_t)status.keeper_pid,
-                     "uptime_seconds", (json_int_t)(status.uptime_ns / SEC), "qmp_status",
-                     status.qmp_status);
+                     "uptime_seconds", (json_int_t)(status.uptime_ns / SEC), "no_space",
+                     status.no_space, "qmp_status", status.qmp_status);
 }
 
 static uint64_t vm_reporter(const struct database *database, const void *record)

@@ -425,4 +425,5 @@ void node_lead_pass(struct node *node)
     clean_deleted(node);
     node_repair_pass(node);
     node_jobs_lead_pass(node);
+    node_tell_space(node);
 }

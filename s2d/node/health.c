@@ -56,6 +56,12 @@ const struct health_state health_states[] = {
      "More than 90 % of the pool is used; when it is full, writes to thin volumes get \"no "
      "space\".",
      "Claim more disks now."},
+    {"pool", "No space", HEALTH_UNHEALTHY,
+     "Too few nodes have room for another piece of a thin volume, because disks are full or have "
+     "failed: writes to what was never written get \"no space\", and VMs that make them pause. "
+     "What "
+     "is written already can be overwritten.",
+     "Claim or replace disks, or delete what is not needed; VMs then go on by themselves."},
 
     {"volume", "OK", HEALTH_HEALTHY, "All copies are current.", ""},
     {"volume", "Creating", HEALTH_WARNING, "It is being made.", ""},
@@ -79,6 +85,10 @@ const struct health_state health_states[] = {
     {"vm", "Starting", HEALTH_WARNING, "It is being started.", ""},
     {"vm", "Failed", HEALTH_UNHEALTHY, "It should run, and does not.",
      "The text has the reason; 's2d vm start' tries again."},
+    {"vm", "No space", HEALTH_UNHEALTHY,
+     "It is paused: a write of its guest found no room in the pool, or on its volume.",
+     "Make room (see the pool, and the volume's size); it then goes on by itself, and has lost "
+     "nothing."},
     {NULL, NULL, 0, NULL, NULL},
 };
 
@@ -94,6 +104,16 @@ const struct health_event health_events[] = {
     {"node.evicted", SEVERITY_WARNING, "A node was removed from the cluster.", ""},
     {"pool.created", SEVERITY_INFORMATION, "The pool was made.", ""},
     {"pool.set", SEVERITY_INFORMATION, "A setting of the pool was changed.", ""},
+    {"pool.filling", SEVERITY_WARNING, "More than 70 % of the pool is used.",
+     "Claim more disks, or delete what is not needed."},
+    {"pool.nearly_full", SEVERITY_ERROR, "More than 90 % of the pool is used.",
+     "Claim more disks now."},
+    {"pool.no_space", SEVERITY_ERROR,
+     "Too few nodes have room for another piece of a thin volume: writes to what was never written "
+     "get \"no space\".",
+     "Claim or replace disks, or delete what is not needed."},
+    {"pool.room", SEVERITY_INFORMATION,
+     "Less than 70 % of the pool is used again; not told within a minute of the alarm.", ""},
     {"disk.failed", SEVERITY_ERROR,
      "A disk had an I/O error, or what is on it is damaged; its copies are stale from now on.",
      "Replace the disk, if it happens again."},
@@ -106,6 +126,10 @@ const struct health_event health_events[] = {
     {"vm.started", SEVERITY_INFORMATION, "A VM was started.", ""},
     {"vm.failover", SEVERITY_WARNING, "A VM was started elsewhere, because its node is down.", ""},
     {"vm.stopped", SEVERITY_INFORMATION, "A VM has ended, with the reason.", ""},
+    {"vm.no_space", SEVERITY_ERROR,
+     "A VM is paused: a write of its guest found no room in the pool, or on its volume.",
+     "Make room: it then goes on by itself."},
+    {"vm.resumed", SEVERITY_INFORMATION, "A VM that was paused for want of room goes on.", ""},
     {NULL, 0, NULL, NULL},
 };
 
@@ -279,8 +303,50 @@ struct health_space health_space_of(const struct database *database)
     return space;
 }
 
+/* Where the columns of one more slab can go: nodes, or the disks of the only one. */
+static unsigned count_places(const struct database *database)
+{
+    bool one_node = database_count(database, TABLE_NODE) == 1;
+    uint64_t nodes[NODES_MAX];
+    const struct disk_record *disk;
+    unsigned count = 0;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)) && count < NODES_MAX; i++) {
+        unsigned known = 0;
+
+        if (disk->state != DISK_OK || disk->role != DISK_ROLE_CAPACITY ||
+            database_used_extents(database, disk->base.id) >= disk->extents)
+            continue;
+        while (!one_node && known < count && nodes[known] != disk->node)
+            known++;
+        if (one_node || known == count)
+            nodes[count++] = disk->node;
+    }
+    return count;
+}
+
+/* A thin volume that could grow, and cannot. NULL: none. */
+static const struct volume_record *volume_without_room(const struct database *database)
+{
+    unsigned places = count_places(database);
+    const struct volume_record *volume;
+
+    for (size_t i = 0; (volume = database_at(database, TABLE_VOLUME, i)); i++) {
+        const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, volume->vdisk);
+        size_t slabs;
+
+        if (volume->state == VOLUME_DELETING || !vdisk || vdisk_columns(vdisk) <= places)
+            continue;
+        database_slabs(database, volume->vdisk, &slabs);
+        if (slabs < vdisk->size_bytes / vdisk->slab_bytes)
+            return volume;
+    }
+    return NULL;
+}
+
 void health_of_pool(const struct database *database, struct health_verdict *ret_verdict)
 {
+    const struct volume_record *volume;
     const struct cluster_record *cluster = database_cluster(database);
     struct health_space space;
     unsigned percent;
@@ -296,7 +362,12 @@ void health_of_pool(const struct database *database, struct health_verdict *ret_
         return;
     }
     percent = (unsigned)((double)space.used_bytes * 100 / (double)MAX(space.size_bytes, 1u));
-    if (percent >= POOL_UNHEALTHY_PERCENT)
+    volume = volume_without_room(database);
+    if (volume)
+        give(ret_verdict, "pool", "No space",
+             "%u %% are used, and too few nodes have room for more of volume %s", percent,
+             volume->name);
+    else if (percent >= POOL_UNHEALTHY_PERCENT)
         give(ret_verdict, "pool", "Nearly full", "%u %% are used", percent);
     else if (percent >= POOL_WARNING_PERCENT)
         give(ret_verdict, "pool", "Filling", "%u %% are used", percent);
@@ -445,12 +516,14 @@ void health_of_volume(const struct database *database, const struct volume_recor
 
 /* ---- VMs ---- */
 
-void health_of_vm(const struct database *database, const struct vm_record *vm, bool running,
-                  struct health_verdict *ret_verdict)
+void health_of_vm(const struct database *database, const struct vm_record *vm,
+                  const struct health_vm *report, struct health_verdict *ret_verdict)
 {
     bool present = vm->incarnation > vm->ended;
 
-    if (vm->wanted != VM_RUNNING || (present && running))
+    if (present && report->no_space)
+        give(ret_verdict, "vm", "No space", "it is paused: a write of its guest found no room");
+    else if (vm->wanted != VM_RUNNING || (present && report->running))
         give_ok(ret_verdict, "vm");
     else if (!present)
         give(ret_verdict, "vm", "Failed", "%s", vm->reason);

@@ -44,6 +44,10 @@ struct health_disk {
     const char *reason;                    /* why not */
     uint64_t rotten_blocks, healed_blocks; /* now; since the daemon started */
 };
+struct health_vm { /* all false: its node does not say so */
+    bool running;
+    bool no_space; /* paused until a write finds room */
+};
 
 struct health_quorum {
     unsigned votes, votes_up;
@@ -57,9 +61,8 @@ void health_of_disk(const struct database *database, const struct disk_record *d
 void health_of_pool(const struct database *database, struct health_verdict *ret_verdict);
 void health_of_volume(const struct database *database, const struct volume_record *volume,
                       const struct health_volume *report, struct health_verdict *ret_verdict);
-/* running: its node says so. */
-void health_of_vm(const struct database *database, const struct vm_record *vm, bool running,
-                  struct health_verdict *ret_verdict);
+void health_of_vm(const struct database *database, const struct vm_record *vm,
+                  const struct health_vm *report, struct health_verdict *ret_verdict);
 
 /* Space, also for `s2d pool status`. */
 struct health_space {

@@ -84,6 +84,7 @@ struct node {
         bool host_answers;
     } downs[WATCH_NODES_MAX];
     uint64_t vm_retried_ns;
+    uint64_t space_looked_ns;
     struct list leader_tasks; /* struct leader_task: what a pass has begun and is not answered */
 
     uint64_t peers[BUS_NODES_MAX]; /* that the bus was told of; 0: free */
@@ -143,6 +144,10 @@ bool node_declare_down(void *arg, uint64_t down, uint64_t start_counter, const c
 
 /* repair.c */
 void node_repair_pass(struct node *node); /* by the leader */
+
+/* pool_events.c */
+void node_tell_space(
+    struct node *node); /* by the leader: an event when the pool fills, or empties */
 
 /* jobs.c */
 void node_jobs_lead_pass(struct node *node); /* by the leader: begins and ends rebuilds' jobs */

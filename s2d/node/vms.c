@@ -173,6 +173,48 @@ static void on_ended(void *arg, const struct hv_end *ended)
         co_tell_ended(vms, ended->vm_id, ended->incarnation, !failed, ended->reason);
 }
 
+/* ---- a VM that finds no room ---- */
+
+struct told {
+    struct vms *vms;
+    json_t *command;
+};
+
+static void tell_main(void *arg)
+{
+    struct told *told = arg;
+    struct command_result result;
+
+    if (co_node_propose(told->vms->node, told->command, &result) < 0)
+        log_warn(node_io(told->vms->node), "vms", "an event about a VM is lost", "reason=\"%s\"",
+                 result.message);
+    command_result_done(&result);
+    free(told);
+}
+
+static void on_no_space(void *arg, uint64_t vm_id, const char *name, bool no_space)
+{
+    struct vms *vms = arg;
+    struct told *told = malloc(sizeof(*told));
+    char text[MESSAGE_MAX_BYTES];
+
+    (void)vm_id;
+    if (!told)
+        return;
+    snprintf(text, sizeof(text), "VM %s %s", name,
+             no_space ? "is paused: a write found no room in the pool or on its volume"
+                      : "goes on: its writes find room again");
+    *told = (struct told){.vms = vms,
+                          .command = json_pack("{s:s,s:s,s:s,s:s,s:s}", "verb", "event.add",
+                                               "severity", no_space ? "error" : "information",
+                                               "code", no_space ? "vm.no_space" : "vm.resumed",
+                                               "subject", name, "text", text)};
+    if (co_group_spawn(&vms->group, node_io(vms->node), "tell", tell_main, told) < 0) {
+        json_decref(told->command);
+        free(told);
+    }
+}
+
 /* ---- bringing into line ---- */
 
 struct running {
@@ -266,6 +308,7 @@ int vms_new(struct node *node, const struct vms_options *options, struct vms **r
         .accel = options->accel,
         .host = options->host,
         .on_ended = on_ended,
+        .on_no_space = on_no_space,
         .arg = vms,
     };
     int r;

@@ -1,7 +1,8 @@
 /* fake_qemu: what struct hv sees of QEMU, without a machine behind it: the QMP socket and how it
  * ends. The VM's name says how it behaves: "plain…" powers off at the power button, "deaf…" does
  * not, "mute…" never answers QMP, "broken…" fails at once, "late…" fails once QMP was asked for,
- * "large…" has memory that takes a while to be freed when it dies. */
+ * "large…" has memory that takes a while to be freed when it dies, "full…" writes once it was asked
+ * how it is, and stops for want of space until there is a file "room" in its folder. */
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -46,6 +47,17 @@ static void say(int fd, const char *text)
         return; /* the daemon is gone */
 }
 
+/* What QEMU says when a write fails with ENOSPC. */
+static void write_something(int fd)
+{
+    if (access("room", F_OK) == 0)
+        return;
+    say(fd,
+        "{\"event\": \"BLOCK_IO_ERROR\", \"data\": {\"device\": \"\", \"operation\": \"write\", "
+        "\"action\": \"stop\", \"nospace\": true, \"reason\": \"No space left on device\"}}\r\n"
+        "{\"event\": \"STOP\"}\r\n");
+}
+
 /* Answers the commands in text, which holds whole ones. */
 static void answer(int fd, const char *name, const char *text)
 {
@@ -62,6 +74,10 @@ static void answer(int fd, const char *name, const char *text)
         say(fd, line);
         if (is(command, "system_powerdown") && !is(name, "deaf"))
             exit(0);
+        if (is(command, "cont"))
+            say(fd, "{\"event\": \"RESUME\"}\r\n");
+        if (is(name, "full") && (is(command, "cont") || is(command, "query-status")))
+            write_something(fd);
     }
 }
 

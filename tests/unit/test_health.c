@@ -313,10 +313,18 @@ static void quorum_is_a_majority_with_a_leader(void **state)
     expect_quorum(0, 0, false, "No quorum");
 }
 
+static void set_extents(struct world *world, uint64_t extents)
+{
+    for (int i = 0; i < NODES; i++)
+        ((struct disk_record *)database_find(world->database, TABLE_DISK, world->disks[i]))
+            ->extents = extents;
+}
+
 static void the_pool_warns_before_it_is_full(void **state)
 {
     struct world *world = *state;
     struct health_space space = health_space_of(world->database);
+    struct vdisk_record *vdisk = (void *)database_find(world->database, TABLE_VDISK, world->vdisk);
     struct health_verdict verdict;
 
     assert_int_equal(space.size_bytes, NODES * EXTENTS * 16 * MIB);
@@ -324,16 +332,48 @@ static void the_pool_warns_before_it_is_full(void **state)
     assert_int_equal(space.promised_bytes, NODES * 64 * MIB);
     health_of_pool(world->database, &verdict);
     assert_string_equal(verdict.state->state, "OK");
-    for (int i = 0; i < NODES; i++)
-        ((struct disk_record *)database_find(world->database, TABLE_DISK, world->disks[i]))
-            ->extents = 2 * 100 / 75; /* 2 of 2: full */
+    set_extents(world, 2);
+    vdisk->size_bytes = 2 * vdisk->slab_bytes; /* all of the volume has its place */
     health_of_pool(world->database, &verdict);
     assert_string_equal(verdict.state->state, "Nearly full");
+}
+
+/* What counts is not the percentage, but whether another slab finds a place: a disk on each of
+ * three nodes. */
+static void the_pool_says_when_a_volume_cannot_grow(void **state)
+{
+    struct world *world = *state;
+    const struct volume_record *volume =
+        database_find(world->database, TABLE_VOLUME, world->volume);
+    struct health_verdict verdict;
+
+    apply(world,
+          json_pack("{s:s,s:I,s:I}", "verb", "volume.resize", "volume", (json_int_t)world->volume,
+                    "size_bytes", (json_int_t)(GIB)),
+          "");
+    assert_true(volume->thin);
+    set_extents(world, 3);
+    health_of_pool(world->database, &verdict);
+    assert_string_equal(verdict.state->state, "OK"); /* one more fits */
+    set_extents(world, 2);
+    health_of_pool(world->database, &verdict);
+    assert_string_equal(verdict.state->state, "No space");
+    assert_non_null(strstr(verdict.text, "volume v"));
+
+    set_extents(world, EXTENTS);
+    apply(world,
+          json_pack("{s:s,s:I,s:s}", "verb", "disk.failed", "disk", (json_int_t)world->disks[2],
+                    "reason", "it broke"),
+          "");
+    health_of_pool(world->database, &verdict);
+    assert_string_equal(verdict.state->state, "No space");
 }
 
 static void a_vm_that_should_run_and_does_not_is_unhealthy(void **state)
 {
     struct world *world = *state;
+    static const struct health_vm runs = {.running = true}, silent = {.running = false},
+                                  full = {.running = true, .no_space = true};
     const struct vm_record *vm;
     struct health_verdict verdict;
 
@@ -343,18 +383,20 @@ static void a_vm_that_should_run_and_does_not_is_unhealthy(void **state)
                         (json_int_t)(64 * MIB), "vcpus", (json_int_t)1, "disks", "v/a"),
               "vm");
     vm = database_find(world->database, TABLE_VM, world->vm);
-    health_of_vm(world->database, vm, false, &verdict);
+    health_of_vm(world->database, vm, &silent, &verdict);
     assert_string_equal(verdict.state->state, "OK"); /* stopped, as wanted */
     apply(world,
           json_pack("{s:s,s:I,s:I,s:I}", "verb", "vm.start", "vm", (json_int_t)world->vm, "node",
                     (json_int_t)world->nodes[1], "incarnation", (json_int_t)0),
           "");
-    health_of_vm(world->database, vm, false, &verdict);
+    health_of_vm(world->database, vm, &silent, &verdict);
     assert_string_equal(verdict.state->state, "Starting");
-    health_of_vm(world->database, vm, true, &verdict);
+    health_of_vm(world->database, vm, &runs, &verdict);
     assert_string_equal(verdict.state->state, "OK");
+    health_of_vm(world->database, vm, &full, &verdict);
+    assert_string_equal(verdict.state->state, "No space");
     kill_node(world, 1);
-    health_of_vm(world->database, vm, false, &verdict);
+    health_of_vm(world->database, vm, &silent, &verdict);
     assert_string_equal(verdict.state->state, "Failed");
 }
 
@@ -449,6 +491,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(disks_say_what_is_wrong, setup, teardown),
         cmocka_unit_test(quorum_is_a_majority_with_a_leader),
         cmocka_unit_test_setup_teardown(the_pool_warns_before_it_is_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_pool_says_when_a_volume_cannot_grow, setup, teardown),
         cmocka_unit_test_setup_teardown(a_vm_that_should_run_and_does_not_is_unhealthy, setup,
                                         teardown),
         cmocka_unit_test(the_page_says_what_the_code_says),

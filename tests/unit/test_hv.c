@@ -29,6 +29,7 @@ struct bench {
         char reason[HV_REASON_BYTES];
     } ends[8];
     size_t end_count;
+    bool was_full, is_full; /* VM 1, as told */
 };
 
 static bool is_current(void *arg, uint64_t vm_id, uint64_t incarnation)
@@ -47,6 +48,17 @@ static void on_ended(void *arg, const struct hv_end *end)
     bench->ends[bench->end_count].incarnation = end->incarnation;
     bench->ends[bench->end_count].cause = end->cause;
     snprintf(bench->ends[bench->end_count++].reason, HV_REASON_BYTES, "%s", end->reason);
+}
+
+static void on_no_space(void *arg, uint64_t vm_id, const char *name, bool no_space)
+{
+    struct bench *bench = arg;
+
+    assert_int_equal(vm_id, 1);
+    assert_string_equal(name, "full");
+    assert_true(bench->is_full != no_space); /* each change is told once */
+    bench->is_full = no_space;
+    bench->was_full |= no_space;
 }
 
 /* Sleeps in small pieces until condition holds; the bound is only reached by what is broken. */
@@ -73,6 +85,8 @@ static void open_hv(struct bench *bench)
                                  .qemu = FAKE_QEMU,
                                  .accel = HV_ACCEL_TCG,
                                  .on_ended = on_ended,
+                                 .on_no_space = on_no_space,
+                                 .no_space_retry_ns = 20 * MS,
                                  .arg = bench};
 
     assert_int_equal(hv_new(bench->io, &options, &bench->hv), 0);
@@ -264,6 +278,29 @@ static void co_the_death_of_the_keeper_is_told(struct bench *bench)
     expect_end(bench, 0, 1, 1, HV_ENDED_FAILED);
 }
 HV_TEST(the_death_of_the_keeper_is_told)
+
+/* A write that finds no room pauses the VM, which is told; it goes on when there is room. */
+static void co_a_guest_waits_for_room(struct bench *bench)
+{
+    char room[64];
+    FILE *file;
+
+    assert_int_equal(co_start(bench, 1, 1, "full"), 0);
+    co_wait_until(bench, bench->was_full);
+    co_wait_until(bench, status(bench, 1).no_space); /* (it may be trying just now) */
+    assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
+    co_wait_until(bench, strcmp(status(bench, 1).qmp_status, "io-error") == 0);
+
+    snprintf(room, sizeof(room), "%s/vms/full/room", bench->dir);
+    file = fopen(room, "we");
+    assert_non_null(file);
+    fclose(file);
+    co_wait_until(bench, !status(bench, 1).no_space);
+    assert_false(bench->is_full);
+    assert_string_equal(status(bench, 1).qmp_status, "running");
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), 0);
+}
+HV_TEST(a_guest_waits_for_room)
 
 /* ---- lease ---- */
 
@@ -491,6 +528,7 @@ int main(void)
         cmocka_unit_test(bad_definitions_are_refused),
         cmocka_unit_test(the_death_of_qemu_is_told),
         cmocka_unit_test(the_death_of_the_keeper_is_told),
+        cmocka_unit_test(a_guest_waits_for_room),
         cmocka_unit_test(no_start_without_a_lease),
         cmocka_unit_test(a_lapsed_vm_waits_for_a_verdict),
         cmocka_unit_test(a_gap_is_not_papered_over),

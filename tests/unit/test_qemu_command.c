@@ -112,7 +112,7 @@ static void errors_reach_the_guest(void **state)
     json_t *device = object_with(argv, "-device", "drive", "drive0");
 
     (void)state;
-    assert_string_equal(text_of(device, "werror"), "report");
+    assert_string_equal(text_of(device, "werror"), "enospc");
     assert_string_equal(text_of(device, "rerror"), "report");
     json_decref(device);
 }

@@ -297,7 +297,7 @@ static void co_test_closed(struct world *world)
     struct qmp *qmp = co_connect(world);
 
     assert_int_equal(co_qmp_execute(qmp, "quit", NULL, SEC, NULL), -ECONNRESET);
-    assert_int_equal(co_qmp_wait_closed(qmp), -ECONNRESET);
+    assert_int_equal(co_qmp_wait_closed(qmp, UINT64_MAX), -ECONNRESET);
     assert_int_equal(co_qmp_execute(qmp, "quit", NULL, SEC, NULL), -ECONNRESET);
     co_qmp_free(qmp);
 }
@@ -314,7 +314,7 @@ static void co_test_nonsense(struct world *world)
 {
     struct qmp *qmp = co_connect(world);
 
-    assert_int_equal(co_qmp_wait_closed(qmp), -EPROTO);
+    assert_int_equal(co_qmp_wait_closed(qmp, UINT64_MAX), -EPROTO);
     co_qmp_free(qmp);
 }
 
