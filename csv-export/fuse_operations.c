@@ -104,8 +104,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     conn->want &= ~(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |
                     FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV |
                     FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS);
-    conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO |
-                                   FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_AUTO_INVAL_DATA);
+    conn->want |=
+        conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+                         FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_EXPORT_SUPPORT);
     conn->max_write = FUSE_DATA_MAX;
     conn->max_readahead = FUSE_DATA_MAX;
     conn->max_background = FUSE_SLOTS / 2;
@@ -136,10 +137,13 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 
 /* ---- names ---- */
 
+/* "." of anything, also of a file: the kernel has a handle (open_by_handle_at(), NFS) of an inode
+ * that it has forgotten, and compares the generation itself. */
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct fs_attr attr;
-    int r = co_csv_lookup(volume_of(req), parent, name, &attr);
+    int r = strcmp(name, ".") == 0 ? co_csv_getattr(volume_of(req), parent, &attr)
+                                   : co_csv_lookup(volume_of(req), parent, name, &attr);
 
     reply_entry(req, r, &attr);
 }

@@ -43,6 +43,27 @@ def fallocate(fd, mode, offset, length):
         raise OSError(ctypes.get_errno(), "fallocate")
 
 
+class Handle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_ubyte * 128)]
+
+
+def handle_of(path):
+    handle = Handle(bytes=128)
+    if libc.name_to_handle_at(-100, path.encode(), ctypes.byref(handle), ctypes.byref(ctypes.c_int()), 0) != 0:
+        raise OSError(ctypes.get_errno(), "name_to_handle_at")
+    return handle
+
+
+def open_handle(mount, handle):
+    where = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    fd = libc.open_by_handle_at(where, ctypes.byref(handle), os.O_RDONLY)
+    error = ctypes.get_errno()
+    os.close(where)
+    if fd < 0:
+        raise OSError(error, "open_by_handle_at")
+    return fd
+
+
 def write(path, data):
     with open(path, "wb") as file:
         file.write(data)
@@ -51,6 +72,24 @@ def write(path, data):
 def read(path):
     with open(path, "rb") as file:
         return file.read()
+
+
+@check("handles name files and directories that a node's kernel has not seen, until they are removed")
+def _():
+    os.makedirs(A + "/handles/deep")
+    write(A + "/handles/deep/file", b"by its handle")
+    file, directory = handle_of(A + "/handles/deep/file"), handle_of(A + "/handles/deep")
+    fd = open_handle(B, directory)
+    assert os.listdir(fd) == ["file"]
+    os.close(fd)
+    fd = open_handle(B, file)
+    assert os.read(fd, 100) == b"by its handle"
+    os.close(fd)
+    os.unlink(A + "/handles/deep/file")
+    fails(errno.ESTALE, open_handle, A, file)
+    os.rmdir(A + "/handles/deep")
+    fails(errno.ESTALE, open_handle, A, directory)
+    os.rmdir(A + "/handles")
 
 
 @check("copy_file_range: clones what it can, copies the rest; both sides are apart later")
