@@ -29,6 +29,7 @@ must_check int kv_rocksdb_open(const char *path, char *ret_message, size_t messa
                                struct kv **ret_kv);
 
 /* Only to be read; whoever else has it goes on. What a log that was not closed holds is read too.
+ * As above, and -ENOENT: there is none, and none is made.
  */
 must_check int kv_rocksdb_open_read_only(const char *path, char *ret_message, size_t message_bytes,
                                          struct kv **ret_kv);

@@ -6,6 +6,7 @@
  * ("point in time") would open silently with half of the data. */
 #include <rocksdb/c.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "s2d/cluster/kv.h"
 
@@ -169,5 +170,9 @@ int kv_rocksdb_open(const char *path, char *ret_message, size_t message_bytes, s
 int kv_rocksdb_open_read_only(const char *path, char *ret_message, size_t message_bytes,
                               struct kv **ret_kv)
 {
+    if (access(path, F_OK) < 0) { /* RocksDB would make the folder first */
+        snprintf(ret_message, message_bytes, "%s: %s", path, strerror(errno));
+        return -ENOENT;
+    }
     return open_store(path, true, ret_message, message_bytes, ret_kv);
 }

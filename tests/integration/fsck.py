@@ -204,6 +204,12 @@ def main():
                 lab.s2d("file", "import", other, name)
             lab.s2d("file", "clone", "v/data", "v/clone")
             lab.s2d("volume", "snapshot", "create", "v", "before")
+            print("a folder that is no node's is left as it is", flush=True)
+            nobody = pathlib.Path(folder) / "nobody"
+            nobody.mkdir()
+            cluster.expect(1, "is it the folder of a node?", folders=[nobody])
+            if list(nobody.iterdir()):
+                raise Failed(f"fsck made {list(nobody.iterdir())}")
             print("a running node is not touched", flush=True)
             cluster.expect(1, "is in use", "stop the node first", folders=cluster.folders[:1])
             cluster.stop()
