@@ -132,6 +132,103 @@ static int co_open_locked(struct io *io, const char *path, uint64_t wait_ns,
     }
 }
 
+/* ---- a device that may hang ---- */
+
+/* A device that does not answer (a controller that died, a path that is gone) ends no read, and
+ * there is no way to take one back. So the first reads of a disk are waited for only so long, and
+ * belong to nobody then: file and memory go when the read ends, if ever. */
+struct first_read {
+    struct io_op op;
+    struct iovec iov;
+    struct io_file *file; /* ours once it is given up */
+    struct co_cond ended;
+    bool done, given_up;
+    int result;
+};
+
+static void first_read_free(struct first_read *read)
+{
+    free(read->iov.iov_base);
+    free(read);
+}
+
+static void first_read_done(struct io_op *op, int result)
+{
+    struct first_read *read = container_of(op, struct first_read, op);
+
+    if (read->given_up) {
+        io_file_close(read->file);
+        first_read_free(read);
+        return;
+    }
+    read->result = MIN(result, 0);
+    read->done = true;
+    co_cond_broadcast(&read->ended);
+}
+
+/* Second by second: that a process was stopped, or had no time, is not the device's fault, and what
+ * had come by then is found before the next one is over. */
+static void co_first_read_wait(struct first_read *read, struct io *io)
+{
+    unsigned seconds = 0;
+    int r = 0;
+
+    while (!read->done && seconds < DISK_ANSWER_WAIT_S && r != -ECANCELED) {
+        r = co_cond_wait_until(&read->ended, io_now_ns(io) + SEC);
+        seconds += r == -ETIMEDOUT;
+    }
+    while (!read->done && r == -ECANCELED)
+        co_cond_wait_always(&read->ended);
+}
+
+/* A block of the file. Returns as co_io_read(), or -ETIMEDOUT: then *file is NULL, and no longer
+ * the caller's. */
+static int co_first_read(struct io *io, struct io_file **file, void *block, uint64_t offset)
+{
+    struct first_read *read = calloc(1, sizeof(*read));
+    void *buffer = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    int r;
+
+    if (!read || !buffer) {
+        free(read);
+        free(buffer);
+        return -ENOMEM;
+    }
+    read->op.done = first_read_done;
+    read->iov = (struct iovec){buffer, BLOCK_SIZE};
+    co_cond_init(&read->ended);
+    io_file_readv(*file, &read->op, &read->iov, 1, offset);
+    co_first_read_wait(read, io);
+    if (!read->done) {
+        read->file = take_ptr(*file);
+        read->given_up = true;
+        return -ETIMEDOUT;
+    }
+    r = read->result;
+    memcpy(block, buffer, BLOCK_SIZE);
+    first_read_free(read);
+    return r;
+}
+
+static int result_of_copies(int of_a, int of_b)
+{
+    if (of_a == -ECANCELED || of_b == -ECANCELED)
+        return -ECANCELED;
+    return of_a < 0 && of_b < 0 ? of_a : 0;
+}
+
+static int co_first_superblocks(struct disk *disk, struct superblock *copies)
+{
+    int of_a, of_b;
+
+    memset(copies, 0, 2 * sizeof(*copies));
+    of_a = co_first_read(disk->io, &disk->file, &copies[0], SUPERBLOCK_A_OFFSET);
+    if (of_a == -ETIMEDOUT)
+        return of_a;
+    of_b = co_first_read(disk->io, &disk->file, &copies[1], SUPERBLOCK_B_OFFSET);
+    return of_b == -ETIMEDOUT ? of_b : result_of_copies(of_a, of_b);
+}
+
 /* Reads both copies into a buffer of two blocks. One that the medium cannot read counts as damaged.
  */
 static int co_read_superblocks(struct io_file *file, struct superblock *copies)
@@ -141,11 +238,7 @@ static int co_read_superblocks(struct io_file *file, struct superblock *copies)
     memset(copies, 0, 2 * sizeof(*copies));
     of_a = co_io_read(file, &copies[0], BLOCK_SIZE, SUPERBLOCK_A_OFFSET);
     of_b = co_io_read(file, &copies[1], BLOCK_SIZE, SUPERBLOCK_B_OFFSET);
-    if (of_a == -ECANCELED || of_b == -ECANCELED)
-        return -ECANCELED;
-    if (of_a < 0 && of_b < 0)
-        return of_a;
-    return 0;
+    return result_of_copies(of_a, of_b);
 }
 
 static void explain_foreign(struct io_file *file, const char *path, struct disk_message *message)
@@ -258,7 +351,14 @@ static int co_disk_load(struct disk *disk, const struct disk_uuid *cluster,
 
     if (!copies)
         return -ENOMEM;
-    r = co_read_superblocks(disk->file, copies);
+    r = co_first_superblocks(disk, copies);
+    if (r == -ETIMEDOUT) {
+        disk_say(message,
+                 "%s does not answer: a read has not come back for %u s; look at its cabling and "
+                 "controller, or replace it, and start this node again",
+                 disk->path, DISK_ANSWER_WAIT_S);
+        return r;
+    }
     if (r < 0) {
         disk_say(message, "%s cannot be read (%s): replace the disk", disk->path, strerror(-r));
         return r;

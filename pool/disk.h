@@ -37,6 +37,7 @@ struct disk_message {
 #define DISK_LOG_BYTES_MIN (4 * MIB) /* asked for by name (tests); what is chosen is larger */
 #define DISK_LOG_BYTES_MAX (16 * GIB)
 #define DISK_LOCK_WAIT_NS (10 * SEC)
+#define DISK_ANSWER_WAIT_S 30 /* a device that ends no read for so long hangs */
 
 struct disk_claim {
     struct disk_uuid cluster;
@@ -71,8 +72,11 @@ must_check int co_disk_claim(struct io *io, const char *path, const struct disk_
  *   -ENODEV           not a disk of s2d (message: what it is instead)
  *   -EPERM            of another cluster (named)
  *   -EPROTONOSUPPORT  of an older or newer format, or with a feature that this version lacks
- * (named) -EBADMSG          both superblocks are corrupt, or it is shorter than it was -EIO,
- * -ENOENT, -ECANCELED, … as the medium says. */
+ *                    (named)
+ *   -EBADMSG          both superblocks are corrupt, or it is shorter than it was
+ *   -ETIMEDOUT        the device hangs: a read of a superblock has not come back for
+ *                     DISK_ANSWER_WAIT_S. The file stays open, and locked, until it does
+ *   -EIO, -ENOENT, -ECANCELED, … as the medium says. */
 must_check int co_disk_open(struct io *io, const char *path, const struct disk_uuid *cluster,
                             struct disk_message *message, struct disk **ret_disk);
 void disk_close(struct disk *disk); /* no operation may be pending; NULL and half-built are fine */

@@ -11,6 +11,7 @@
 #include "pool/extent_table.h"
 #include "pool/superblock.h"
 #include "s2d/base/co.h"
+#include "s2d/base/io.h"
 #include "s2d/base/sim.h"
 
 #define PATH "/disk"
@@ -422,6 +423,68 @@ static void geometry_uses_the_disk_without_overlap(void **state)
     }
 }
 
+/* ---- a device that hangs ---- */
+
+struct hang {
+    struct sim *sim;
+    double slowdown; /* at first */
+    uint64_t stays_ns;
+    int result;
+    uint64_t took_ns;
+    struct disk_message message;
+};
+
+static void hang_main(struct io *io, void *arg)
+{
+    struct hang *hang = arg;
+    uint64_t start_ns = io_now_ns(io);
+    struct disk *disk = NULL;
+
+    sim_disk_set_slowdown(hang->sim, 1, PATH, hang->slowdown);
+    hang->result = co_disk_open(io, PATH, &ours, &hang->message, &disk);
+    hang->took_ns = io_now_ns(io) - start_ns;
+    disk_close(disk);
+    sim_disk_set_slowdown(hang->sim, 1, PATH, 1);
+    assert_int_equal(co_sleep_ns(hang->stays_ns), 0);
+    if (hang->stays_ns > 0) { /* the read has come back: nobody holds the disk any more */
+        assert_int_equal(co_disk_open(io, PATH, &ours, &hang->message, &disk), 0);
+        disk_close(disk);
+    }
+    io_stop(io);
+}
+
+/* One controller that died must not keep a node from serving its other disks. */
+static void a_device_that_hangs_is_given_up(void **state)
+{
+    struct sim *sim = new_world();
+    struct hang hang = {.sim = sim, .slowdown = 1e7, .stays_ns = 10000 * SEC};
+    struct job job;
+
+    (void)state;
+    assert_int_equal(claim_as(sim, ours, &job), 0);
+    assert_int_equal(sim_start(sim, 1, hang_main, &hang), 0);
+    assert_true(sim_run(sim, sim_now_ns(sim) + 20000 * SEC, machine_down, sim));
+    assert_int_equal(hang.result, -ETIMEDOUT);
+    assert_in_range(hang.took_ns, DISK_ANSWER_WAIT_S * SEC, (DISK_ANSWER_WAIT_S + 1) * SEC);
+    sim_free(sim);
+}
+
+static void a_slow_device_is_waited_for(void **state)
+{
+    struct sim *sim = new_world();
+    struct sim_options options = sim_default_options(1);
+    struct hang hang = {.sim = sim};
+    struct job job;
+
+    (void)state;
+    hang.slowdown = (double)(DISK_ANSWER_WAIT_S - 1) * SEC / (double)options.disk_read_ns_max;
+    assert_int_equal(claim_as(sim, ours, &job), 0);
+    assert_int_equal(sim_start(sim, 1, hang_main, &hang), 0);
+    assert_true(sim_run(sim, sim_now_ns(sim) + 1000 * SEC, machine_down, sim));
+    assert_int_equal(hang.result, 0);
+    sim_free(sim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -436,6 +499,8 @@ int main(void)
         cmocka_unit_test(a_second_opener_waits_then_refuses),
         cmocka_unit_test(an_overwritten_disk_is_noticed),
         cmocka_unit_test(a_released_disk_can_be_claimed_by_another),
+        cmocka_unit_test(a_device_that_hangs_is_given_up),
+        cmocka_unit_test(a_slow_device_is_waited_for),
         cmocka_unit_test(geometry_uses_the_disk_without_overlap),
     };
 
