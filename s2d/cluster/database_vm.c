@@ -123,6 +123,11 @@ static void vm_start(struct command *command)
 
     if (vm && vm->incarnation != incarnation)
         command_refuse(command, -ESTALE, "VM %s was started elsewhere meanwhile", vm->name);
+    if (vm && vm_runs(vm) && !force && vm->wanted != VM_RUNNING)
+        command_refuse(command, -EBUSY,
+                       "VM %s is being stopped: 's2d vm stop %s' goes on with a stop that was "
+                       "interrupted",
+                       vm->name, vm->name);
     if (vm && vm_runs(vm) && !force)
         command_refuse(command, -EALREADY, "VM %s runs already", vm->name);
     if (vm && restart && vm->wanted != VM_RUNNING)

@@ -581,6 +581,10 @@ static void a_stopped_vm_is_not_restarted(void **state)
     assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i,s:b,s:b}", "verb", "vm.start", "vm", vm,
                                         "node", 1, "incarnation", 1, "force", 1, "restart", 1)),
                      -ESTALE);
+    /* "runs already" would promise that it is kept running */
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i}", "verb", "vm.start", "vm", vm, "node",
+                                        1, "incarnation", 1)),
+                     -EBUSY);
 }
 
 /* ---- every verb, with every argument of a wrong type ---- */
