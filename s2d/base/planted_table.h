@@ -138,10 +138,10 @@
     X(CSV_NEW_NAME, "csv", "a repeat of a metadata request bears a new name")                      \
     X(CSV_NOT_FENCED, "csv", "an older incarnation of a VM writes on beside a newer one")          \
     /* virtual machines */                                                                         \
-    X(VM_FAILOVER_AT_ONCE, "open:vms", "a VM is started elsewhere before its dead daemon's lease is over") \
-    X(VM_TAKEN_UP_UNJUDGED, "open:vms", "a VM that waits goes on, whatever the database says")          \
-    X(VM_RENEWAL_CONTINUES, "open:vms", "a renewal lets a VM go on whose deadline had passed")          \
-    X(VM_DEADLINE_LATE, "open:vms", "VMs run on for a while when the lease is over")                      \
+    X(VM_FAILOVER_AT_ONCE, "vms", "a VM is started elsewhere before its dead daemon's lease is over") \
+    X(VM_TAKEN_UP_UNJUDGED, "vms", "a VM that waits goes on, whatever the database says") \
+    X(VM_RENEWAL_CONTINUES, "vms", "a renewal lets a VM go on whose deadline had passed") \
+    X(VM_DEADLINE_LATE, "vms", "VMs run on for a while when the lease is over") \
     X(CSV_NEW_NUMBER, "csv", "a data request bears a new number after its file was opened again")
 /* clang-format on */
 

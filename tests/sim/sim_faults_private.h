@@ -17,7 +17,8 @@ struct fault {
     enum { FAULT_PLANNED, FAULT_ACTIVE, FAULT_OVER } state;
 };
 
-/* apply: returns false when it cannot happen now. mend: NULL: it needs none; may find its place in
+/* apply: returns false when it cannot happen now; may aim: choose the machines and the duration
+ * anew. mend: NULL: it needs none; may find its place in
  * any state, since others had their turn meanwhile. */
 struct fault_kind {
     const char *name;
@@ -34,6 +35,15 @@ struct fault_kind {
 extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[],
     cache_faults[], /* only in runs that have cache disks */
     vm_faults[];    /* only in runs that have VMs */
+
+/* ---- machines (sim_machine_faults.c): what other tables aim ---- */
+
+bool process_dies(struct world *world, struct fault *fault);
+void starts_again(struct world *world, struct fault *fault);
+bool stands_still(struct world *world, struct fault *fault);
+void goes_on(struct world *world, struct fault *fault);
+bool cut_off(struct world *world, struct fault *fault);
+void heal_off(struct world *world, struct fault *fault);
 
 void disk_image_free(struct disk_image *image); /* NULL is fine */
 

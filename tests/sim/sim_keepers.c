@@ -188,6 +188,20 @@ static void obey(struct keeper *keeper)
     }
 }
 
+/* No daemon says how long a VM may run but by its lease, which the others know of. */
+static void check_deadline(const struct keeper *keeper)
+{
+    struct world *world = keeper->keepers->world;
+    unsigned machine = keeper->folder->machine;
+
+    machine_note_lease(&world->machines[machine]);
+    if (guest_runs(keeper) &&
+        sim_clock_ns(world->sim, machine) >= world->machines[machine].lease_until_ns)
+        world_fail(world, "VM %s: incarnation %llu runs on node %u, whose lease is over",
+                   vm_name(guest_vm(keeper->guest)), (unsigned long long)keeper->memory.incarnation,
+                   machine);
+}
+
 /* Between steps. */
 static void take_turn(void *arg)
 {
@@ -202,6 +216,7 @@ static void take_turn(void *arg)
         obey(keeper);
     else
         finish(keeper, guest_wait_status(keeper->guest));
+    check_deadline(keeper);
     if (keeper->alive &&
         sim_call_at(sim,
                     sim_now_ns(sim) + 1 +

@@ -13,7 +13,7 @@ static bool crash(struct machine *machine, enum sim_crash_kind kind)
     return true;
 }
 
-static bool process_dies(struct world *world, struct fault *fault)
+bool process_dies(struct world *world, struct fault *fault)
 {
     (void)world;
     return crash(fault->machine, SIM_PROCESS_DIES);
@@ -86,7 +86,7 @@ static void all_power_back(struct world *world, struct fault *fault)
     start_if_down(&world->machines[i]);
 }
 
-static bool stands_still(struct world *world, struct fault *fault)
+bool stands_still(struct world *world, struct fault *fault)
 {
     if (!machine_is_up(fault->machine))
         return false;
@@ -94,7 +94,7 @@ static bool stands_still(struct world *world, struct fault *fault)
     return true;
 }
 
-static void goes_on(struct world *world, struct fault *fault)
+void goes_on(struct world *world, struct fault *fault)
 {
     if (machine_is_up(fault->machine))
         sim_resume(world->sim, fault->machine->number);
@@ -163,12 +163,12 @@ static bool part(struct world *world, const struct fault *fault, uint64_t side,
     return true;
 }
 
-static bool cut_off(struct world *world, struct fault *fault)
+bool cut_off(struct world *world, struct fault *fault)
 {
     return part(world, fault, side_of(fault, true), sim_cut);
 }
 
-static void heal_off(struct world *world, struct fault *fault)
+void heal_off(struct world *world, struct fault *fault)
 {
     part(world, fault, side_of(fault, true), sim_heal);
 }

@@ -1,5 +1,7 @@
 /* What happens to VMs: administrators start, end, move and delete them through the API of some
- * node, and processes die. Only in worlds that have VMs. */
+ * node, processes die, and the node under one of them is lost to the cluster for so long that the
+ * VM is started elsewhere, while its keeper and QEMU are still there. Only in worlds that have VMs.
+ */
 #include "tests/sim/sim_faults_private.h"
 #include "tests/sim/sim_vms.h"
 
@@ -116,11 +118,52 @@ static bool keeper_dies(struct world *world, struct fault *fault)
     return keepers_kill(vms_keepers(world->vms), vm_at(world->vms, fault->draw[0]), true);
 }
 
+/* ---- the node under a VM ---- */
+
+#define AWAY_NS_MIN                                                                                \
+    (3 * SEC) /* a lease (2 s) is over, or a dead daemon's VMs are given up (3 s)                  \
+               */
+#define AWAY_NS_MORE (4 * SEC)
+
+/* Only then is it known whether the VM stops in time, and whether it stays so when the node is back
+ * and the VM runs elsewhere: faults of chance seldom hit this node for so long. */
+static bool aim(struct world *world, struct fault *fault)
+{
+    const struct sim_vm *vm = vm_at(world->vms, fault->draw[0]);
+    unsigned number;
+
+    if (keepers_running(vms_keepers(world->vms), vm, &number) == 0)
+        return false;
+    if (fault->other->number == number)
+        fault->other = fault->machine;
+    fault->machine = &world->machines[number];
+    fault->for_ns = AWAY_NS_MIN + fault->draw[1] % AWAY_NS_MORE;
+    return true;
+}
+
+static bool its_daemon_dies(struct world *world, struct fault *fault)
+{
+    return aim(world, fault) && process_dies(world, fault);
+}
+
+static bool its_daemon_stands_still(struct world *world, struct fault *fault)
+{
+    return aim(world, fault) && stands_still(world, fault);
+}
+
+static bool its_node_is_cut_off(struct world *world, struct fault *fault)
+{
+    return aim(world, fault) && cut_off(world, fault);
+}
+
 const struct fault_kind vm_faults[] = {
     {"VM ended, started", 4, vm_ends, vm_starts, false},
     {"VM ended and started elsewhere", 4, vm_moves, NULL, false},
     {"VM deleted, made again", 1, vm_made_again, NULL, false},
     {"QEMU dies", 2, qemu_dies, NULL, false},
     {"keeper dies", 1, keeper_dies, NULL, false},
+    {"a VM's daemon dies", 2, its_daemon_dies, starts_again, false},
+    {"a VM's daemon stands still", 1, its_daemon_stands_still, goes_on, false},
+    {"a VM's node is cut off", 2, its_node_is_cut_off, heal_off, false},
     {NULL, 0, NULL, NULL, false},
 };

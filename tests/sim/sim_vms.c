@@ -282,10 +282,12 @@ void co_vms_make_sure(struct machine *machine)
 
         if (vm->wish != VM_WISH_UNKNOWN || !vm_begin_work(vm))
             continue;
+        /* What was begun may be half done, and still under way on its node: it is ended first. */
         if (!database_find_name(node_database(machine->node), TABLE_VM, vm->name))
             (void)co_vm_create(machine, vm);
-        if (co_vm_start(machine, vm, NULL) == -EALREADY)
-            vm->wish = VM_WISH_RUNS;
+        else
+            (void)co_vm_end(machine, vm, "kill");
+        (void)co_vm_start(machine, vm, NULL);
         vm_end_work(vm);
     }
 }

@@ -9,7 +9,8 @@
  *   sim_vms        the VMs themselves: what they wrote, what must hold
  *   sim_vm_faults  what administrators do with them, and what happens to their processes
  *
- * What must hold. Always: at most one guest of a VM runs (is not stopped). When incarnation n has
+ * What must hold. Always: at most one guest of a VM runs (is not stopped), and none when the lease
+ * of its node is over. When incarnation n has
  * opened its disk, no write of an earlier one is acknowledged any more, and none becomes visible:
  * the checker of the history is told so (history_unknown_until()). At the end: every VM that the
  * administrator wants to run runs on the one node that the database names, none is lost. */

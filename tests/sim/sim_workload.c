@@ -79,7 +79,7 @@ bool error_is_excused(struct machine *machine, int error, bool changes, const ch
 {
     struct world *world = machine->world;
 
-    if (error == -ECANCELED || error == -ESHUTDOWN)
+    if (error == -ECANCELED || error == -ESHUTDOWN || sim_is_dying(node_io(machine->node)))
         return true; /* its node ends */
     if ((error == -ENOSPC && changes && world->pool_full && !world->quiet) ||
         ((error == -EIO || error == -EBADMSG) && world->exposed)) {

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 
 #include "s2d/base/checksum.h"
+#include "s2d/cluster/liveness.h"
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_faults.h"
 #include "tests/sim/sim_vms.h"
@@ -277,8 +278,17 @@ static void co_join_again(struct machine *machine)
 
 /* ---- a machine's program ---- */
 
+void machine_note_lease(struct machine *machine)
+{
+    struct liveness *liveness = machine->node ? node_liveness(machine->node) : NULL;
+
+    if (liveness)
+        machine->lease_until_ns = MAX(machine->lease_until_ns, liveness_lease_expires_ns(liveness));
+}
+
 static void end_program(struct machine *machine)
 {
+    machine_note_lease(machine);
     machine->stopping = true;
     co_cond_broadcast(&machine->stop);
 }
@@ -308,6 +318,7 @@ static void on_lease(void *arg, uint64_t expires_ns)
 {
     struct machine *machine = arg;
 
+    machine_note_lease(machine);
     exports_lease(machine->exports, expires_ns);
 }
 

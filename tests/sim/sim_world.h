@@ -99,6 +99,7 @@ struct machine {
     bool leaving;            /* as at SIGTERM */
     bool created;            /* it is a member and its disks are claimed */
     bool tidying;            /* an administrator is at work on it, at the end */
+    uint64_t lease_until_ns; /* of its clock: machine_note_lease() */
     unsigned hurts;          /* faults that touch it, under way */
     uint64_t hurt_ns;        /* when one began or ended last */
     struct machine_disk disks[MACHINE_DISKS_MAX];
@@ -172,6 +173,9 @@ void machine_replace(struct machine *machine);
 #define NODE_TEXT_MAX 32
 void machine_node_name(const struct machine *machine, char ret_name[NODE_TEXT_MAX]);
 void machine_address(const struct machine *machine, char ret_address[NODE_TEXT_MAX]);
+/* Keeps the longest lease that its daemons have had; whenever one is asked for, and before a daemon
+ * ends: a lease is held from the moment on in which the database is new enough, and told later. */
+void machine_note_lease(struct machine *machine);
 static inline bool machine_is_up(const struct machine *machine)
 {
     return sim_is_up(machine->world->sim, machine->number);
