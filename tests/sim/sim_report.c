@@ -25,7 +25,7 @@ static void print_repeat(const struct run_options *options)
         printf(" --nodes %u", options->nodes);
     if (options->caches != CACHES_BY_SEED && !options->plain)
         printf(" --caches %u", options->caches);
-    if (options->vms)
+    if (options->vms != VMS_BY_SEED && !options->plain)
         printf(" --vms %u", options->vms);
     if (options->faults && !options->program)
         printf(" --faults %s", *options->faults ? options->faults : "none");

@@ -109,6 +109,19 @@ static void choose_caches(struct world *world)
     shape->hard_disks = shape->caches > 0 && draw / 12 % 3 > 0;
 }
 
+/* In a fifth of the runs. Not from the world's draws either. */
+static void choose_vms(struct world *world)
+{
+    uint64_t draw = hash64(&world->options.seed, sizeof(world->options.seed)) >> 32;
+    struct shape *shape = &world->shape;
+
+    shape->vms = draw % 5 == 0 ? 1 + (unsigned)(draw / 5 % VMS_IN_WORLD_MAX) : 0;
+    if (world->options.plain)
+        shape->vms = 0;
+    else if (world->options.vms != VMS_BY_SEED)
+        shape->vms = MIN(world->options.vms, (unsigned)VMS_IN_WORLD_MAX);
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -134,7 +147,7 @@ static void choose_shape(struct world *world)
     shape->write_percent = 20 + (unsigned)world_draw(world, 60);
     shape->trim_percent = world_draw(world, 2) ? (unsigned)world_draw(world, 10) : 0;
     choose_sharing(world);
-    shape->vms = MIN(world->options.vms, (unsigned)VMS_IN_WORLD_MAX);
+    choose_vms(world);
 }
 
 /* ---- a machine's program: setting up ---- */

@@ -31,6 +31,7 @@
 #define MACHINE_CAPACITY_MAX 6 /* those that a run adds included */
 #define CACHES_AT_FIRST_MAX 2u
 #define CACHES_BY_SEED UINT_MAX
+#define VMS_BY_SEED UINT_MAX
 #define MACHINE_CACHES_MAX 4 /* those that a run adds included */
 #define MACHINE_DISKS_MAX (MACHINE_CAPACITY_MAX + MACHINE_CACHES_MAX) /* cache disks come last */
 #define SHAPE_VOLUMES_MAX 2                                           /* that clients use */
@@ -43,7 +44,7 @@ struct run_options {
     unsigned nodes;      /* 0: the seed chooses */
     unsigned caches;     /* cache disks of each node, or CACHES_BY_SEED */
     bool plain;          /* one volume, a three-way mirror, no cache disks */
-    unsigned vms;        /* of the world */
+    unsigned vms;        /* of the world, or VMS_BY_SEED */
     bool shared;         /* on mirrors any client writes any block: see sim_blocks.c */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
