@@ -106,10 +106,17 @@ static void vm_want(struct command *command)
     database_put(command->database, TABLE_VM, vm);
 }
 
-/* {vm, node, incarnation (the last one), force, restart, reason}: it may run on that node, in the
- * next incarnation. While the last one has not ended this takes `force`, and a host that is down: a
- * failover, decided by the leader after the old node's lease. restart: void when the administrator
- * has stopped it since. */
+/* True unless the host is down, and the process that went down is the one of that start counter:
+ * one that came after it may have taken up its VMs, and hold a lease. */
+static bool host_came_back(const struct node_record *host, uint64_t start_counter)
+{
+    return host && (host->state != NODE_DOWN || host->start_counter != start_counter);
+}
+
+/* {vm, node, incarnation (the last one), force, host_start_counter, restart, reason}: it may run on
+ * that node, in the next incarnation. While the last one has not ended this takes `force`, and a
+ * host that is down: a failover, decided by the leader after the old node's lease. restart: void
+ * when the administrator has stopped it since. */
 static void vm_start(struct command *command)
 {
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
@@ -120,6 +127,8 @@ static void vm_start(struct command *command)
     const char *reason = command_text_or(command, "reason", "");
     const struct node_record *host =
         vm && vm_runs(vm) ? database_find(command->database, TABLE_NODE, vm->node) : NULL;
+    uint64_t start_counter =
+        command_u64_or(command, "host_start_counter", host ? host->start_counter : 0);
 
     if (vm && vm->incarnation != incarnation)
         command_refuse(command, -ESTALE, "VM %s was started elsewhere meanwhile", vm->name);
@@ -132,7 +141,7 @@ static void vm_start(struct command *command)
         command_refuse(command, -EALREADY, "VM %s runs already", vm->name);
     if (vm && restart && vm->wanted != VM_RUNNING)
         command_refuse(command, -ESTALE, "VM %s was stopped meanwhile", vm->name);
-    if (host && force && host->state != NODE_DOWN)
+    if (force && host_came_back(host, start_counter))
         command_refuse(command, -ESTALE, "node %s, which runs VM %s, is up", host->name, vm->name);
     if (node && node->state == NODE_DOWN)
         command_refuse(command, -EAGAIN, "node %s is down", node->name);
@@ -150,14 +159,21 @@ static void vm_start(struct command *command)
     command->result->reply = json_pack("{s:I}", "incarnation", (json_int_t)vm->incarnation);
 }
 
-/* {vm, incarnation, reason}: its node says that it ended. */
+/* {vm, incarnation, reason, stay_stopped}: its node says that it ended. {…, host_is_down,
+ * host_start_counter}: somebody else does, after the lease of its node, which is down. Void when
+ * the node is back: the VM may go on there. */
 static void vm_ended(struct command *command)
 {
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
     uint64_t incarnation = command_u64(command, "incarnation");
     const char *reason = command_text_or(command, "reason", "");
     bool stay_stopped = command_bool_or(command, "stay_stopped", true);
+    bool host_is_down = command_bool_or(command, "host_is_down", false);
+    uint64_t start_counter = command_u64_or(command, "host_start_counter", 0);
 
+    if (vm && host_is_down &&
+        host_came_back(database_find(command->database, TABLE_NODE, vm->node), start_counter))
+        command_refuse(command, -ESTALE, "the node of VM %s is up again: repeat this", vm->name);
     if (vm && (incarnation > vm->incarnation || incarnation <= vm->ended))
         command_refuse(command, -ESTALE, "another incarnation of VM %s is the present one",
                        vm->name);

@@ -468,18 +468,19 @@ static int co_want_stopped(struct api_context *context, uint64_t id, struct api_
 
 /* Its node is down: what may still live there is stopped by its keeper when the node's lease is
  * over, and killed when the node comes back and sees that this incarnation has ended. */
-static int co_end_on_dead_node(struct api_context *context, uint64_t id, uint64_t incarnation,
-                               struct api_response *response)
+static int co_end_on_dead_node(struct api_context *context, uint64_t start_counter, uint64_t id,
+                               uint64_t incarnation, struct api_response *response)
 {
     if (co_sleep_ns(LEASE_NS + LEASE_MARGIN_NS) < 0) {
         api_answer_error(response, -ESHUTDOWN, "this daemon is stopping: ask another node");
         return -ESHUTDOWN;
     }
     return co_api_propose(context,
-                          json_pack("{s:s,s:I,s:I,s:s,s:b}", "verb", "vm.ended", "vm",
+                          json_pack("{s:s,s:I,s:I,s:s,s:b,s:b,s:I}", "verb", "vm.ended", "vm",
                                     (json_int_t)id, "incarnation", (json_int_t)incarnation,
                                     "reason", "it was stopped while its node was down",
-                                    "stay_stopped", true),
+                                    "stay_stopped", true, "host_is_down", true,
+                                    "host_start_counter", (json_int_t)start_counter),
                           response, NULL);
 }
 
@@ -507,7 +508,7 @@ static void co_end(struct api_context *context, const struct api_request *reques
         arguments.refused ? NULL : api_record(context, request, response, TABLE_VM, "vm");
     bool asks = strcmp(verb, "shutdown") == 0, down;
     const struct node_record *host;
-    uint64_t id, incarnation, node;
+    uint64_t id, incarnation, node, start_counter;
     int r;
 
     if (!vm)
@@ -517,6 +518,7 @@ static void co_end(struct api_context *context, const struct api_request *reques
     node = vm->node;
     host = database_find(node_database(context->node), TABLE_NODE, node);
     down = !host || host->state == NODE_DOWN;
+    start_counter = host ? host->start_counter : 0;
     if (!vm_runs(vm) && (asks || vm->wanted == VM_STOPPED)) {
         api_answer_error(response, -EALREADY, "VM %s does not run", vm->name);
         return;
@@ -529,7 +531,7 @@ static void co_end(struct api_context *context, const struct api_request *reques
     }
     if (!asks && co_want_stopped(context, id, response) < 0)
         return;
-    r = down ? co_end_on_dead_node(context, id, incarnation, response)
+    r = down ? co_end_on_dead_node(context, start_counter, id, incarnation, response)
              : co_end_on_node(context, node, id, verb, timeout_ms, response);
     if (r == 0 && co_wait_ended(context, id, incarnation) == 0)
         co_api_answer(context, &vm_kind, id, response);

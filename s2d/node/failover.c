@@ -260,15 +260,18 @@ static bool may_leave(struct node *node, const struct node_record *host)
 
 static void restart_vm(struct node *node, const struct vm_record *vm, bool force)
 {
-    uint64_t host = choose_host(consensus_database(node->consensus));
+    const struct database *database = consensus_database(node->consensus);
+    const struct node_record *left = database_find(database, TABLE_NODE, vm->node);
+    uint64_t host = choose_host(database);
 
     if (host)
-        node_propose_as_leader(node, vm->base.id, 0,
-                               json_pack("{s:s,s:I,s:I,s:I,s:b,s:b,s:s}", "verb", "vm.start", "vm",
-                                         (json_int_t)vm->base.id, "node", (json_int_t)host,
-                                         "incarnation", (json_int_t)vm->incarnation, "force", force,
-                                         "restart", true, "reason",
-                                         force ? "its node is down" : "it had failed"));
+        node_propose_as_leader(
+            node, vm->base.id, 0,
+            json_pack("{s:s,s:I,s:I,s:I,s:b,s:I,s:b,s:s}", "verb", "vm.start", "vm",
+                      (json_int_t)vm->base.id, "node", (json_int_t)host, "incarnation",
+                      (json_int_t)vm->incarnation, "force", force, "host_start_counter",
+                      (json_int_t)(left ? left->start_counter : 0), "restart", true, "reason",
+                      force ? "its node is down" : "it had failed"));
 }
 
 #define RESTART_FAILED_NS                                                                          \

@@ -587,6 +587,48 @@ static void a_stopped_vm_is_not_restarted(void **state)
                      -EBUSY);
 }
 
+/* Somebody ends the VM of a node that is down, and that takes its time: the node comes back, takes
+ * the VM up again, and must not be told later that it has ended. */
+static void a_vm_that_was_taken_up_again_has_not_ended(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE];
+    json_t *ended, *start;
+    json_int_t vm;
+
+    make_cluster(s, disks);
+    make_volume(s, "v", 1);
+    assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I,s:i,s:[s]}", "verb", "vm.create", "name",
+                                        "vm1", "memory_bytes", (json_int_t)(64 * MIB), "vcpus", 1,
+                                        "disks", "v/disk.raw")),
+                     0);
+    vm = (json_int_t)reply(s, "vm");
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i}", "verb", "vm.start", "vm", vm, "node",
+                                        1, "incarnation", 0)),
+                     0);
+    ended = json_pack("{s:s,s:I,s:i,s:b,s:i}", "verb", "vm.ended", "vm", vm, "incarnation", 1,
+                      "host_is_down", 1, "host_start_counter", 0);
+    start = json_pack(
+        "{s:s,s:I,s:I,s:i,s:b,s:i}", "verb", "vm.start", "vm", vm, "node",
+        (json_int_t)((const struct node_record *)database_at(s->database, TABLE_NODE, 1))->base.id,
+        "incarnation", 1, "force", 1, "host_start_counter", 0);
+    assert_int_equal(apply(s, json_incref(ended)), -ESTALE); /* up */
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:i,s:i}", "verb", "node.down", "node", 1, "start_counter", 0)),
+        0);
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:i,s:i}", "verb", "node.started", "node", 1, "start_counter", 1)),
+        0);
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:i,s:i}", "verb", "node.down", "node", 1, "start_counter", 1)),
+        0);
+    /* the process that has just gone down may have held a lease until now */
+    assert_int_equal(apply(s, json_incref(ended)), -ESTALE);
+    assert_int_equal(apply(s, start), -ESTALE);
+    json_object_set_new(ended, "host_start_counter", json_integer(1));
+    assert_int_equal(apply(s, ended), 0);
+}
+
 /* ---- every verb, with every argument of a wrong type ---- */
 
 /* In the order in which they succeed on make_cluster() and a volume "v". NODE_2, DISK_1 … stand for
@@ -617,10 +659,13 @@ static const char *const good_commands[] = {
     "{'verb':'vdisk.own','vdisk':VDISK,'epoch':4,'owner':NODE,'preferred':true}",
     "{'verb':'vm.create','name':'vm1','memory_bytes':67108864,'vcpus':1,'generation':1,"
     "'disks':['v/a','v/b'],'switch_name':'br0','time_ns':7}",
-    "{'verb':'vm.start','vm':LAST,'node':NODE,'incarnation':0,'force':false,'restart':false,"
+    "{'verb':'vm.start','vm':LAST,'node':NODE,'incarnation':0,'force':false,'host_start_counter':0,"
+    "'restart':false,"
     "'reason':'r','time_ns':8}",
     "{'verb':'vm.want','vm':VM,'wanted':'stopped'}",
-    "{'verb':'vm.ended','vm':VM,'incarnation':1,'reason':'off','stay_stopped':true,'time_ns':9}",
+    "{'verb':'vm.ended','vm':VM,'incarnation':1,'reason':'off','stay_stopped':true,'host_is_down':"
+    "false,"
+    "'host_start_counter':0,'time_ns':9}",
     "{'verb':'vm.delete','vm':VM}",
     "{'verb':'job.create','kind':'k','target':'t','total_bytes':9,'time_ns':10}",
     "{'verb':'job.update','job':LAST,'state':'done','done_bytes':9,'total_bytes':9,'message':'m',"
@@ -946,6 +991,7 @@ int main(void)
         TEST(in_sync_does_not_count_a_slab_that_came_later),
         TEST(in_sync_is_answered_also_by_no),
         TEST(a_stopped_vm_is_not_restarted),
+        TEST(a_vm_that_was_taken_up_again_has_not_ended),
         TEST(deep_json_is_refused),
         TEST(no_argument_ends_the_node),
         TEST(random_commands_keep_the_rules),
