@@ -401,6 +401,7 @@ static int file_new(struct csv_volume *volume, const struct csv_open *open,
     file->ino = open->ino;
     file->incarnation = open->incarnation;
     file->flags = open->read_only ? CSV_OPEN_READ_ONLY : 0;
+    co_group_init(&file->opening);
     list_push_back(&volume->files, &file->node); /* in the order of their handles */
     *ret_file = file;
     return 0;
@@ -433,8 +434,7 @@ static void close_main(void *arg)
     struct csv *csv = file->volume->csv;
     struct csv_request request = {.op = CSV_CLOSE, .handle = file->handle};
 
-    while (file->busy > 0) /* it is being opened at a new owner */
-        co_sleep_ns(CSV_RETRY_NS);
+    co_group_wait(&file->opening);
     (void)!co_run_plain(file->volume, &request);
     file_free(file);
     co_group_done(&csv->work);
@@ -508,9 +508,9 @@ static void assert_main(void *arg)
         if (!file)
             break;
         last = file->handle;
-        file->busy++;
+        co_group_add(&file->opening, 1);
         r = co_file_assert(file, &attr);
-        file->busy--;
+        co_group_done(&file->opening);
         if (r < 0 && r != -ESHUTDOWN && r != -ENODEV)
             log_warn(csv->io, "csv", "an open file was refused by the volume's new owner",
                      "volume=%s inode=%llu error=%d", volume->name, (unsigned long long)file->ino,

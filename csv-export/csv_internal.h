@@ -91,8 +91,7 @@ struct csv_file {     /* a client's */
     uint32_t flags;
     char *path;
 
-    unsigned busy; /* calls, and reopening: close waits for them */
-    bool closing;
+    struct co_group opening; /* at a new owner: close waits for that */
 };
 
 struct csv_opened {   /* the owner's: one client's open file */

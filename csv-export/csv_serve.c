@@ -106,7 +106,8 @@ static void co_answer(struct csv *csv, const struct bus_message *message, int re
 {
     while (bus_reply(csv->options.bus, message, result, send) < 0) {
         SOMETIMES("csv: an answer waits for the bus");
-        co_sleep_ns(CSV_RETRY_NS);
+        if (co_sleep_ns(CSV_RETRY_NS) < 0)
+            return; /* the daemon ends, and its connections with it */
     }
 }
 

@@ -243,6 +243,38 @@ static void give_failed(const struct database *database, const struct disk_recor
         give(ret_verdict, "disk", "Failed", "%s; its data has new places", disk->reason);
 }
 
+/* A capacity disk of the node that failed; NULL: none. */
+static const struct disk_record *failed_neighbour(const struct database *database,
+                                                  const struct disk_record *cache)
+{
+    const struct disk_record *disk;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        if (disk->node == cache->node && disk->role == DISK_ROLE_CAPACITY &&
+            disk->state == DISK_FAILED)
+            return disk;
+    }
+    return NULL;
+}
+
+static void give_retiring(const struct database *database, const struct disk_record *disk,
+                          struct health_verdict *ret_verdict)
+{
+    const struct disk_record *failed =
+        disk->role == DISK_ROLE_CACHE ? failed_neighbour(database, disk) : NULL;
+
+    if (failed)
+        give(ret_verdict, "disk", "Retiring",
+             "disk %s of its node failed, and its log may be on this one: retire or replace that "
+             "one first",
+             failed->name);
+    else if (disk->role == DISK_ROLE_CACHE)
+        give(ret_verdict, "disk", "Retiring", "the logs on it move to other disks");
+    else
+        give(ret_verdict, "disk", "Retiring", "%llu extents are still on it",
+             (unsigned long long)database_used_extents(database, disk->base.id));
+}
+
 void health_of_disk(const struct database *database, const struct disk_record *disk,
                     const struct health_disk *report, struct health_verdict *ret_verdict)
 {
@@ -265,8 +297,7 @@ void health_of_disk(const struct database *database, const struct disk_record *d
     }
     judge_report(report, ret_verdict);
     if (ret_verdict->state->health == HEALTH_HEALTHY && disk->state == DISK_RETIRING)
-        give(ret_verdict, "disk", "Retiring", "%llu extents are still on it",
-             (unsigned long long)database_used_extents(database, disk->base.id));
+        give_retiring(database, disk, ret_verdict);
 }
 
 /* ---- the pool ---- */

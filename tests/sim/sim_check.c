@@ -77,6 +77,24 @@ static bool columns_are_in_sync(struct world *world, const struct database *data
     return true;
 }
 
+static bool has_failed_disk(const struct database *database, uint64_t node)
+{
+    const struct disk_record *disk;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        if (disk->node == node && disk->state == DISK_FAILED && disk->role == DISK_ROLE_CAPACITY)
+            return true;
+    }
+    return false;
+}
+
+/* A cache disk with the log of a disk that failed stays: nobody can take the log from it. */
+static bool could_be_empty(const struct database *database, const struct disk_record *disk)
+{
+    return disk->role == DISK_ROLE_CACHE ? !has_failed_disk(database, disk->node)
+                                         : database_used_extents(database, disk->base.id) == 0;
+}
+
 /* A disk that died or was overwritten is known for it, and none is being emptied that could be
  * empty. */
 static bool disks_are_known(struct world *world, const struct database *database)
@@ -88,7 +106,7 @@ static bool disks_are_known(struct world *world, const struct database *database
 
         if (of && of->dead && disk->state == DISK_OK)
             return false;
-        if (disk->state == DISK_RETIRING && database_used_extents(database, disk->base.id) == 0)
+        if (disk->state == DISK_RETIRING && could_be_empty(database, disk))
             return false;
     }
     return true;
