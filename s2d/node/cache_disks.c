@@ -192,12 +192,7 @@ static void reopen_main(void *arg)
     struct node *node = disk->owner_node;
     int r;
 
-    disk->served = false;
-    store_set_error_handler(disk->store, NULL, NULL); /* we know */
-    co_store_server_remove(node->store_server, disk->id);
-    co_column_local_leave(disk->column);
-    co_store_close(take_ptr(disk->store));
-    disk->read_cache = (struct read_cache_part){0};
+    co_node_close_store(disk);
     disk->told = false;
     r = co_node_open_log(disk);
     if (r < 0 && r != -ECANCELED)
@@ -380,6 +375,82 @@ static void retire_cache(struct node_disk *cache)
         cache->busy = false;
 }
 
+/* ---- logs of disks that are gone ---- */
+
+/* All capacity disks of the node that have not been retired are open: what is kept for another one
+ * is kept for nobody. Decided with a lease: our database may be older than a disk's claim. */
+static bool all_are_open(struct node *node)
+{
+    const struct database *database = consensus_database(node->consensus);
+    const struct disk_record *record;
+
+    for (size_t i = 0; (record = database_at(database, TABLE_DISK, i)); i++) {
+        const struct node_disk *disk;
+
+        if (record->node != node->identity.node || record->role != DISK_ROLE_CAPACITY ||
+            record->state == DISK_RETIRED)
+            continue;
+        disk = node_find_disk(node, record->base.id);
+        if (!disk || !disk->disk)
+            return false;
+    }
+    return node_lease_held(node);
+}
+
+/* The disk whose log it is, or none: no log, or one whose disk is here. */
+static struct disk_uuid orphan_of(const struct node *node, const struct cache_region *region)
+{
+    static const struct disk_uuid none;
+
+    if (region->kind != CACHE_REGION_LOG)
+        return none;
+    list_for_each (entry, &node->disks) {
+        const struct node_disk *disk = list_entry(entry, struct node_disk, node);
+
+        if (disk->disk && (!disk->given_back || disk->busy) &&
+            disk_uuid_equal(disk_identity(disk->disk)->uuid, region->disk))
+            return none;
+    }
+    return region->disk;
+}
+
+static struct disk_uuid first_orphan(const struct node_disk *cache)
+{
+    const struct cache_region *regions;
+    size_t count = disk_cache_regions(cache->disk, &regions);
+    struct disk_uuid orphan = {{0}};
+
+    for (size_t i = 0; i < count && disk_uuid_none(orphan); i++)
+        orphan = orphan_of(cache->owner_node, &regions[i]);
+    return orphan;
+}
+
+static void release_main(void *arg)
+{
+    struct node_disk *cache = arg;
+    struct disk_uuid orphan;
+    int r = 0;
+
+    while (r == 0 && all_are_open(cache->owner_node) &&
+           !disk_uuid_none(orphan = first_orphan(cache))) {
+        SOMETIMES("node: the log of a disk that is gone is given up");
+        r = co_disk_cache_release(cache->disk, orphan);
+    }
+    if (r < 0)
+        cache->look_ns = 0; /* whether it failed */
+    cache->busy = false;
+}
+
+static void release_orphans(struct node_disk *cache)
+{
+    if (cache->busy || cache->failed || !cache->disk || disk_uuid_none(first_orphan(cache)) ||
+        !all_are_open(cache->owner_node))
+        return;
+    cache->busy = true;
+    if (!node_spawn(cache->owner_node, "cache-release", release_main, cache))
+        cache->busy = false;
+}
+
 void node_bind_logs(struct node *node)
 {
     bool moving = false;
@@ -391,10 +462,11 @@ void node_bind_logs(struct node *node)
 
         if (node->stopping || disk->given_back)
             continue;
-        if (disk->role == DISK_CACHE)
+        if (disk->role == DISK_CACHE) {
+            release_orphans(disk);
             retire_cache(disk); /* also one that failed: nothing is on it then */
-        else if (disk->store && !disk->failed && !disk->busy &&
-                 (!moving || (disk->cache && disk->cache->failed)))
+        } else if (disk->store && !disk->failed && !disk->busy &&
+                   (!moving || (disk->cache && disk->cache->failed)))
             moving |= bind_disk(disk);
     }
 }

@@ -217,6 +217,19 @@ static void co_close_disk(struct node *node, struct node_disk *disk)
     disk_close(take_ptr(disk->disk));
 }
 
+void co_node_close_store(struct node_disk *disk)
+{
+    disk->served = false;
+    if (!disk->store)
+        return;
+    store_set_error_handler(disk->store, NULL, NULL); /* we know */
+    co_store_server_remove(disk->owner_node->store_server, disk->id);
+    if (disk->column)
+        co_column_local_leave(disk->column);
+    co_store_close(take_ptr(disk->store));
+    disk->read_cache = (struct read_cache_part){0};
+}
+
 static bool is_damaged(const struct store *store)
 {
     return store_health(store)->log_damaged || store_health(store)->lost_extents > 0;
@@ -334,26 +347,28 @@ int co_node_disks_start(struct node *node)
     return co_open_disks(node, io_now_ns(node->io));
 }
 
-/* The cluster has moved everything off it. The store stays until the node stops, for what its last
- * users have under way; what it still writes goes where nobody looks. */
+/* The cluster has moved everything off it. */
 static void give_back_main(void *arg)
 {
     struct node_disk *disk = arg;
     struct node *node = disk->owner_node;
     int r = 0;
 
-    co_store_server_remove(node->store_server, disk->id);
+    co_node_close_store(disk); /* before another disk's log takes the place of its own */
+    disk->cache = NULL;
     if (disk->disk && !disk->failed)
         r = co_disk_release(disk->disk);
+    disk->busy = false;
+    node_reconcile_soon(node);
     log_info(node->io, "disks", "a retired disk is given back", "disk=%s error=%d", disk->name, r);
 }
 
 static void give_back(struct node *node, struct node_disk *disk)
 {
-    disk->given_back = true;
+    disk->given_back = disk->busy = true;
     disk->served = false;
     if (!node_spawn(node, "give-back", give_back_main, disk))
-        disk->given_back = false; /* the next pass tries again */
+        disk->given_back = disk->busy = false; /* the next pass tries again */
 }
 
 void co_node_reconcile_disks(struct node *node)

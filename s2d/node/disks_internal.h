@@ -30,13 +30,16 @@ struct node_disk { /* of this node */
     bool given_back;   /* retired: it is no disk of ours any more */
     bool looking;      /* co_disk_look() is under way */
     uint64_t look_ns;  /* when it is next */
-    bool busy;         /* its log moves, or the store is opened anew */
+    bool busy;         /* its log moves, or the store is closed or opened anew */
     uint64_t moved_ns; /* its log is not moved again before */
 };
 
 /* disks.c */
 struct node_disk *node_find_disk(struct node *node, uint64_t id); /* NULL: not ours */
 void node_disk_fail(struct node_disk *disk, const char *what, int error);
+/* The disk is neither served nor written to any more; its column is away, as if the node were.
+ * Suspends until nothing is under way in the store. */
+void co_node_close_store(struct node_disk *disk);
 
 /* cache_disks.c */
 
