@@ -432,13 +432,24 @@ const json_t *command_list(struct command *command, const char *name)
     return value;
 }
 
+static void refuse_word(struct command *command, const char *name, const char *word,
+                        const char *const *words)
+{
+    char list[128] = "";
+
+    for (size_t i = 0; words[i]; i++)
+        snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s", i ? ", " : "", words[i]);
+    command_refuse(command, -EINVAL, "'%.64s' is not a value that '%s' can have: %s", word, name,
+                   list);
+}
+
 unsigned command_word(struct command *command, const char *name, const char *const *words)
 {
     const char *word = command_text(command, name);
     int value = schema_value(words, word);
 
     if (value < 0)
-        command_refuse(command, -EINVAL, "'%s' is not a value that '%s' can have", word, name);
+        refuse_word(command, name, word, words);
     return value < 0 ? 0 : (unsigned)value;
 }
 

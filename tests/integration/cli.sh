@@ -116,6 +116,7 @@ disk=$(field "[0]['id']" 2 disk list)
 step "a volume and files"
 refused 1 "cannot name a volume" 1 volume create "a b" --size 64M
 refused 1 "parity" 1 volume create v --size 64M --resiliency parity2
+refused 1 "mirror2, mirror3, parity2" 1 volume create v --size 64M --resiliency triple
 s2d 2 volume create v --size 256M >/dev/null
 refused 1 "already" 1 volume create v --size 64M
 [[ $(field "['owner']" 3 volume show v) == node2 ]] || fail "owner"
