@@ -289,6 +289,11 @@ must_check int co_store_checksums(struct store *store, uint64_t vdisk, struct ex
 typedef bool store_is_gone(void *arg, struct extent_ref where);
 must_check int co_store_drop_gone(struct store *store, store_is_gone *is_gone, void *arg);
 
+/* Frees damaged extents of such columns: nobody is left who would clear them, and the store would
+ * be damaged at each open. is_gone(): as above, of any extent. Durable when it returns 0. Returns
+ * 0, -EIO, -ECANCELED. */
+must_check int co_store_free_damaged(struct store *store, store_is_gone *is_gone, void *arg);
+
 /* ---- columns that return (I8, "Resync" in design.md) ---- */
 
 /* Told by the present owner for a column that Raft holds for stale: drops its records above the

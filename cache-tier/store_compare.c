@@ -182,6 +182,23 @@ int co_store_drop_gone(struct store *store, store_is_gone *is_gone, void *arg)
     }
 }
 
+int co_store_free_damaged(struct store *store, store_is_gone *is_gone, void *arg)
+{
+    for (uint32_t i = 0; i < store->geometry.extent_count; i++) {
+        const struct extent_row *row = extent_table_row(store->table, i);
+        struct extent_ref where = {i, row->generation};
+        int r;
+
+        if (!(row->flags & EXTENT_DAMAGED) || row->flags & EXTENT_LOST || !is_gone(arg, where))
+            continue;
+        SOMETIMES("store: a damaged extent is freed, its column is gone");
+        r = co_store_free_extent(store, where);
+        if (r < 0 && r != -ESTALE) /* it has another life by now */
+            return r;
+    }
+    return 0;
+}
+
 /* ---- what to compare ---- */
 
 static void add_page(const struct store *store, uint32_t page, uint64_t *bitmap)

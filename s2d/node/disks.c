@@ -89,6 +89,8 @@ static void co_drop_gone(struct node_disk *disk)
         return;
     disk->busy = true;
     r = co_store_drop_gone(disk->store, column_is_gone, disk);
+    if (r == 0)
+        r = co_store_free_damaged(disk->store, column_is_gone, disk);
     disk->busy = false;
     if (r < 0 && r != -ECANCELED)
         log_debug(disk->owner_node->io, "disks", "what is left of a deleted column stays",

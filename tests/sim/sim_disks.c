@@ -152,6 +152,7 @@ struct reader {
     struct machine *machine;
     struct store *store;
     unsigned disk;
+    bool damaged; /* that disk: not all of what it holds counts */
     struct disk *caches[MACHINE_CACHES_MAX];
     uint8_t *buffer;
 };
@@ -166,6 +167,7 @@ static void check_row(void *arg, const struct store_extent *row)
         if (column->machine != reader->machine->number || column->disk != reader->disk ||
             column->where.extent != row->where.extent)
             continue;
+        reader->damaged |= row->damaged && row->where.generation == column->where.generation;
         if (row->where.generation > column->where.generation ||
             (row->where.generation == column->where.generation &&
              (row->vdisk != column->vdisk || row->slab != column->slab ||
@@ -313,7 +315,6 @@ static void co_read_disk(struct reader *reader, struct io *io)
     struct store_options options = {.name = "check"};
     struct disk *disk = co_open_at_end(reader, io, reader->disk);
     char path[DISK_PATH_MAX];
-    bool damaged;
     int r;
 
     disk_path_of(world, reader->disk, path);
@@ -322,17 +323,18 @@ static void co_read_disk(struct reader *reader, struct io *io)
     if (r < 0)
         world_fail(world, "node %u: the store of %s cannot be opened at the end: %s",
                    reader->machine->number, path, strerror(-r));
-    damaged = store_health(reader->store)->log_damaged;
-    if (damaged && world->rotten != reader->machine->number)
+    /* not what a deleted volume left there: the node frees that when it looks at the disk next */
+    reader->damaged = disk_log_lost(disk) || store_health(reader->store)->lost_extents > 0;
+    store_each_extent(reader->store, check_row, reader);
+    if (reader->damaged && world->rotten != reader->machine->number)
         world_fail(world, "node %u: the log of %s is damaged at the end", reader->machine->number,
                    path);
-    store_each_extent(reader->store, check_row, reader);
     for (size_t i = 0; i < reader->placed->count; i++) {
         struct column *column = &reader->placed->columns[i];
 
         if (column->machine != reader->machine->number || column->disk != reader->disk)
             continue;
-        if (damaged)
+        if (reader->damaged)
             pass_over_column(reader, column);
         else
             co_read_column(reader, column);
