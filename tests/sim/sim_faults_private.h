@@ -48,7 +48,8 @@ void heal_off(struct world *world, struct fault *fault);
 void disk_image_free(struct disk_image *image); /* NULL is fine */
 
 void start_if_down(struct machine *machine);
-void starts_again(struct world *world, struct fault *fault); /* a mend: its machine, if it is down */
+/* A mend: its machine, if it is down. */
+void starts_again(struct world *world, struct fault *fault);
 
 /* ---- disks (sim_disk_faults.c, sim_rot.c) ---- */
 

@@ -548,8 +548,8 @@ void world_set_up(struct world *world)
         world_fail(world, "the cluster was not set up in %d s", (int)(SETUP_NS / SEC));
 }
 
-#define DONE_NS (5 * MS) /* how often it is asked: some answers cost as much as a thousand steps   \
-                          */
+/* How often it is asked: some answers cost as much as a thousand steps. */
+#define DONE_NS (5 * MS)
 
 static bool after_step(void *arg)
 {
