@@ -8,6 +8,12 @@
  * It ends early only when its coroutine is cancelled (-ECANCELED: done or not is unknown) or when
  * this csv stops (-ESHUTDOWN, the same).
  *
+ * Until it returns, what a data call changes may take effect more than once: a request that is sent
+ * again may run again, over what others wrote meanwhile; never after its answer. Who is the only
+ * one to write a block at a time, by locks or because nobody else has it, sees nothing of that.
+ * Known again, and answered, are metadata requests, and writes to blocks of a mirror that are in
+ * place (resiliency/README.md, 10).
+ *
  * Errors of all calls: those of fs.h, except -ESTALE (a moved volume is our business; an inode that
  * is gone is -ENOENT); -ENODEV: the volume was removed.
  *

@@ -5,8 +5,8 @@
  *   cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] [--caches N] [--faults LIST]
  * [--vms N] [--shared] [--log]
  *
- * --caches gives each node so many cache disks at first, and --vms the world so many virtual
- * machines, whatever the seed says.
+ * --caches gives each node so many cache disks at first, --vms the world so many virtual machines,
+ * and --shared has all clients write the same blocks, whatever the seed says.
  *
  * Exit status 0: every run was as it should be. 1: one was not; its last words begin with
  * "FAILED seed S: ". */
@@ -25,7 +25,7 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
     unsigned kinds = fault_kind_count();
     struct vm_counts vms = world->vms ? *vms_counts(world->vms) : (struct vm_counts){0};
 
-    printf("seed %llu: %u nodes, %s%s%s%s%s, %.0f virtual seconds, %llu reads, %llu writes, %llu "
+    printf("seed %llu: %u nodes, %s%s%s%s%s%s, %.0f virtual seconds, %llu reads, %llu writes, %llu "
            "unknown, "
            "%llu file operations, %llu copies, %llu restores, %llu VM starts, %llu VM writes, "
            "%llu ms longest wait, transcript %016llx; faults:",
@@ -35,9 +35,9 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
            shape->hard_disks   ? " and cached hard disks"
            : shape->caches > 0 ? " and cached flash"
                                : "",
-           shape->vms > 0 ? " and VMs" : "", virtual_seconds, (unsigned long long)history.reads,
-           (unsigned long long)history.writes, (unsigned long long)history.unknown,
-           (unsigned long long)world->counts.file_operations,
+           shape->vms > 0 ? " and VMs" : "", shape->shared_writes ? " and shared blocks" : "",
+           virtual_seconds, (unsigned long long)history.reads, (unsigned long long)history.writes,
+           (unsigned long long)history.unknown, (unsigned long long)world->counts.file_operations,
            (unsigned long long)world->counts.copies, (unsigned long long)world->counts.restores,
            (unsigned long long)vms.starts, (unsigned long long)vms.writes,
            (unsigned long long)(world->lost ? 0 : world->counts.longest_wait_ns / MS),

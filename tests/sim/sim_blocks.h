@@ -34,6 +34,7 @@ struct request {
     uint64_t *buffer;
     uint64_t first, count;       /* blocks */
     uint64_t values[BIG_BLOCKS]; /* after a read: the stamps */
+    uint64_t hurts;              /* of the world, when it began */
     struct history_op ops[BIG_BLOCKS];
 };
 

@@ -198,6 +198,7 @@ static void note_hurt(struct world *world, const struct fault *fault, int change
             continue;
         machine->hurts += (unsigned)change;
         machine->hurt_ns = world_now_ns(world);
+        world->hurts++;
     }
 }
 

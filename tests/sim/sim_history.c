@@ -12,7 +12,9 @@
  *     much. Values that no read saw are all the same to us.
  *   - When a write takes effect, others under way that no read saw may do so right before it, and
  *     those of the same value right with it: nobody can tell. So only values that were read branch.
- */
+ *
+ * A write that repeats may take effect again in a world in which it has, as long as it is under
+ * way; so when it ends, each world goes on both as it is and with this write as the last one. */
 #include "tests/sim/sim_history.h"
 
 #include <stdio.h>
@@ -34,6 +36,7 @@ struct op {
     uint32_t who;
     uint8_t kind; /* enum history_kind */
     uint8_t fate; /* enum op_fate */
+    bool repeats; /* of a write: it may take effect more than once */
     bool seen;    /* of a write, for the checker: a read saw its value */
 };
 
@@ -159,6 +162,11 @@ void history_unknown_until(struct history *history, struct history_op op, uint64
 {
     history_seal(history, op, at_ns);
     open_op(history, op)->fate = OP_SHUT;
+}
+
+void history_repeats(struct history *history, struct history_op op)
+{
+    open_op(history, op)->repeats = true;
 }
 
 void history_drop(struct history *history, struct history_op op)
@@ -311,6 +319,12 @@ static struct possible apply(const struct checker *checker, struct possible worl
     return absorb_reads(checker, world);
 }
 
+/* Whether a world may go on by this write. */
+static bool may_happen(const struct op *op, const struct possible *world, unsigned slot)
+{
+    return op && op->kind == HISTORY_WRITE && (op->repeats || !(world->done >> slot & 1));
+}
+
 /* Every world that follows from those in checker->next by writes under way, until the operation in
  * slot `target` has happened. The list grows while it is walked; worlds on the way are dropped at
  * the end. */
@@ -324,7 +338,7 @@ static void expand(struct checker *checker, unsigned target)
         for (unsigned slot = 0; slot < checker->open_end; slot++) {
             const struct op *op = open_at(checker, slot);
 
-            if (op && op->kind == HISTORY_WRITE && !(checker->next[i].done >> slot & 1))
+            if (may_happen(op, &checker->next[i], slot))
                 add_world(checker, apply(checker, checker->next[i], value_of(op)));
         }
     }
@@ -362,12 +376,19 @@ static bool begin_op(struct checker *checker, uint32_t op)
 static bool end_op(struct checker *checker, uint32_t op)
 {
     bool may_have_failed = checker->history->ops[op].fate == OP_SHUT;
+    bool repeats = checker->history->ops[op].repeats;
     unsigned slot = 0;
 
     while (checker->open[slot] != op)
         slot++;
     for (size_t i = 0; i < checker->now_count; i++)
         add_world(checker, checker->now[i]);
+    for (size_t i = 0; repeats && i < checker->now_count; i++) {
+        struct possible again = checker->now[i];
+
+        again.done &= ~(UINT64_C(1) << slot);
+        add_world(checker, again);
+    }
     expand(checker, slot);
     for (size_t i = 0; may_have_failed && i < checker->now_count; i++)
         add_world(checker, checker->now[i]);

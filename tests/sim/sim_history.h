@@ -44,6 +44,9 @@ void history_settle(struct history *history, struct history_op op, uint64_t valu
 void history_unknown(struct history *history, struct history_op op);
 /* The same, but from now on it cannot happen any more: who wrote it was shut out. */
 void history_unknown_until(struct history *history, struct history_op op, uint64_t at_ns);
+/* Before any of these: as long as it is under way a write may have happened more than once, another
+ * time after others were seen; and one of unknown fate is under way for good. */
+void history_repeats(struct history *history, struct history_op op);
 /* It certainly did nothing (it was refused). */
 void history_drop(struct history *history, struct history_op op);
 

@@ -82,17 +82,6 @@ static void choose_volumes(struct world *world)
     }
 }
 
-static void choose_sharing(struct world *world)
-{
-    struct shape *shape = &world->shape;
-
-    shape->shared_writes = world->options.shared;
-    for (unsigned i = 0; i < shape->volume_count; i++)
-        shape->shared_writes = shape->shared_writes && shape->volumes[i].data_columns == 0;
-    if (shape->shared_writes)
-        shape->copy_clients = shape->trim_percent = 0;
-}
-
 /* In a third of the runs, of these mostly for hard disks, which have a read cache there besides
  * their logs. Not from the world's draws: a seed without them is the run that it was before. */
 static void choose_caches(struct world *world)
@@ -122,6 +111,21 @@ static void choose_vms(struct world *world)
         shape->vms = MIN(world->options.vms, (unsigned)VMS_IN_WORLD_MAX);
 }
 
+/* In a sixth of the runs without VMs, and not from the world's draws either. */
+static void choose_sharing(struct world *world)
+{
+    uint64_t draw = hash64(&world->options.seed, sizeof(world->options.seed));
+    struct shape *shape = &world->shape;
+
+    shape->shared_writes = (draw >> 32) % 6 == 4 && shape->vms == 0 && !world->options.plain;
+    shape->shared_writes |= world->options.shared;
+    shape->in_place = shape->shared_writes;
+    for (unsigned i = 0; i < shape->volume_count; i++)
+        shape->in_place = shape->in_place && shape->volumes[i].data_columns == 0;
+    if (shape->in_place)
+        shape->copy_clients = shape->trim_percent = 0;
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -146,8 +150,8 @@ static void choose_shape(struct world *world)
     shape->think_ns_max = (4 * MS << world_draw(world, 5)) * (shape->nodes > 4 ? 4 : 1);
     shape->write_percent = 20 + (unsigned)world_draw(world, 60);
     shape->trim_percent = world_draw(world, 2) ? (unsigned)world_draw(world, 10) : 0;
-    choose_sharing(world);
     choose_vms(world);
+    choose_sharing(world);
 }
 
 /* ---- a machine's program: setting up ---- */

@@ -45,7 +45,7 @@ struct run_options {
     unsigned caches;     /* cache disks of each node, or CACHES_BY_SEED */
     bool plain;          /* one volume, a three-way mirror, no cache disks */
     unsigned vms;        /* of the world, or VMS_BY_SEED */
-    bool shared;         /* on mirrors any client writes any block: see sim_blocks.c */
+    bool shared;         /* any client writes any block, whatever the seed says */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
     const char *program; /* that chooses nodes and faults by itself; NULL: cluster_sim */
@@ -77,6 +77,7 @@ struct shape {
     uint64_t think_ns_max; /* of a client, between two requests */
     unsigned write_percent, trim_percent;
     bool shared_writes; /* of any block by any client: see sim_blocks.c */
+    bool in_place;      /* and all of them are, on mirrors */
 };
 
 struct exports;
@@ -126,6 +127,7 @@ struct world {
     unsigned token_for;     /* the machine that may use it; 0: none */
     bool ready;             /* the cluster, its volume and the shared file are there */
     unsigned acts;          /* of administrators, under way */
+    uint64_t hurts;         /* so often did a fault begin or end for a machine */
     bool quiet;             /* faults are over, and clients stop */
     bool pool_full;         /* or too little of it is left: ENOSPC is an honest answer */
     uint64_t spread_not_before_ns;

@@ -130,6 +130,91 @@ static void a_repeat_that_ran_again_is_found(void **state)
     assert_false(is_linearizable());
 }
 
+/* Unless that is all that was promised: then it may run again until it is answered, */
+static void a_repeat_may_run_until_it_is_answered(void **state)
+{
+    struct history_op write;
+
+    (void)state;
+    write = begin_write(1);
+    read_value(1);
+    write_value(2);
+    read_value(2);
+    read_value(1);
+    write_value(3);
+    history_repeats(history, write);
+    end(write, 0);
+    read_value(1); /* the last time, right before the answer */
+    assert_true(is_linearizable());
+}
+
+/* and not after that; */
+static void a_repeat_after_the_answer_is_found(void **state)
+{
+    struct history_op write;
+
+    (void)state;
+    write = begin_write(1);
+    read_value(1);
+    history_repeats(history, write);
+    end(write, 0);
+    write_value(2);
+    read_value(2);
+    read_value(1);
+    assert_false(is_linearizable());
+}
+
+/* it must have run once at least, */
+static void a_repeat_is_not_lost(void **state)
+{
+    struct history_op write;
+
+    (void)state;
+    write_value(2);
+    write = begin_write(1);
+    read_value(2);
+    history_repeats(history, write);
+    end(write, 0);
+    read_value(2);
+    assert_false(is_linearizable());
+}
+
+/* and others' writes are not lost by it. */
+static void others_are_not_lost_by_a_repeat(void **state)
+{
+    struct history_op write;
+
+    (void)state;
+    write_value(5);
+    write = begin_write(1);
+    read_value(1);
+    write_value(2);
+    read_value(5);
+    history_repeats(history, write);
+    end(write, 0);
+    assert_false(is_linearizable());
+}
+
+/* Whose client is gone may run again whenever that is. */
+static void a_repeat_of_unknown_fate(void **state)
+{
+    struct history_op write;
+
+    (void)state;
+    write = begin_write(1);
+    history_repeats(history, write);
+    history_unknown(history, write);
+    read_value(1);
+    write_value(2);
+    read_value(2);
+    read_value(1);
+    write_value(3);
+    read_value(3);
+    assert_true(is_linearizable());
+    read_value(2);
+    assert_false(is_linearizable());
+}
+
 static void a_refused_write_did_nothing(void **state)
 {
     struct history_op write;
@@ -232,6 +317,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_was_seen_stays, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_write_of_unknown_fate, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_repeat_that_ran_again_is_found, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_repeat_may_run_until_it_is_answered, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_repeat_after_the_answer_is_found, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_repeat_is_not_lost, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(others_are_not_lost_by_a_repeat, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_repeat_of_unknown_fate, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refused_write_did_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_nobody_wrote_is_found, set_up, tear_down),
         cmocka_unit_test_setup_teardown(values_may_come_back_by_being_written_again, set_up,
