@@ -49,6 +49,7 @@ struct vm {
     bool killed;             /* we told the keeper to kill */
     char kill_reason[HV_REASON_BYTES];
     enum hv_end_cause cause; /* once gone */
+    bool was_killed;         /* by whomever; did not end by itself */
     char reason[HV_REASON_BYTES];
 };
 
@@ -70,8 +71,9 @@ void vm_judge(struct vm *vm, hv_is_current *is_current, void *arg);
 bool vm_lapsed(const struct vm *vm, uint64_t now_ns);
 void vm_path(const struct vm *vm, const char *file, char path[HV_PATH_BYTES]);
 
-/* What the files in folder say about how it ended. Blocks. Fills cause and reason. */
-void vm_read_end(const struct hv *hv, const char *folder, const struct keeper_outcome *outcome,
+/* What the files in folder say about how it ended. Blocks. Fills cause and reason. Returns whether
+ * it was killed, and did not end by itself. */
+bool vm_read_end(const struct hv *hv, const char *folder, const struct keeper_outcome *outcome,
                  enum hv_end_cause *cause, char reason[HV_REASON_BYTES]);
 /* Keeper and QEMU are gone. Returns 0, -ETIMEDOUT, -ECANCELED, or why it cannot be known. */
 must_check int co_wait_gone(const struct hv *hv, const char *folder, uint64_t deadline_ns);

@@ -16,6 +16,7 @@ struct start_job {
     const struct hv *hv; /* what does not change */
     uint64_t deadline_ns;
     struct keeper_link *link;
+    bool was_killed;
     int result;
     char why[HV_REASON_BYTES];
 };
@@ -80,7 +81,7 @@ static void run_failed_job(void *arg)
     enum hv_end_cause cause;
 
     if (host->ops->outcome(host, job->vm->folder, &outcome) == 0 && outcome.known)
-        vm_read_end(job->hv, job->vm->folder, &outcome, &cause, job->why);
+        job->was_killed = vm_read_end(job->hv, job->vm->folder, &outcome, &cause, job->why);
     host->ops->forget(host, job->vm->folder);
 }
 
@@ -92,7 +93,9 @@ static int co_explain_failure(struct start_job *job)
 
     if (r == 0)
         co_offload(job->hv->io, run_failed_job, job);
-    return r < 0 ? r : job->result;
+    if (r < 0)
+        return r;
+    return job->was_killed ? -EAGAIN : job->result;
 }
 
 static int co_start_keeper(struct vm *vm, const struct hv_definition *definition)
@@ -145,7 +148,9 @@ static int co_wait_up(struct vm *vm)
             return r;
         }
     }
-    return vm->gone ? -EIO : 0;
+    if (!vm->gone)
+        return 0;
+    return vm->was_killed ? -EAGAIN : -EIO;
 }
 
 static int check_start(struct hv *hv, const struct hv_definition *definition)
@@ -225,7 +230,7 @@ int co_hv_start(struct hv *hv, const struct hv_definition *definition)
     if (r < 0)
         return co_abandon(vm, r);
     r = co_wait_up(vm);
-    if (r == -EIO) {
+    if (vm->gone) {
         hv_set_error(hv, "%s", vm->reason);
         vm_free(vm);
         return r;

@@ -126,7 +126,7 @@ int co_wait_gone(const struct hv *hv, const char *folder, uint64_t deadline_ns)
     }
 }
 
-void vm_read_end(const struct hv *hv, const char *folder, const struct keeper_outcome *outcome,
+bool vm_read_end(const struct hv *hv, const char *folder, const struct keeper_outcome *outcome,
                  enum hv_end_cause *cause, char reason[HV_REASON_BYTES])
 {
     int status = outcome->wait_status;
@@ -151,6 +151,7 @@ void vm_read_end(const struct hv *hv, const char *folder, const struct keeper_ou
         snprintf(reason, HV_REASON_BYTES, "QEMU was killed by signal %d: %.200s", WTERMSIG(status),
                  line);
     }
+    return !outcome->known || WIFSIGNALED(status) || strstr(line, "terminating on signal");
 }
 
 static void run_end_job(void *arg)
@@ -161,7 +162,7 @@ static void run_end_job(void *arg)
     if (vm->hv->host->ops->outcome(vm->hv->host, vm->folder, &outcome) < 0 ||
         outcome.vm_id != vm->id || outcome.incarnation != vm->incarnation)
         outcome.known = false;
-    vm_read_end(vm->hv, vm->folder, &outcome, &vm->cause, vm->reason);
+    vm->was_killed = vm_read_end(vm->hv, vm->folder, &outcome, &vm->cause, vm->reason);
 }
 
 static void run_forget_job(void *arg)

@@ -148,7 +148,9 @@ static void start_main(void *arg)
                  hv_error(vms->hv)[0] ? hv_error(vms->hv) : strerror(-r));
         log_error(node_io(vms->node), "vms", "a VM could not be started", "vm=%llu reason=\"%s\"",
                   (unsigned long long)work->vm, reason);
-        co_tell_ended(vms, work->vm, work->incarnation, true, reason);
+        /* What was killed is started again, as later in its life: a restart after a failure would
+         * else be its end when it meets the next failure. */
+        co_tell_ended(vms, work->vm, work->incarnation, r != -EAGAIN, reason);
     }
     end(work);
 }

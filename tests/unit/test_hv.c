@@ -471,10 +471,24 @@ static void co_a_start_that_hangs_can_be_killed(struct bench *bench)
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
     assert_int_equal(co_hv_kill(bench->hv, 1), 0);
     co_wait_until(bench, call.done);
-    assert_int_equal(call.result, -EIO);
+    assert_int_equal(call.result, -EAGAIN);
     assert_int_equal(bench->end_count, 0); /* its caller knows */
 }
 HV_TEST(a_start_that_hangs_can_be_killed)
+
+/* Whoever killed it: what ends by itself would end so again, this need not. */
+static void co_a_start_that_dies_may_be_tried_again(struct bench *bench)
+{
+    struct start_call call = {.bench = bench, .name = "mute"};
+
+    assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
+    co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
+    kill(status(bench, 1).qemu_pid, SIGSEGV);
+    co_wait_until(bench, call.done);
+    assert_int_equal(call.result, -EAGAIN);
+    assert_int_equal(bench->end_count, 0);
+}
+HV_TEST(a_start_that_dies_may_be_tried_again)
 
 /* A lease that ends while QEMU starts stops it as any other. */
 static void co_a_starting_vm_needs_the_lease_too(struct bench *bench)
@@ -537,6 +551,7 @@ int main(void)
         cmocka_unit_test(without_a_lease_recovery_leaves_the_verdict_open),
         cmocka_unit_test(an_end_without_a_daemon_is_told_by_the_next),
         cmocka_unit_test(a_start_that_hangs_can_be_killed),
+        cmocka_unit_test(a_start_that_dies_may_be_tried_again),
         cmocka_unit_test(a_starting_vm_needs_the_lease_too),
         cmocka_unit_test(a_starting_vm_is_renewed),
     };
