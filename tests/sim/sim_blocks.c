@@ -117,12 +117,13 @@ static void begin_request(struct request *request, enum history_kind kind, bool 
 }
 
 /* It may have run, and again after what others did meanwhile. Of a mirror two copies know it, and
- * for each of them to have started again since, a fault must have begun and ended. */
-static bool may_have_repeated(const struct request *request)
+ * for each of them to have started again since, a fault must have begun and ended. An error is an
+ * answer, after which it does not run. */
+static bool may_have_repeated(const struct request *request, int r)
 {
     const struct world *world = request->client->machine->world;
 
-    if (!world->shape.shared_writes)
+    if (!world->shape.shared_writes || (r < 0 && r != -ECANCELED && r != -ESHUTDOWN))
         return false;
     return !world->shape.in_place || world->hurts - request->hurts > 2;
 }
@@ -130,7 +131,7 @@ static bool may_have_repeated(const struct request *request)
 /* Ends what changed something. */
 static void end_change(struct request *request, int r, const char *what)
 {
-    bool repeats = may_have_repeated(request);
+    bool repeats = may_have_repeated(request, r);
 
     if (r < 0)
         error_is_excused(request->client->machine, r, true, what);
