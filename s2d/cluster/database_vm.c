@@ -2,7 +2,8 @@
  *
  * A VM's incarnation is raised by the command that starts it anywhere; its disks open only for the
  * present one. The command names the incarnation it was decided on, so that two starts cannot both
- * win. */
+ * win. It is the command's index: the disks know no VMs, and one that is made again with a disk of
+ * a deleted one must not begin with numbers that the deleted one had. */
 #include <stdio.h>
 
 #include "s2d/cluster/database_internal.h"
@@ -147,7 +148,7 @@ static void vm_start(struct command *command)
         command_refuse(command, -EAGAIN, "node %s is down", node->name);
     if (command_refused(command))
         return;
-    vm->incarnation++;
+    vm->incarnation = MAX(vm->incarnation + 1, command->index);
     vm->node = node->base.id;
     vm->wanted = VM_RUNNING;
     SET_TEXT(vm->reason, reason);

@@ -278,7 +278,7 @@ static void an_extent_belongs_to_one_slab(void **state)
 static void two_starts_of_a_vm_cannot_both_win(void **state)
 {
     struct state *s = *state;
-    uint64_t disks[NODES * DISKS_PER_NODE], vm;
+    uint64_t disks[NODES * DISKS_PER_NODE], vm, first;
     json_t *start;
 
     make_cluster(s, disks);
@@ -291,9 +291,9 @@ static void two_starts_of_a_vm_cannot_both_win(void **state)
     start = json_pack("{s:s,s:I,s:I,s:I}", "verb", "vm.start", "vm", (json_int_t)vm, "node",
                       (json_int_t)1, "incarnation", (json_int_t)0);
     assert_int_equal(apply(s, json_incref(start)), 0);
-    assert_int_equal(reply(s, "incarnation"), 1);
+    first = reply(s, "incarnation");
     assert_int_equal(apply(s, json_incref(start)), -ESTALE);
-    json_object_set_new(start, "incarnation", json_integer(1));
+    json_object_set_new(start, "incarnation", json_integer((json_int_t)first));
     assert_int_equal(apply(s, json_incref(start)), -EALREADY);
     json_object_set_new(start, "force", json_true());
     assert_int_equal(apply(s, json_incref(start)), -ESTALE); /* its host is up: two copies */
@@ -307,7 +307,7 @@ static void two_starts_of_a_vm_cannot_both_win(void **state)
     assert_int_equal(apply(s, start), 0);
     /* the first incarnation's end is nobody's business any more */
     assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I}", "verb", "vm.ended", "vm", (json_int_t)vm,
-                                        "incarnation", (json_int_t)1)),
+                                        "incarnation", (json_int_t)first)),
                      0);
     assert_int_equal(((const struct vm_record *)database_find(s->database, TABLE_VM, vm))->ended,
                      0);
@@ -564,7 +564,7 @@ static void a_stopped_vm_is_not_restarted(void **state)
 {
     struct state *s = *state;
     uint64_t disks[NODES * DISKS_PER_NODE];
-    json_int_t vm;
+    json_int_t vm, incarnation;
 
     make_cluster(s, disks);
     make_volume(s, "v", 1);
@@ -576,15 +576,46 @@ static void a_stopped_vm_is_not_restarted(void **state)
     assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i}", "verb", "vm.start", "vm", vm, "node",
                                         1, "incarnation", 0)),
                      0);
+    incarnation = (json_int_t)reply(s, "incarnation");
     assert_int_equal(
         apply(s, json_pack("{s:s,s:I,s:s}", "verb", "vm.want", "vm", vm, "wanted", "stopped")), 0);
-    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i,s:b,s:b}", "verb", "vm.start", "vm", vm,
-                                        "node", 1, "incarnation", 1, "force", 1, "restart", 1)),
-                     -ESTALE);
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:I,s:i,s:i,s:b,s:b}", "verb", "vm.start", "vm", vm, "node", 1,
+                           "incarnation", (int)incarnation, "force", 1, "restart", 1)),
+        -ESTALE);
     /* "runs already" would promise that it is kept running */
     assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i}", "verb", "vm.start", "vm", vm, "node",
-                                        1, "incarnation", 1)),
+                                        1, "incarnation", (int)incarnation)),
                      -EBUSY);
+}
+
+/* The disks know incarnations and no VMs: the node of a deleted one may still write to a disk that
+ * another VM was made with. */
+static void a_vm_made_again_has_later_incarnations(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], last = 0;
+
+    make_cluster(s, disks);
+    make_volume(s, "v", 1);
+    for (int i = 0; i < 3; i++) {
+        json_int_t vm;
+
+        assert_int_equal(apply(s, json_pack("{s:s,s:s,s:I,s:i,s:[s]}", "verb", "vm.create", "name",
+                                            "vm1", "memory_bytes", (json_int_t)(64 * MIB), "vcpus",
+                                            1, "disks", "v/disk.raw")),
+                         0);
+        vm = (json_int_t)reply(s, "vm");
+        assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i}", "verb", "vm.start", "vm", vm,
+                                            "node", 1, "incarnation", 0)),
+                         0);
+        assert_true(reply(s, "incarnation") > last);
+        last = reply(s, "incarnation");
+        assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I}", "verb", "vm.ended", "vm", vm,
+                                            "incarnation", (json_int_t)last)),
+                         0);
+        assert_int_equal(apply(s, json_pack("{s:s,s:I}", "verb", "vm.delete", "vm", vm)), 0);
+    }
 }
 
 /* Somebody ends the VM of a node that is down, and that takes its time: the node comes back, takes
@@ -595,6 +626,7 @@ static void a_vm_that_was_taken_up_again_has_not_ended(void **state)
     uint64_t disks[NODES * DISKS_PER_NODE];
     json_t *ended, *start;
     json_int_t vm;
+    int incarnation;
 
     make_cluster(s, disks);
     make_volume(s, "v", 1);
@@ -606,12 +638,13 @@ static void a_vm_that_was_taken_up_again_has_not_ended(void **state)
     assert_int_equal(apply(s, json_pack("{s:s,s:I,s:i,s:i}", "verb", "vm.start", "vm", vm, "node",
                                         1, "incarnation", 0)),
                      0);
-    ended = json_pack("{s:s,s:I,s:i,s:b,s:i}", "verb", "vm.ended", "vm", vm, "incarnation", 1,
-                      "host_is_down", 1, "host_start_counter", 0);
+    incarnation = (int)reply(s, "incarnation");
+    ended = json_pack("{s:s,s:I,s:i,s:b,s:i}", "verb", "vm.ended", "vm", vm, "incarnation",
+                      incarnation, "host_is_down", 1, "host_start_counter", 0);
     start = json_pack(
         "{s:s,s:I,s:I,s:i,s:b,s:i}", "verb", "vm.start", "vm", vm, "node",
         (json_int_t)((const struct node_record *)database_at(s->database, TABLE_NODE, 1))->base.id,
-        "incarnation", 1, "force", 1, "host_start_counter", 0);
+        "incarnation", incarnation, "force", 1, "host_start_counter", 0);
     assert_int_equal(apply(s, json_incref(ended)), -ESTALE); /* up */
     assert_int_equal(
         apply(s, json_pack("{s:s,s:i,s:i}", "verb", "node.down", "node", 1, "start_counter", 0)),
@@ -663,7 +696,8 @@ static const char *const good_commands[] = {
     "'restart':false,"
     "'reason':'r','time_ns':8}",
     "{'verb':'vm.want','vm':VM,'wanted':'stopped'}",
-    "{'verb':'vm.ended','vm':VM,'incarnation':1,'reason':'off','stay_stopped':true,'host_is_down':"
+    "{'verb':'vm.ended','vm':VM,'incarnation':STARTED,'reason':'off','stay_stopped':true,'host_is_"
+    "down':"
     "false,"
     "'host_start_counter':0,'time_ns':9}",
     "{'verb':'vm.delete','vm':VM}",
@@ -683,17 +717,19 @@ static const char *const good_commands[] = {
 struct ids {
     uint64_t disks[NODES * DISKS_PER_NODE];
     uint64_t vdisk, volume, node, vm, last;
+    uint64_t started; /* the VM's incarnation */
 };
 
 static uint64_t id_of_word(const struct ids *ids, const char *word)
 {
     if (strncmp(word, "DISK", 4) == 0)
         return ids->disks[word[4] - '0'];
-    return strcmp(word, "VDISK") == 0    ? ids->vdisk
-           : strcmp(word, "VOLUME") == 0 ? ids->volume
-           : strcmp(word, "NODE") == 0   ? ids->node
-           : strcmp(word, "VM") == 0     ? ids->vm
-                                         : ids->last;
+    return strcmp(word, "VDISK") == 0     ? ids->vdisk
+           : strcmp(word, "VOLUME") == 0  ? ids->volume
+           : strcmp(word, "NODE") == 0    ? ids->node
+           : strcmp(word, "VM") == 0      ? ids->vm
+           : strcmp(word, "STARTED") == 0 ? ids->started
+                                          : ids->last;
 }
 
 /* The command as JSON, with its words replaced by ids. */
@@ -734,6 +770,8 @@ static void note_ids(struct state *s, struct ids *ids)
         ids->node = ids->last;
     if (json_object_get(s->result.reply, "vm"))
         ids->vm = ids->last;
+    if (json_object_get(s->result.reply, "incarnation"))
+        ids->started = reply(s, "incarnation");
 }
 
 /* The first `count` commands on a new cluster: all succeed. */
@@ -992,6 +1030,7 @@ int main(void)
         TEST(in_sync_is_answered_also_by_no),
         TEST(a_stopped_vm_is_not_restarted),
         TEST(a_vm_that_was_taken_up_again_has_not_ended),
+        TEST(a_vm_made_again_has_later_incarnations),
         TEST(deep_json_is_refused),
         TEST(no_argument_ends_the_node),
         TEST(random_commands_keep_the_rules),
