@@ -16,8 +16,9 @@ static const char *node_of(const struct act *act)
     const struct database *database = node_database(act->machine->node);
     uint64_t count = database_count(database, TABLE_NODE);
     const struct node_record *node =
-        act->fault.draw[1] % 3 == 0 ? NULL
-                                    : database_at(database, TABLE_NODE, act->fault.draw[2] % count);
+        act->fault.draw[1] % 3 == 0 || count == 0
+            ? NULL
+            : database_at(database, TABLE_NODE, act->fault.draw[2] % count);
 
     return node ? node->name : NULL;
 }
