@@ -8,16 +8,21 @@
 struct move {
     struct control control;
     struct pending *pending;
-    struct log_position position; /* tells whether pending is still the same record */
+    struct stream *stream;        /* with the position: tells whether pending is still the */
+    struct log_position position; /* same record */
     struct log_position watermark;
-    struct stream *stream;
 };
+
+/* Its memory may serve another record by now; one of another vdisk may have the same position. */
+static bool is_same_record(const struct move *move)
+{
+    return move->pending->stream == move->stream &&
+           log_position_compare(move->pending->position, move->position) == 0;
+}
 
 static bool move_valid(const struct move *move)
 {
-    return move->pending->stream &&
-           log_position_compare(move->pending->position, move->position) == 0 &&
-           !move->pending->dropped;
+    return is_same_record(move) && !move->pending->dropped;
 }
 
 /* As it was appended, with a newer watermark. */
@@ -70,8 +75,7 @@ static void move_done(struct log_item *item, int result)
 
     if (result == 0 && log_position_compare(move->watermark, move->stream->durable_watermark) > 0)
         move->stream->durable_watermark = move->watermark;
-    if (result == 0 && move->pending->stream &&
-        log_position_compare(move->pending->position, move->position) == 0)
+    if (result == 0 && is_same_record(move))
         store_relocate(store, move->pending, &place);
     /* withdrawn is fine: only an error of the log itself counts */
     control_done(&move->control, log_error(store->log) != 0 ? result : 0);

@@ -169,6 +169,12 @@ static void free_done(struct log_item *item, int result)
     control_done(container_of(item, struct control, item), result);
 }
 
+void store_free_row(struct store *store, struct extent_ref where)
+{
+    store_forget_extent(store, where.extent);
+    extent_table_free_row(store->table, where.extent, where.generation);
+}
+
 int co_store_free_extent(struct store *store, struct extent_ref where)
 {
     static const struct log_item_ops ops = {.encode = free_encode, .done = free_done};
@@ -183,8 +189,7 @@ int co_store_free_extent(struct store *store, struct extent_ref where)
     if (!(row->flags & EXTENT_LOST) && row->generation > where.generation)
         return -ESTALE;
     /* before it is durable: nobody reads it any more, and a crash only brings back what may go */
-    store_forget_extent(store, where.extent);
-    extent_table_free_row(store->table, where.extent, where.generation);
+    store_free_row(store, where);
     control_init(&control.control, store, &wait, &ops, sizeof(struct log_extent_record));
     control_append(&control.control);
     return co_control_wait(&wait);

@@ -123,8 +123,11 @@ void store_report(struct store *store, int error);
 void store_watch_log(struct store *store);
 int store_new_overlay(struct store *store, const struct log_region *region,
                       struct overlay **ret_overlay);
-/* Everything the extent held here goes: versions, pending records, compare list. */
+/* Everything the extent held here goes: versions, pending records, compare list. Always before its
+ * row gets another owner or none: the row tells whose records they are. */
 void store_forget_extent(struct store *store, uint32_t extent);
+/* The extent is free since that generation. */
+void store_free_row(struct store *store, struct extent_ref where);
 /* May a request name the extent so? Returns 0, 1 (newer than the row: nothing of it is here yet),
  * -ESTALE, -EINVAL (out of range, or it belongs to another vdisk). */
 int store_check_extent(const struct store *store, uint64_t vdisk, struct extent_ref where);

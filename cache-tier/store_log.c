@@ -264,7 +264,8 @@ int co_store_log_damage(struct store *store, struct control_wait *wait)
     return co_control_wait(wait);
 }
 
-/* The row as the database has it; its blocks are to be compared, whatever is here. */
+/* The row as the database has it; its blocks are to be compared, whatever is here. What a log with
+ * a hole still has of an earlier life goes with that life, here and where a row is freed. */
 static void settle_column(struct store *store, const struct store_extent *column)
 {
     const struct extent_row *row = extent_table_row(store->table, column->where.extent);
@@ -274,9 +275,11 @@ static void settle_column(struct store *store, const struct store_extent *column
     SOMETIMES_IF(!known, "store: an extent began its life in a log that was lost");
     if (!known && PLANTED(CACHE_LOSS_ROWS_KEPT))
         return;
-    if (!known)
+    if (!known) {
+        store_forget_extent(store, column->where.extent);
         extent_table_init_row(store->table, column->where.extent, column->where.generation,
                               column->vdisk, column->slab, column->column);
+    }
     extent_table_change(store->table, column->where.extent)->flags |= EXTENT_DAMAGED;
 }
 
@@ -286,7 +289,7 @@ static void settle_rows(struct store *store, uint64_t index, const struct store_
         if (columns[i])
             settle_column(store, columns[i]);
         else if (extent_table_row(store->table, i)->generation <= index)
-            extent_table_free_row(store->table, i, index);
+            store_free_row(store, (struct extent_ref){i, index});
     }
 }
 

@@ -273,8 +273,7 @@ static void replay_extent(struct replay *replay, const struct log_extent_record 
     if (record->head.kind == LOG_FREE) {
         if (!(row->flags & EXTENT_LOST) && row->generation > record->generation)
             return;
-        store_forget_extent(store, record->extent);
-        extent_table_free_row(store->table, record->extent, record->generation);
+        store_free_row(store, where);
     } else if (record->head.kind == LOG_CLEAR) {
         store_apply_clear(store, where);
         replay->compares[record->extent].present = false;

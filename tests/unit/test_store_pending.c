@@ -1,0 +1,249 @@
+/* What the log has of a record that is uncommitted goes when the record does, whatever ends it: a
+ * commit while a checkpoint copies it, or the end of its extent's life. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+/* cmocka wants the above first */
+#include <cmocka.h>
+
+#include "cache-tier/log_format.h"
+#include "s2d/base/io.h"
+#include "tests/unit/store_rig.h"
+
+#define DISK_BYTES (12 * MIB)
+#define LOG_BYTES (4 * MIB)
+#define OTHER_VDISK (RIG_VDISK + 1)
+#define RECORDS 8 /* of each owner: the last ones have the same position */
+
+static void co_expect(struct rig_owner *owner, uint32_t extent, uint32_t block, uint64_t stamp)
+{
+    uint64_t found;
+
+    assert_int_equal(co_rig_read(owner, extent, block, &found), 0);
+    assert_int_equal(found, stamp);
+}
+
+static void co_rot(struct rig_store *rig, uint64_t offset)
+{
+    cleanup(freep) uint8_t *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+
+    assert_int_equal(co_io_read(disk_file(rig->disk), block, BLOCK_SIZE, offset), 0);
+    block[30] ^= 0x10;
+    assert_int_equal(co_io_write(disk_file(rig->disk), block, BLOCK_SIZE, offset, IO_WRITE_DSYNC),
+                     0);
+}
+
+/* ---- committed while it is copied ---- */
+
+#define READ_NS (10 * MS) /* of the record, before it is appended as a copy */
+#define WRITE_NS (5 * MS)
+
+struct race {
+    struct rig_store rig;
+    struct rig_owner owner, other;
+    struct co_group group;
+    int result;
+};
+
+static void checkpoint_main(void *arg)
+{
+    struct race *race = arg;
+
+    race->result = co_store_checkpoint(race->rig.store);
+}
+
+/* The owner's last record is uncommitted, and a checkpoint has begun to copy it. What the other
+ * has, up to its record number `last`, is committed. */
+static void co_race_begin(struct io *io, struct race *race, uint32_t last)
+{
+    *race =
+        (struct race){.owner = {.commit = true}, .other = {.vdisk = OTHER_VDISK, .commit = true}};
+    assert_int_equal(co_rig_open(io, &race->rig), 0);
+    assert_int_equal(co_rig_seal(&race->owner, race->rig.store, 1), 0);
+    assert_int_equal(co_rig_seal(&race->other, race->rig.store, 1), 0);
+    for (uint32_t i = 1; i <= last; i++)
+        assert_int_equal(co_rig_write(&race->other, 1, i, 1, 200 + i), 0);
+    assert_int_equal(co_rig_commit(&race->other), 0);
+    for (uint32_t i = 1; i <= RECORDS; i++)
+        assert_int_equal(co_rig_write(&race->owner, 0, i, 1, 100 + i), 0);
+    co_group_init(&race->group);
+    assert_int_equal(co_group_spawn(&race->group, io, "checkpoint", checkpoint_main, race), 0);
+}
+
+static void co_check_race(struct race *race)
+{
+    for (uint32_t i = 1; i <= RECORDS; i++) {
+        co_expect(&race->owner, 0, i, 100 + i);
+        co_expect(&race->other, 1, i, 200 + i);
+    }
+}
+
+/* All is as it was written, whatever became of the copy: in the log, in its place, and after a
+ * start. */
+static void co_race_end(struct io *io, struct race *race)
+{
+    co_group_wait(&race->group);
+    assert_int_equal(race->result, 0);
+    co_check_race(race);
+    assert_int_equal(co_rig_commit(&race->other), 0);
+    assert_int_equal(co_store_checkpoint(race->rig.store), 0);
+    assert_int_equal(store_stats(race->rig.store).dirty_blocks, 0);
+    co_check_race(race);
+    co_rig_close(&race->rig);
+    assert_int_equal(co_rig_open(io, &race->rig), 0);
+    race->owner.store = race->other.store = race->rig.store;
+    co_check_race(race);
+    co_rig_close(&race->rig);
+}
+
+/* The record is read for its copy; meanwhile it is committed, and the other's last one takes its
+ * memory. */
+static void while_read_main(struct io *io, void *arg)
+{
+    struct race race;
+
+    (void)arg;
+    co_race_begin(io, &race, RECORDS - 1);
+    assert_int_equal(co_sleep_ns(MS), 0);
+    assert_int_equal(co_rig_commit(&race.owner), 0);
+    assert_int_equal(co_rig_write(&race.other, 1, RECORDS, 1, 200 + RECORDS), 0);
+    co_race_end(io, &race);
+}
+
+/* The copy stands right behind the other's last record in a batch, and is committed while that is
+ * written. */
+static void while_written_main(struct io *io, void *arg)
+{
+    struct rig_write held, last;
+    struct race race;
+
+    (void)arg;
+    co_race_begin(io, &race, RECORDS - 2);
+    assert_int_equal(co_sleep_ns(READ_NS - 2 * MS), 0);
+    rig_prepare(&race.other, &held, RECORD_WRITE, 1, RECORDS - 1, 1, 200 + RECORDS - 1);
+    rig_submit(&race.other, &held); /* in flight: what comes now is gathered */
+    assert_int_equal(co_sleep_ns(MS), 0);
+    rig_prepare(&race.other, &last, RECORD_WRITE, 1, RECORDS, 1, 200 + RECORDS);
+    rig_submit(&race.other, &last);
+    assert_int_equal(co_rig_wait(&held), 0);
+    assert_int_equal(co_sleep_ns(MS), 0);
+    assert_int_equal(co_rig_commit(&race.owner), 0);
+    assert_int_equal(co_rig_wait(&last), 0);
+    co_race_end(io, &race);
+}
+
+static void a_copy_is_of_the_record_that_was_read(void **state)
+{
+    static void (*const mains[])(struct io * io, void *arg) = {while_read_main, while_written_main};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(mains); i++) {
+        struct sim_options options = sim_default_options(1 + i);
+        struct rig rig;
+
+        options.disk_read_ns_min = READ_NS;
+        options.disk_read_ns_max = READ_NS + 1;
+        options.disk_write_ns_min = WRITE_NS;
+        options.disk_write_ns_max = WRITE_NS + 1;
+        rig_new_with(&rig, &options, DISK_BYTES, LOG_BYTES);
+        assert_true(rig_run(&rig, mains[i], NULL));
+        rig_done(&rig);
+    }
+}
+
+/* ---- the end of its extent's life, told by the database ---- */
+
+#define INDEX 9  /* of the database, when it was told */
+#define BEGAN 12 /* the generation of a life that began later */
+
+/* The log as it is before the hole: uncommitted records of extents 0 to 2. Behind it there were
+ * more. */
+static void co_make_hole(struct io *io, struct rig_store *rig)
+{
+    struct rig_owner owner = {0};
+    uint64_t offset;
+
+    assert_int_equal(co_rig_open(io, rig), 0);
+    assert_int_equal(co_rig_seal(&owner, rig->store, 1), 0);
+    for (uint32_t i = 0; i < 16; i++)
+        assert_int_equal(co_rig_write(&owner, 3, i, 1, 300 + i), 0);
+    assert_int_equal(co_rig_commit(&owner), 0);
+    for (uint32_t extent = 0; extent < 3; extent++)
+        assert_int_equal(co_rig_write(&owner, extent, 0, 1, 100 + extent), 0);
+    offset = disk_geometry(rig->disk)->log_offset + LOG_ANCHOR_BLOCKS * BLOCK_SIZE +
+             store_stats(rig->store).log_used_bytes;
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(co_rig_write(&owner, 3, 20 + i, 1, 320 + i), 0);
+    co_rig_close(rig);
+
+    assert_int_equal(co_rig_open(io, rig), 0);
+    assert_false(store_health(rig->store)->log_damaged);
+    co_rot(rig, offset);
+    co_rig_close(rig);
+    assert_int_equal(co_rig_open(io, rig), 0);
+    assert_true(disk_log_lost(rig->disk));
+}
+
+/* Extent 0 is as it was, extent 1's slab was deleted, and extent 2 has got another life. */
+static void settled_main(struct io *io, void *arg)
+{
+    struct store_extent columns[] = {{.where = {0, 1}, .vdisk = RIG_VDISK},
+                                     {.where = {2, INDEX}, .vdisk = OTHER_VDISK, .slab = 2},
+                                     {.where = {3, 1}, .vdisk = RIG_VDISK, .slab = 3}};
+    struct rig_owner owner = {0}, other = {.vdisk = OTHER_VDISK, .commit = true};
+    struct rig_store rig;
+
+    (void)arg;
+    co_make_hole(io, &rig);
+    assert_int_equal(co_store_settle_loss(rig.store, INDEX, columns, ARRAY_SIZE(columns), NULL, 0),
+                     0);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
+    assert_int_equal(co_rig_seal(&other, rig.store, 2), 0);
+    co_expect(&owner, 0, 0, 100); /* still uncommitted */
+    other.generation = INDEX;
+    co_expect(&other, 2, 0, 0);
+    assert_int_equal(co_rig_write(&other, 2, 1, 1, 202), 0);
+    other.generation = BEGAN;
+    assert_int_equal(co_rig_write(&other, 1, 0, 1, 201), 0);
+    assert_int_equal(co_rig_commit(&other), 0);
+    for (uint32_t i = 0; i < 16; i++) /* enough for a checkpoint to copy what is uncommitted */
+        assert_int_equal(co_rig_write(&other, 1, 1 + i, 1, 210 + i), 0);
+    assert_int_equal(co_rig_commit(&other), 0);
+    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    assert_int_equal(store_stats(rig.store).dirty_blocks, 1);
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    assert_int_equal(store_stats(rig.store).dirty_blocks, 0);
+    co_rig_close(&rig);
+
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_false(disk_log_lost(rig.disk));
+    owner.store = other.store = rig.store;
+    co_expect(&owner, 0, 0, 100);
+    co_expect(&other, 1, 0, 201);
+    other.generation = INDEX;
+    co_expect(&other, 2, 0, 0);
+    co_expect(&other, 2, 1, 202);
+    co_rig_close(&rig);
+}
+
+static void a_freed_extent_leaves_nothing_uncommitted(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_new(&rig, 1, DISK_BYTES, LOG_BYTES);
+    assert_true(rig_run(&rig, settled_main, NULL));
+    rig_done(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_copy_is_of_the_record_that_was_read),
+        cmocka_unit_test(a_freed_extent_leaves_nothing_uncommitted),
+    };
+
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* it could not jump out of a coroutine */
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
