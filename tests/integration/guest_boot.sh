@@ -111,7 +111,7 @@ last_count() { # NAME: the newest count that the guest acknowledged
 }
 
 wait_up() { # NAME TIMES
-    wait_for 60 "VM $1 did not come up" eval "[[ \$(boots $1) == $2 ]]"
+    wait_for 300 "VM $1 did not come up" eval "[[ \$(boots $1) == $2 ]]"
 }
 
 ticks_on() { # NAME: it writes
