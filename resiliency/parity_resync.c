@@ -46,14 +46,13 @@ static bool know_all(const struct mirror *mirror, uint32_t knowing, uint32_t col
 int co_parity_compare_list(struct feed *feed, uint32_t slab, uint32_t column, uint64_t *todo)
 {
     struct mirror *mirror = feed->mirror;
-    const struct vdisk_config *config = mirror->config;
-    uint32_t rows = vdisk_config_column_blocks(config), knowing, sources;
+    uint32_t rows = vdisk_config_column_blocks(mirror->config), knowing, sources;
     struct column_config target = mirror_columns(mirror, slab)[column];
     bool knows;
     int r;
 
     sources = list_sources(mirror, slab, target.stale_epoch, &knowing);
-    if (set_count(sources) < config->data_columns)
+    if (set_count(sources) < mirror->config->data_columns)
         return -EHOSTUNREACH;
     knows = know_all(mirror, knowing, column);
     SOMETIMES_IF(!knows, "resync: all rows are compared");
@@ -61,7 +60,7 @@ int co_parity_compare_list(struct feed *feed, uint32_t slab, uint32_t column, ui
     if (!knows)
         return 0;
     SOMETIMES("resync: rows that changed since the stale epoch are compared");
-    for (uint32_t i = 0; i < config->width; i++) {
+    for (uint32_t i = 0; i < mirror->config->width; i++) { /* the configuration may be a new one */
         struct feed *source = mirror_feed(mirror, slab, i);
         struct column_config at = mirror_columns(mirror, slab)[i];
 
