@@ -3,7 +3,8 @@
  * A VM's incarnation is raised by the command that starts it anywhere; its disks open only for the
  * present one. The command names the incarnation it was decided on, so that two starts cannot both
  * win. It is the command's index: the disks know no VMs, and one that is made again with a disk of
- * a deleted one must not begin with numbers that the deleted one had. */
+ * a deleted one must not begin with numbers that the deleted one had, nor let them in before its
+ * first start. */
 #include <stdio.h>
 
 #include "s2d/cluster/database_internal.h"
@@ -78,6 +79,7 @@ static void vm_create(struct command *command)
     vm->vcpus = vcpus;
     vm->generation = generation;
     vm->wanted = VM_STOPPED;
+    vm->ended = command->index; /* whoever names an incarnation up to here names a deleted VM's */
     database_put(database, TABLE_VM, vm);
     command->result->reply = json_pack("{s:I}", "vm", (json_int_t)vm->base.id);
 }

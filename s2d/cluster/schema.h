@@ -141,8 +141,7 @@ struct vm_record {
     unsigned wanted;      /* enum vm_state: what the administrator asked for */
     uint64_t node;        /* where the present incarnation runs or ran; 0: never */
     uint64_t incarnation; /* raised by each start anywhere; 0: never started */
-    uint64_t
-        ended; /* the incarnation that its node reported as ended; == incarnation: nothing runs */
+    uint64_t ended; /* all incarnations up to it, of other VMs too; >= incarnation: nothing runs */
     char reason[MESSAGE_MAX_BYTES];
 };
 

@@ -458,6 +458,13 @@ static int co_wait_ended(struct api_context *context, uint64_t id, uint64_t inca
     }
 }
 
+static bool is_wanted(struct api_context *context, uint64_t id)
+{
+    const struct vm_record *vm = database_find(node_database(context->node), TABLE_VM, id);
+
+    return vm && vm->wanted == VM_RUNNING;
+}
+
 static int co_want_stopped(struct api_context *context, uint64_t id, struct api_response *response)
 {
     return co_api_propose(context,
@@ -533,11 +540,15 @@ static void co_end(struct api_context *context, const struct api_request *reques
         return;
     r = down ? co_end_on_dead_node(context, start_counter, id, incarnation, response)
              : co_end_on_node(context, node, id, verb, timeout_ms, response);
-    if (r == 0 && co_wait_ended(context, id, incarnation) == 0)
-        co_api_answer(context, &vm_kind, id, response);
-    else if (r == 0)
+    if (r == 0 && co_wait_ended(context, id, incarnation) < 0)
         api_answer_error(response, -ETIMEDOUT,
                          "the VM has ended, but the cluster was not told yet: 's2d vm list'");
+    else if (r == 0 && asks && is_wanted(context, id))
+        api_answer_error(response, -EAGAIN,
+                         "the VM failed before its guest had obeyed, or was started meanwhile, and "
+                         "runs again soon: 's2d vm stop' ends it and keeps it so");
+    else if (r == 0)
+        co_api_answer(context, &vm_kind, id, response);
 }
 
 static void co_stop(void *arg, const struct api_request *request, struct api_response *response)

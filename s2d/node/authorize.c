@@ -3,7 +3,8 @@
  *
  * While a VM runs, its disks open for writing only under its present incarnation; anybody else may
  * look at them read-only. An incarnation that is newer than this node's database is right: only a
- * member can name one, and it was read from a database that is ahead of ours. */
+ * member can name one, and it was read from a database that is ahead of ours. One of a deleted VM,
+ * whose node still writes, is older than the making of any VM that has the disk now. */
 #include "s2d/node/node_internal.h"
 
 static bool has_disk(const struct vm_record *vm, const char *volume, const char *path)
@@ -29,11 +30,9 @@ int node_authorize(void *arg, const char *volume, const char *path, uint64_t inc
     for (size_t i = 0; (vm = database_at(consensus_database(node->consensus), TABLE_VM, i)); i++) {
         if (!has_disk(vm, volume, path))
             continue;
-        if (incarnation > vm->incarnation)
+        if (incarnation >= vm->incarnation && incarnation > vm->ended)
             return 0;
-        if (incarnation == vm->incarnation && incarnation > vm->ended)
-            return 0;
-        if (incarnation == 0 && (read_only || vm->incarnation == vm->ended))
+        if (incarnation == 0 && (read_only || vm->incarnation <= vm->ended))
             return 0;
         return -EPERM;
     }
