@@ -159,8 +159,12 @@ static int co_open(struct csv_volume *volume, const struct csv_request *request,
     struct fs_inode *inode;
     int r;
 
-    if (opened && opened->inode && !opened->fenced) /* a repeat */
-        return co_fs_getattr(opened->inode, &reply->attr);
+    if (opened && opened->inode && !opened->fenced) { /* a repeat */
+        opened->in_flight++;
+        r = co_fs_getattr(opened->inode, &reply->attr);
+        opened_leave(volume, opened);
+        return r;
+    }
     if (opened)
         return opened->fenced ? -EPERM : -EAGAIN;
     r = authorize(volume, request);
