@@ -373,6 +373,20 @@ static void give_back(struct node *node, struct node_disk *disk)
         disk->given_back = disk->busy = false; /* the next pass tries again */
 }
 
+/* was_failed: so the database says. Its record may go while we suspend. */
+static void co_reconcile_disk(struct node *node, struct node_disk *disk, bool was_failed)
+{
+    if (disk->failed && !disk->told)
+        co_tell_failed(node, disk, false);
+    else if (disk->store && !disk->failed && !disk->served && !disk->busy &&
+             co_serve_disk(node, disk) < 0)
+        log_warn(node->io, "disks", "a disk is not served yet", "disk=%s", disk->name);
+    else if (disk->served && !disk->failed && was_failed)
+        co_tell_back(node, disk);
+    if (disk->served)
+        look_at_disk(node, disk);
+}
+
 void co_node_reconcile_disks(struct node *node)
 {
     const struct disk_record *record;
@@ -389,15 +403,7 @@ void co_node_reconcile_disks(struct node *node)
             give_back(node, disk);
         if (!disk || !is_to_be_open(node, record))
             continue;
-        if (disk->failed && !disk->told)
-            co_tell_failed(node, disk, false);
-        else if (disk->store && !disk->failed && !disk->served && !disk->busy &&
-                 co_serve_disk(node, disk) < 0)
-            log_warn(node->io, "disks", "a disk is not served yet", "disk=%s", disk->name);
-        else if (disk->served && !disk->failed && record->state == DISK_FAILED)
-            co_tell_back(node, disk);
-        if (disk->served)
-            look_at_disk(node, disk);
+        co_reconcile_disk(node, disk, record->state == DISK_FAILED);
     }
     node_bind_logs(node);
     node_fit_read_caches(node);
