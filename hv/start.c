@@ -231,6 +231,8 @@ int co_hv_start(struct hv *hv, const struct hv_definition *definition)
         return co_abandon(vm, r);
     r = co_wait_up(vm);
     if (vm->gone) {
+        while (vm->watcher) /* it has not done with the VM yet */
+            co_cond_wait_always(&hv->changed);
         hv_set_error(hv, "%s", vm->reason);
         vm_free(vm);
         return r;

@@ -1,5 +1,6 @@
 /* struct hv on real keepers, with fake_qemu for QEMU: at most one copy of a VM, and every end is
  * told once. */
+#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 #include <cmocka.h>
 
 #include "hv/hv.h"
+#include "hv/keeper_host.h"
 #include "hv/keeper_link.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
@@ -20,6 +22,7 @@
 struct bench {
     struct io *io;
     struct hv *hv;
+    struct keeper_host *host; /* NULL: this machine */
     char dir[32];
     void (*co_test)(struct bench *bench);
     uint64_t current[4]; /* incarnation by VM id */
@@ -84,6 +87,7 @@ static void open_hv(struct bench *bench)
                                  .keeper = KEEPER_PROGRAM,
                                  .qemu = FAKE_QEMU,
                                  .accel = HV_ACCEL_TCG,
+                                 .host = bench->host,
                                  .on_ended = on_ended,
                                  .on_no_space = on_no_space,
                                  .no_space_retry_ns = 20 * MS,
@@ -490,6 +494,54 @@ static void co_a_start_that_dies_may_be_tried_again(struct bench *bench)
 }
 HV_TEST(a_start_that_dies_may_be_tried_again)
 
+/* This machine, but for a disk that hangs while the folder "mute" is forgotten. */
+struct hanging_host {
+    struct keeper_host host;
+    struct keeper_host_ops ops;
+    atomic_bool hangs;
+    sem_t go_on;
+};
+
+static void hanging_forget(struct keeper_host *host, const char *folder)
+{
+    struct hanging_host *hanging = container_of(host, struct hanging_host, host);
+
+    if (strstr(folder, "/mute")) {
+        atomic_store(&hanging->hangs, true);
+        while (sem_wait(&hanging->go_on) < 0)
+            ;
+    }
+    keeper_host_linux()->ops->forget(keeper_host_linux(), folder);
+}
+
+/* Its watcher still uses the VM while the folder is forgotten; another VM's end wakes the start. */
+static void co_a_failed_start_waits_for_the_watcher(struct bench *bench)
+{
+    struct hanging_host hanging = {.ops = *keeper_host_linux()->ops};
+    struct start_call call = {.bench = bench, .name = "mute"};
+
+    hanging.host.ops = &hanging.ops;
+    hanging.ops.forget = hanging_forget;
+    assert_int_equal(sem_init(&hanging.go_on, 0, 0), 0);
+    bench->host = &hanging.host;
+    co_new_daemon(bench);
+    assert_int_equal(co_start(bench, 2, 1, "web"), 0);
+    assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
+    co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
+    kill(status(bench, 1).qemu_pid, SIGSEGV);
+    co_wait_until(bench, atomic_load(&hanging.hangs));
+    assert_int_equal(co_hv_kill(bench->hv, 2), 0);
+    assert_false(call.done);
+    assert_int_equal(hv_state(bench->hv, 1), HV_ENDING);
+    sem_post(&hanging.go_on);
+    co_wait_until(bench, call.done);
+    assert_int_equal(call.result, -EAGAIN);
+    bench->host = NULL;
+    co_new_daemon(bench);
+    sem_destroy(&hanging.go_on);
+}
+HV_TEST(a_failed_start_waits_for_the_watcher)
+
 /* A lease that ends while QEMU starts stops it as any other. */
 static void co_a_starting_vm_needs_the_lease_too(struct bench *bench)
 {
@@ -552,6 +604,7 @@ int main(void)
         cmocka_unit_test(an_end_without_a_daemon_is_told_by_the_next),
         cmocka_unit_test(a_start_that_hangs_can_be_killed),
         cmocka_unit_test(a_start_that_dies_may_be_tried_again),
+        cmocka_unit_test(a_failed_start_waits_for_the_watcher),
         cmocka_unit_test(a_starting_vm_needs_the_lease_too),
         cmocka_unit_test(a_starting_vm_is_renewed),
     };
