@@ -150,9 +150,14 @@ static void widen_region(struct checkpoint *work, uint64_t limit)
     }
 }
 
+static bool frees_too_little(const struct checkpoint *work, uint64_t pending)
+{
+    return pending > work->cost / 2 && !work->store->checkpoint.at_any_price;
+}
+
 /* The oldest sixteenth of the log, or more: as long as most of it is uncommitted records, which are
- * only copied, it frees too little. Returns 0, or -EAGAIN: the copies would not fit in what is kept
- * for them. */
+ * only copied, it frees too little. Returns 0, or -EAGAIN: it would still, or the copies would not
+ * fit in what is kept for them. */
 static int choose_region(struct checkpoint *work, uint64_t want_blocks)
 {
     struct log *log = work->store->log;
@@ -163,9 +168,10 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
     do {
         extend_region(work, limit);
         pending = pending_in_region(work);
-    } while (pending > work->cost / 2 && pending <= want_blocks && work->cut < log_head(log));
+    } while (frees_too_little(work, pending) && pending <= want_blocks &&
+             work->cut < log_head(log));
     SOMETIMES_IF(pending > 0, "checkpoint: uncommitted records are in the way");
-    if (work->cut == work->from || pending > want_blocks || pending > work->cost / 2) {
+    if (work->cut == work->from || pending > want_blocks || frees_too_little(work, pending)) {
         SOMETIMES("checkpoint: waits for a watermark");
         return -EAGAIN;
     }

@@ -61,6 +61,7 @@ struct checkpoint_state {
     uint64_t serial; /* of the one that runs or ran last */
     uint64_t commits_seen;
     bool stop;
+    bool at_any_price;       /* copies what is uncommitted, however much of a region that is */
     struct checkpoint *work; /* buffers */
 };
 

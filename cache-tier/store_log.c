@@ -319,6 +319,22 @@ static int co_settle_log(struct store *store, const struct store_fence *fences, 
     return co_store_log_damage(store, &wait);
 }
 
+/* The rows have to get to their place, though nothing may be left to destage: before a hole a log
+ * may hold little but uncommitted records, and who would commit them waits for us. */
+static int co_put_rows(struct store *store)
+{
+    int r = co_log_close_batch(store->log); /* something for the checkpoint, in any case */
+
+    if (r < 0)
+        return r;
+    store->checkpoint.at_any_price = true;
+    r = co_store_checkpoint(store);
+    store->checkpoint.at_any_price = false;
+    if (r < 0)
+        return r;
+    return extent_table_dirty_blocks(store->table) > 0 ? -EIO : 0; /* told by then */
+}
+
 int co_store_settle_loss(struct store *store, uint64_t index, const struct store_extent *columns,
                          size_t column_count, const struct store_fence *fences, size_t fence_count)
 {
@@ -335,13 +351,9 @@ int co_store_settle_loss(struct store *store, uint64_t index, const struct store
         settle_rows(store, index, by_extent);
     r = co_settle_log(store, fences, fence_count);
     if (r == 0)
-        r = co_log_close_batch(store->log); /* something for the checkpoint, in any case */
-    if (r == 0)
-        r = co_store_checkpoint(store);
+        r = co_put_rows(store);
     if (r < 0)
         return r;
-    if (extent_table_dirty_blocks(store->table) > 0)
-        return -EIO; /* an error of the disk, told by then */
     store->health.lost_extents = extent_table_lost_rows(store->table);
     return co_disk_set_log_lost(store->disk, false);
 }

@@ -6,7 +6,6 @@
 /* cmocka wants the above first */
 #include <cmocka.h>
 
-#include "cache-tier/log_format.h"
 #include "s2d/base/io.h"
 #include "tests/unit/store_rig.h"
 
@@ -153,15 +152,30 @@ static void a_copy_is_of_the_record_that_was_read(void **state)
 
 /* ---- the end of its extent's life, told by the database ---- */
 
-#define INDEX 9  /* of the database, when it was told */
-#define BEGAN 12 /* the generation of a life that began later */
+#define INDEX 9        /* of the database, when it was told */
+#define UNCOMMITTED 40 /* blocks of a record; all together a sixteenth of the log at most */
+#define BEGAN 12       /* the generation of a life that began later */
 
-/* The log as it is before the hole: uncommitted records of extents 0 to 2. Behind it there were
- * more. */
-static void co_make_hole(struct io *io, struct rig_store *rig)
+/* Where the log has the block with that stamp. */
+static uint64_t co_find_stamp(struct rig_store *rig, uint64_t stamp)
+{
+    cleanup(freep) uint8_t *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    uint64_t from = disk_geometry(rig->disk)->log_offset;
+
+    for (uint64_t at = from; at < from + LOG_BYTES; at += BLOCK_SIZE) {
+        assert_int_equal(co_io_read(disk_file(rig->disk), block, BLOCK_SIZE, at), 0);
+        if (rig_stamp(block) == stamp)
+            return at;
+    }
+    fail();
+    return 0;
+}
+
+/* The log as it is before the hole: uncommitted records of extents 0 to 2, the first one of so many
+ * blocks. alone: what is committed was destaged. Behind it there was more. */
+static void co_make_hole(struct io *io, struct rig_store *rig, uint32_t blocks, bool alone)
 {
     struct rig_owner owner = {0};
-    uint64_t offset;
 
     assert_int_equal(co_rig_open(io, rig), 0);
     assert_int_equal(co_rig_seal(&owner, rig->store, 1), 0);
@@ -169,16 +183,16 @@ static void co_make_hole(struct io *io, struct rig_store *rig)
         assert_int_equal(co_rig_write(&owner, 3, i, 1, 300 + i), 0);
     assert_int_equal(co_rig_commit(&owner), 0);
     for (uint32_t extent = 0; extent < 3; extent++)
-        assert_int_equal(co_rig_write(&owner, extent, 0, 1, 100 + extent), 0);
-    offset = disk_geometry(rig->disk)->log_offset + LOG_ANCHOR_BLOCKS * BLOCK_SIZE +
-             store_stats(rig->store).log_used_bytes;
+        assert_int_equal(co_rig_write(&owner, extent, 0, extent > 0 ? 1 : blocks, 100 + extent), 0);
+    if (alone)
+        assert_int_equal(co_store_checkpoint(rig->store), 0);
     for (uint32_t i = 0; i < 4; i++)
         assert_int_equal(co_rig_write(&owner, 3, 20 + i, 1, 320 + i), 0);
     co_rig_close(rig);
 
     assert_int_equal(co_rig_open(io, rig), 0);
     assert_false(store_health(rig->store)->log_damaged);
-    co_rot(rig, offset);
+    co_rot(rig, co_find_stamp(rig, 320) - BLOCK_SIZE); /* its batch's header */
     co_rig_close(rig);
     assert_int_equal(co_rig_open(io, rig), 0);
     assert_true(disk_log_lost(rig->disk));
@@ -194,7 +208,7 @@ static void settled_main(struct io *io, void *arg)
     struct rig_store rig;
 
     (void)arg;
-    co_make_hole(io, &rig);
+    co_make_hole(io, &rig, 1, false);
     assert_int_equal(co_store_settle_loss(rig.store, INDEX, columns, ARRAY_SIZE(columns), NULL, 0),
                      0);
     assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
@@ -237,11 +251,43 @@ static void a_freed_extent_leaves_nothing_uncommitted(void **state)
     rig_done(&rig);
 }
 
+/* There is so little to destage that a checkpoint would rather wait for a watermark: who would send
+ * one is not served before the loss is settled. */
+static void waits_main(struct io *io, void *arg)
+{
+    struct store_extent column = {.where = {0, 1}, .vdisk = RIG_VDISK};
+    struct rig_owner owner = {0};
+    struct rig_store rig;
+
+    (void)arg;
+    co_make_hole(io, &rig, UNCOMMITTED, true);
+    assert_int_equal(co_store_settle_loss(rig.store, INDEX, &column, 1, NULL, 0), 0);
+    co_rig_close(&rig);
+
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_false(disk_log_lost(rig.disk));
+    assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
+    for (uint32_t i = 0; i < UNCOMMITTED; i++)
+        co_expect(&owner, 0, i, 100 + i);
+    co_rig_close(&rig);
+}
+
+static void a_loss_is_settled_among_uncommitted_records(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_new(&rig, 1, DISK_BYTES, LOG_BYTES);
+    assert_true(rig_run(&rig, waits_main, NULL));
+    rig_done(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_copy_is_of_the_record_that_was_read),
         cmocka_unit_test(a_freed_extent_leaves_nothing_uncommitted),
+        cmocka_unit_test(a_loss_is_settled_among_uncommitted_records),
     };
 
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* it could not jump out of a coroutine */
