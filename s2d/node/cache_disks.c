@@ -439,6 +439,7 @@ static void release_main(void *arg)
     if (r < 0)
         cache->look_ns = 0; /* whether it failed */
     cache->busy = false;
+    node_reconcile_soon(cache->owner_node);
 }
 
 static void release_orphans(struct node_disk *cache)
@@ -455,18 +456,22 @@ void node_bind_logs(struct node *node)
 {
     bool moving = false;
 
-    list_for_each (entry, &node->disks)
-        moving |= list_entry(entry, struct node_disk, node)->busy;
+    if (node->stopping)
+        return;
     list_for_each (entry, &node->disks) {
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
-        if (node->stopping || disk->given_back)
-            continue;
-        if (disk->role == DISK_CACHE) {
+        if (disk->role == DISK_CACHE && !disk->given_back) {
             release_orphans(disk);
             retire_cache(disk); /* also one that failed: nothing is on it then */
-        } else if (disk->store && !disk->failed && !disk->busy &&
-                   (!moving || (disk->cache && disk->cache->failed)))
+        }
+        moving |= disk->busy && !disk->given_back; /* one change of regions at a time */
+    }
+    list_for_each (entry, &node->disks) {
+        struct node_disk *disk = list_entry(entry, struct node_disk, node);
+
+        if (disk->role == DISK_CAPACITY && disk->store && !disk->failed && !disk->busy &&
+            !disk->given_back && (!moving || (disk->cache && disk->cache->failed)))
             moving |= bind_disk(disk);
     }
 }
