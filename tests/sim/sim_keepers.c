@@ -357,8 +357,12 @@ static int host_start(struct keeper_host *keeper_host, const struct keeper_order
 {
     struct host *host = host_of(keeper_host);
     struct folder *folder = find_folder(host, order->folder);
-    struct sim *sim = host->keepers->world->sim;
+    struct world *world = host->keepers->world;
+    struct node *node = world->machines[host->machine].node;
+    struct sim *sim = world->sim;
 
+    if (!node || sim_is_dying(node_io(node))) /* its coroutines end; the real one is gone */
+        return -ECANCELED;
     if (folder->last && is_alive(folder->last))
         return -EBUSY;
     folder->last = keeper_new(folder, host->keepers, order);
