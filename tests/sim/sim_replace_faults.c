@@ -143,12 +143,13 @@ int co_evict_strangers(struct act *act)
     return 0;
 }
 
+/* The new one joins before the lost one is evicted: the largest cluster has no room for both. */
 static bool node_is_lost(struct world *world, struct fault *fault)
 {
     struct machine *machine = &world->machines[world->rotten];
 
-    if (world->shape.nodes < 3 || machine->life > 0 || !all_in_sync(world) ||
-        machine->disks[MACHINE_CAPACITY_MAX - 1].exists)
+    if (world->shape.nodes < 3 || world->shape.nodes == MACHINES_MAX || machine->life > 0 ||
+        !all_in_sync(world) || machine->disks[MACHINE_CAPACITY_MAX - 1].exists)
         return false;
     fault->machine = machine;
     machine_crash(machine, SIM_HOST_DIES);
