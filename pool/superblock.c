@@ -193,9 +193,13 @@ static int cache_geometry(const struct superblock *superblock, struct disk_geome
 
 int superblock_geometry(const struct superblock *superblock, struct disk_geometry *ret_geometry)
 {
-    if (superblock->role == DISK_CACHE)
+    switch (superblock->role) {
+    case DISK_CAPACITY:
+        return capacity_geometry(superblock, ret_geometry);
+    case DISK_CACHE:
         return cache_geometry(superblock, ret_geometry);
-    return capacity_geometry(superblock, ret_geometry);
+    }
+    return -EBADMSG;
 }
 
 int superblock_log(const struct superblock *superblock, struct disk_log *ret_log)

@@ -23,7 +23,7 @@ must_check int superblock_choose(const struct superblock *a, const struct superb
                                  struct disk_message *message);
 
 /* The geometry a (checked) superblock describes. Returns 0, -EBADMSG (regions overlap or lie
- * outside). */
+ * outside; a role that there is not). */
 must_check int superblock_geometry(const struct superblock *superblock,
                                    struct disk_geometry *ret_geometry);
 

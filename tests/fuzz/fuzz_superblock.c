@@ -30,6 +30,7 @@ static void check_geometry(const struct superblock *superblock)
 
     if (superblock_geometry(superblock, &geometry) < 0)
         return;
+    assert(superblock->role == DISK_CAPACITY || superblock->role == DISK_CACHE);
     if (superblock->role == DISK_CACHE) {
         check_cache_regions(superblock);
         return;

@@ -139,6 +139,8 @@ int co_rig_open(struct io *io, struct rig_store *opened)
 
     memset(opened, 0, sizeof(*opened));
     r = co_disk_open(io, RIG_PATH, &cluster, NULL, &opened->disk);
+    if (r == 0 && disk_identity(opened->disk)->role != DISK_CAPACITY)
+        r = -ENODEV; /* as a node does with a disk that is not what its record says */
     if (r == 0 && !disk_log_is_own(opened->disk))
         r = co_disk_open(io, RIG_CACHE_PATH, &cluster, NULL, &opened->cache);
     options.log_device = opened->cache;

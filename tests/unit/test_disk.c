@@ -267,6 +267,25 @@ static void another_format_is_named(void **state)
     sim_free(sim);
 }
 
+static void a_role_that_there_is_not_is_refused(void **state)
+{
+    static struct superblock superblock;
+    struct sim *sim = new_world();
+    struct job job;
+
+    (void)state;
+    assert_int_equal(claim_as(sim, ours, &job), 0);
+    assert_int_equal(sim_disk_peek(sim, 1, PATH, SUPERBLOCK_A_OFFSET, &superblock, BLOCK_SIZE), 0);
+    superblock.role = 7;
+    superblock_finish(&superblock, 0);
+    poke(sim, SUPERBLOCK_A_OFFSET, &superblock, BLOCK_SIZE);
+    superblock_finish(&superblock, 1);
+    poke(sim, SUPERBLOCK_B_OFFSET, &superblock, BLOCK_SIZE);
+    assert_int_equal(open_as(sim, &ours, &job), -EBADMSG);
+    assert_non_null(strstr(job.message.text, "makes no sense"));
+    sim_free(sim);
+}
+
 static void unknown_features_are_refused(void **state)
 {
     struct superblock superblock = {.feature_compat = 1};
@@ -495,6 +514,7 @@ int main(void)
         cmocka_unit_test(an_interrupted_claim_can_be_run_again),
         cmocka_unit_test(a_corrupt_copy_is_survived_and_mended),
         cmocka_unit_test(another_format_is_named),
+        cmocka_unit_test(a_role_that_there_is_not_is_refused),
         cmocka_unit_test(unknown_features_are_refused),
         cmocka_unit_test(a_second_opener_waits_then_refuses),
         cmocka_unit_test(an_overwritten_disk_is_noticed),
