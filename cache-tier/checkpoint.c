@@ -26,8 +26,9 @@
  * nobody else was given: a written block pays for the page of its checksum, a trim owes for the
  * pages that it leaves in part. So the zeros of a page are destaged with the oldest trim of it and
  * no earlier, and a page that has nothing but zeros and blocks still in the log behind the region
- * is given up, not written. What is said besides (streams, table blocks, copies, headers) comes out
- * of the eighth that is kept; a copy owes what its original did. */
+ * is given up, not written. What is said besides (streams, table blocks, compare lists, copies,
+ * headers) comes out of the eighth that is kept, of which others may take half: a region has no
+ * more images and copies than that leaves room for. A copy owes what its original did. */
 #include "cache-tier/checkpoint_internal.h"
 
 #define REGION_FRACTION 16
@@ -42,13 +43,33 @@ static uint64_t batch_cost(const struct log *log, uint64_t position)
     return log_batch_blocks(log, position) + log_batch_owed(log, position);
 }
 
-/* How many images a checkpoint may take: half of the room that is owed to nobody, at most. One that
- * a crash cuts short leaves its own behind and has to begin again, with what is left. */
-static uint64_t images_limit(const struct log *log, uint64_t want_blocks)
+/* What a checkpoint says whatever its region: streams, rows, compare lists (a batch each). */
+static uint64_t said_blocks(const struct store *store)
 {
-    uint64_t taken = log_used_blocks(log) + log_owed_blocks(log), ring = log_ring_blocks(log);
+    uint64_t streams = HASH_COUNT(store->streams.table) * sizeof(struct log_stream_record);
+    uint64_t list = 1 + DIV_ROUND_UP(store_bitmap_bytes(store), BLOCK_SIZE);
+    uint64_t blocks = 1 + DIV_ROUND_UP(streams, BLOCK_SIZE);
 
-    return MIN(want_blocks, (ring - MIN(taken, ring)) / 2);
+    for (uint32_t i = 0; i < store->geometry.extent_count; i++)
+        blocks += store->extents[i].compare ? list : 0;
+    return blocks + extent_table_dirty_blocks(store->table);
+}
+
+/* Blocks that are owed to nobody, and that are not for what will be said. */
+static uint64_t room_left(const struct store *store, uint64_t said)
+{
+    const struct log *log = store->log;
+    uint64_t taken = log_used_blocks(log) + log_owed_blocks(log) + said;
+
+    return log_ring_blocks(log) - MIN(taken, log_ring_blocks(log));
+}
+
+/* How many images a checkpoint may take: half of the room. One that a crash cuts short leaves its
+ * own behind and has to begin again, with what is left. But one that frees less than it says gets
+ * nowhere. */
+static uint64_t images_limit(uint64_t room, uint64_t said, uint64_t want_blocks)
+{
+    return MIN(want_blocks, MAX(room / 2, MIN(room, 2 * said)));
 }
 
 /* Grows the region by one batch at least. */
@@ -161,17 +182,18 @@ static bool frees_too_little(const struct checkpoint *work, uint64_t pending)
 static int choose_region(struct checkpoint *work, uint64_t want_blocks)
 {
     struct log *log = work->store->log;
-    uint64_t limit = images_limit(log, want_blocks), pending;
+    uint64_t said = said_blocks(work->store), room = room_left(work->store, said);
+    uint64_t limit = images_limit(room, said, want_blocks), pending;
+    uint64_t copies = MIN(want_blocks, room - limit);
 
     work->from = work->cut = log_tail(log);
     work->batches = work->cost = 0;
     do {
         extend_region(work, limit);
         pending = pending_in_region(work);
-    } while (frees_too_little(work, pending) && pending <= want_blocks &&
-             work->cut < log_head(log));
+    } while (frees_too_little(work, pending) && pending <= copies && work->cut < log_head(log));
     SOMETIMES_IF(pending > 0, "checkpoint: uncommitted records are in the way");
-    if (work->cut == work->from || pending > want_blocks || frees_too_little(work, pending)) {
+    if (work->cut == work->from || pending > copies || frees_too_little(work, pending)) {
         SOMETIMES("checkpoint: waits for a watermark");
         return -EAGAIN;
     }

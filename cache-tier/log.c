@@ -263,16 +263,23 @@ static uint64_t room_needed(const struct log *log, uint32_t blocks)
 
 static uint64_t room_limit(const struct log *log, enum log_class class)
 {
-    return log->ring_blocks - (class == LOG_NORMAL ? log->reserve_blocks : 0);
+    switch (class) {
+    case LOG_NORMAL:
+        return log->ring_blocks - log->reserve_blocks;
+    case LOG_AGAIN:
+        return log->ring_blocks - (PLANTED(AGAIN_TAKES_ALL) ? 0 : log->reserve_blocks / 2);
+    default:
+        return log->ring_blocks;
+    }
 }
 
-/* What a batch of this size owes takes part in what LOG_NORMAL items may fill; a LOG_RESERVED one
- * may be what the room is owed for. */
+/* What a batch of this size owes takes part in what others may fill; a LOG_RESERVED item may be
+ * what the room is owed for. */
 static bool has_room(const struct log *log, uint32_t blocks, uint32_t owed, enum log_class class)
 {
     uint64_t taken = log_used_blocks(log) + room_needed(log, blocks);
 
-    if (class == LOG_NORMAL)
+    if (class != LOG_RESERVED)
         taken += log->owed_blocks + owed;
     return taken <= room_limit(log, class);
 }
@@ -287,9 +294,13 @@ static bool item_has_room(const struct log *log, const struct log_item *item, en
 
 bool log_is_full(const struct log *log)
 {
-    const struct log_item *first = log_waiting_first(&log->waiting, LOG_NORMAL);
+    for (int class = LOG_NORMAL; class <= LOG_AGAIN; class ++) {
+        const struct log_item *first = log_waiting_first(&log->waiting, class);
 
-    return first && first->result == 0 && !item_has_room(log, first, LOG_NORMAL);
+        if (first && first->result == 0 && !item_has_room(log, first, class))
+            return true;
+    }
+    return false;
 }
 
 static bool batch_accepts(const struct log *log, const struct log_item *item)
@@ -385,9 +396,11 @@ static void admit_waiting(struct log *log, enum log_class class)
 
 static void admit(struct log *log)
 {
-    admit_waiting(log, LOG_RESERVED);
-    if (log_waiting_empty(&log->waiting, LOG_RESERVED))
-        admit_waiting(log, LOG_NORMAL);
+    for (int class = LOG_CLASSES - 1; class >= 0; class --) {
+        admit_waiting(log, class);
+        if (!log_waiting_empty(&log->waiting, class))
+            return;
+    }
 }
 
 static void pace_came(void *arg)
@@ -397,8 +410,11 @@ static void pace_came(void *arg)
 
 static bool must_wait(const struct log *log, enum log_class class)
 {
-    return !log_waiting_empty(&log->waiting, LOG_RESERVED) ||
-           (class == LOG_NORMAL && (log->held || !log_waiting_empty(&log->waiting, LOG_NORMAL)));
+    for (int above = class; above < LOG_CLASSES; above++) {
+        if (!log_waiting_empty(&log->waiting, above))
+            return true;
+    }
+    return class == LOG_NORMAL && log->held;
 }
 
 static void item_queue(struct log *log, struct log_item *item, enum log_class class)
@@ -452,8 +468,8 @@ static void reject_class(struct log *log, enum log_class class, log_match_fn *ma
 
 void log_reject_waiting(struct log *log, log_match_fn *match, void *arg, int result)
 {
-    reject_class(log, LOG_RESERVED, match, arg, result);
-    reject_class(log, LOG_NORMAL, match, arg, result);
+    for (int class = LOG_CLASSES - 1; class >= 0; class --)
+        reject_class(log, class, match, arg, result);
 }
 
 bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg)
@@ -568,9 +584,11 @@ static void items_done(struct log *log, struct list *items, uint64_t batch_posit
 
 bool log_idle(const struct log *log)
 {
-    return !log->flight && list_empty(&log->gather->items) && !log->close_batch &&
-           log_waiting_empty(&log->waiting, LOG_NORMAL) &&
-           log_waiting_empty(&log->waiting, LOG_RESERVED);
+    for (int class = 0; class < LOG_CLASSES; class ++) {
+        if (!log_waiting_empty(&log->waiting, class))
+            return false;
+    }
+    return log_quiet(log);
 }
 
 static void wake_drainer(struct log *log)

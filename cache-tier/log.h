@@ -4,16 +4,19 @@
  * the tail (the checkpoint) says that nothing before it is needed.
  *
  * Nothing here refuses for lack of room: an item waits until the tail moves, or until its turn at
- * the pace that log_set_pace() gives. An eighth of the ring is kept for LOG_RESERVED items, which
- * is what moves the tail, fences a writer or lets a takeover end; nothing paces them. They keep
- * their order, as LOG_NORMAL items of one flow do; of flows that wait each gets the same share
- * (log_waiting.h). A LOG_NORMAL item never passes a LOG_RESERVED one.
+ * the pace that log_set_pace() gives. An eighth of the ring is kept: half of it for LOG_AGAIN
+ * items, which let a takeover end, and all of it for LOG_RESERVED ones, which move the tail or
+ * fence a writer; nothing paces them. So whatever a takeover writes, what moves the tail finds a
+ * sixteenth of the ring. Items of each of these two classes keep their order, as LOG_NORMAL items
+ * of one flow do; of flows that wait each gets the same share (log_waiting.h). No item passes a
+ * waiting one of a class that may fill more.
  *
  * Room is a promise as well: what a record in the log will yet make a checkpoint write into it,
  * above the record's own blocks, is *owed*. LOG_NORMAL items are let in only while
  *
  *   what is used + what is owed <= the ring - the eighth that is kept
  *
+ * and LOG_AGAIN ones while that is at most the ring less a sixteenth,
  * so to put a piece of the log in its place takes no more room than the piece gives up with it, and
  * a checkpoint never waits for room that only it can make. What is owed goes with the batch that
  * owes it, when the tail passes; a replay finds the same sum.
@@ -55,7 +58,9 @@ static inline uint64_t log_region_offset(const struct log_region *region, uint32
 
 enum log_class {
     LOG_NORMAL,
-    LOG_RESERVED, /* may use the eighth that is kept; passes waiting LOG_NORMAL items */
+    LOG_AGAIN,    /* may use half of the eighth that is kept; passes waiting LOG_NORMAL items */
+    LOG_RESERVED, /* may use all of it; passes all others that wait */
+    LOG_CLASSES
 };
 
 struct log_item;
@@ -160,7 +165,7 @@ uint64_t log_tail(const struct log *log);        /* position */
 uint64_t log_head(const struct log *log);        /* position behind the last durable batch */
 uint64_t log_used_blocks(const struct log *log); /* tail to head, what is in flight included */
 uint64_t log_owed_blocks(const struct log *log); /* by all of that */
-bool log_is_full(const struct log *log);         /* a LOG_NORMAL item waits for the tail to move */
+bool log_is_full(const struct log *log); /* a LOG_NORMAL or LOG_AGAIN item waits for the tail */
 uint64_t log_last_sequence(const struct log *log); /* of the newest durable batch */
 uint64_t log_anchor_generation(const struct log *log);
 static inline uint32_t log_block_of(const struct log *log, uint64_t position)

@@ -3,8 +3,8 @@
 
 void log_waiting_init(struct log_waiting *waiting)
 {
-    list_init(&waiting->items[LOG_RESERVED]);
-    list_init(&waiting->items[LOG_NORMAL]);
+    for (int class = 0; class < LOG_CLASSES; class ++)
+        list_init(&waiting->items[class]);
     waiting->turn = 0;
 }
 
@@ -55,13 +55,13 @@ void log_waiting_gave_up(struct log_item *item)
 
 void log_waiting_drain(struct log_waiting *waiting, struct list *to)
 {
-    list_splice(&waiting->items[LOG_RESERVED], to);
-    list_splice(&waiting->items[LOG_NORMAL], to);
+    for (int class = LOG_CLASSES - 1; class >= 0; class --)
+        list_splice(&waiting->items[class], to);
 }
 
 void log_waiting_hand_over(struct log_waiting *from, struct log_waiting *to)
 {
     to->turn = MAX(to->turn, from->turn);
-    list_splice(&from->items[LOG_RESERVED], &to->items[LOG_RESERVED]);
-    list_splice(&from->items[LOG_NORMAL], &to->items[LOG_NORMAL]);
+    for (int class = 0; class < LOG_CLASSES; class ++)
+        list_splice(&from->items[class], &to->items[class]);
 }

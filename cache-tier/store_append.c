@@ -175,14 +175,14 @@ bool store_is_append_of(void *stream, const struct log_item *item)
            (!stream || append_of((struct log_item *)item)->stream == stream);
 }
 
-/* What a takeover writes again may use the room that is kept: the records that fill the log may be
- * the very ones that it will commit. Never past a record of its stream that waits for room. */
+/* What a takeover writes again may use half of the room that is kept, never what a checkpoint needs
+ * (there is no bound to it: parity writes a trim again as data). The records that fill the log may
+ * be the very ones that it will commit. Never past a record of its stream that waits for room. */
 static enum log_class append_class(const struct store *store, const struct store_append *append)
 {
     if (!(append->record.flags & RECORD_REWRITE) || store->moving)
         return LOG_NORMAL;
-    return log_any_waiting(store->log, store_is_append_of, append->stream) ? LOG_NORMAL
-                                                                           : LOG_RESERVED;
+    return log_any_waiting(store->log, store_is_append_of, append->stream) ? LOG_NORMAL : LOG_AGAIN;
 }
 
 void store_append(struct store *store, struct store_append *append)

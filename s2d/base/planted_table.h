@@ -73,6 +73,7 @@
     X(ZEROS_FORGOTTEN, "store", "a checkpoint forgets trims")                                      \
     X(TRIMS_OWE_NOTHING, "trims", "a log takes more small trims than it has room to put in their place") \
     X(TRIMS_EARLY, "trims", "a checkpoint takes trims behind its region along with those in it")     \
+    X(AGAIN_TAKES_ALL, "pending", "what a takeover writes again may fill a log to its last block")    \
     X(REPLAY_TORN, "store", "a torn batch at the end of the log is replayed")                      \
     X(REPLAY_PREDECESSOR, "log", "batches of an earlier incarnation are replayed")               \
     X(REPLAY_SHORT, "store", "replay ends before the last batch")                                  \

@@ -282,12 +282,85 @@ static void a_loss_is_settled_among_uncommitted_records(void **state)
     rig_done(&rig);
 }
 
+/* ---- a takeover that writes more than a log holds ---- */
+
+#define LISTED 8 /* extents that get a compare list each, which every checkpoint says again */
+#define AGAIN_BLOCKS 16
+#define AGAIN_EXTENTS 3 /* as many records as fill the log with no more than this to destage */
+#define AGAIN_DISK_BYTES (24 * MIB)
+
+static void prepare_again(struct rig_owner *owner, struct rig_write *write, uint32_t i)
+{
+    uint32_t at = i * AGAIN_BLOCKS % (AGAIN_EXTENTS * RIG_EXTENT_BLOCKS);
+
+    rig_prepare(owner, write, RECORD_WRITE, LISTED + at / RIG_EXTENT_BLOCKS, at % RIG_EXTENT_BLOCKS,
+                AGAIN_BLOCKS, 1 + i * AGAIN_BLOCKS);
+    write->append.record.flags |= RECORD_REWRITE;
+    rig_submit(owner, write);
+}
+
+/* One after the other, until one has to wait. Returns how many did not. */
+static uint32_t co_fill_again(struct rig_owner *owner, struct rig_write *write)
+{
+    for (uint32_t i = 0;; i++) {
+        prepare_again(owner, write, i);
+        assert_int_equal(co_sleep_ns(100 * MS), 0);
+        if (!write->done)
+            return i;
+        assert_int_equal(co_rig_wait(write), 0);
+    }
+}
+
+/* All that is uncommitted fills the log but for what is kept for checkpoints. Then extents have to
+ * be compared, and the takeover's watermark comes at last. */
+static void again_main(struct io *io, void *arg)
+{
+    struct rig_owner old = {0}, owner = {0};
+    struct extent_ref columns[LISTED];
+    struct rig_write waits;
+    struct rig_store rig;
+    uint32_t count;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(co_rig_seal(&old, rig.store, 1), 0);
+    for (uint32_t i = 0; i < LISTED; i++) {
+        columns[i] = (struct extent_ref){i, 1};
+        assert_int_equal(co_rig_write(&old, i, 0, 1, 100 + i), 0);
+    }
+    owner.generation = 1;
+    assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
+    count = co_fill_again(&owner, &waits);
+    assert_true(count > LOG_BYTES / BLOCK_SIZE * 3 / 4 / (AGAIN_BLOCKS + 1));
+    assert_int_equal(co_store_drop_tail(rig.store, RIG_VDISK, 2, columns, LISTED), 0);
+    assert_int_equal(co_store_mark(rig.store, RIG_VDISK, 2, (struct log_position){2, count}, true),
+                     0);
+    assert_int_equal(co_rig_wait(&waits), 0);
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    assert_int_equal(store_stats(rig.store).dirty_blocks, 0);
+    co_expect(&owner, LISTED + count * AGAIN_BLOCKS / RIG_EXTENT_BLOCKS % AGAIN_EXTENTS,
+              count * AGAIN_BLOCKS % RIG_EXTENT_BLOCKS, 1 + count * AGAIN_BLOCKS);
+    co_rig_close(&rig);
+}
+
+static void a_takeover_leaves_room_for_checkpoints(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_new(&rig, 1, AGAIN_DISK_BYTES, LOG_BYTES);
+    assert_true(rig_run(&rig, again_main, NULL));
+    rig_done(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_copy_is_of_the_record_that_was_read),
         cmocka_unit_test(a_freed_extent_leaves_nothing_uncommitted),
         cmocka_unit_test(a_loss_is_settled_among_uncommitted_records),
+        cmocka_unit_test(a_takeover_leaves_room_for_checkpoints),
     };
 
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* it could not jump out of a coroutine */
