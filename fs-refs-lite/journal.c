@@ -95,6 +95,40 @@ static int co_ring_write(struct fs *fs, const char *buffer, uint64_t at, uint64_
     return r;
 }
 
+struct ring_write {
+    struct fs *fs;
+    const char *buffer;
+    uint64_t at, blocks;
+    struct co *waiter;
+    int result;
+};
+
+static void ring_write_main(void *arg)
+{
+    struct ring_write *write = arg;
+
+    write->result = co_ring_write(write->fs, write->buffer, write->at, write->blocks);
+    co_wake(write->waiter);
+}
+
+/* A batch holds the operations of many. The one that came first writes it for all, and its being
+ * cancelled is no reason for the others to fail: a coroutine that nobody cancels writes it again.
+ */
+static int co_ring_write_for_all(struct fs *fs, const char *buffer, uint64_t at, uint64_t blocks)
+{
+    struct ring_write write = {
+        .fs = fs, .buffer = buffer, .at = at, .blocks = blocks, .waiter = co_self()};
+    int r = co_ring_write(fs, buffer, at, blocks);
+
+    if (r != -ECANCELED)
+        return r;
+    r = co_spawn(fs->io, "fs-journal", ring_write_main, &write);
+    if (r < 0)
+        return r;
+    co_wait();
+    return write.result;
+}
+
 /* Writes what is gathered. The caller holds the lock. */
 static int co_batch_write(struct fs *fs)
 {
@@ -113,7 +147,7 @@ static int co_batch_write(struct fs *fs)
     journal->records = 0;
     journal->is_writing = true;
 
-    r = co_ring_write(fs, batch, journal->head, blocks);
+    r = co_ring_write_for_all(fs, batch, journal->head, blocks);
     journal->is_writing = false;
     if (r == 0 && fs->error)
         r = fs->error;

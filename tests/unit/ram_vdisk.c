@@ -42,6 +42,8 @@ static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint6
         return -EINVAL;
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
     ram->reads++;
+    if (co_cancelled())
+        return -ECANCELED;
     co_delay(ram, 0);
     if (ram->is_cut)
         return -ESTALE;
@@ -94,6 +96,8 @@ static int co_change(struct ram_vdisk *ram, const char *buffer, uint64_t offset,
     assert((uintptr_t)buffer % BLOCK_SIZE == 0);
     if (ram->is_cut)
         return -ESTALE;
+    if (co_cancelled())
+        return -ECANCELED; /* as a mirror's write, that has not begun */
     if (ram->fail_after && --ram->fail_after == 0)
         return ram->fail_error;
     if (buffer && !has_slabs(ram, offset, length))

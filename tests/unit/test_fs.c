@@ -1071,6 +1071,53 @@ static void failing_writes_are_told(void **state)
     world_run(VOLUME, 1, co_failing_write);
 }
 
+struct creation {
+    struct world *world;
+    const char *name;
+    struct co_group *group;
+    bool is_cancelled;
+    int result;
+};
+
+static void creation_main(void *arg)
+{
+    struct creation *creation = arg;
+
+    if (creation->is_cancelled)
+        co_cancel(co_self());
+    creation->result = co_create(creation->world, creation->name);
+    co_group_done(creation->group);
+}
+
+/* A batch of the journal is written by whoever comes first, for all. One who is cancelled (an
+ * administrator's request, at a stop) must not end the file system for the others. */
+static void co_cancelled_writer(struct world *world)
+{
+    struct co_group group;
+    struct creation creations[] = {
+        {.world = world, .name = "a", .group = &group, .is_cancelled = true, .result = 1},
+        {.world = world, .name = "b", .group = &group, .result = 1},
+    };
+
+    co_world_fresh(world);
+    check_int(co_create(world, "c"), 0); /* what is looked at is in RAM from here on */
+    co_group_init(&group);
+    co_group_add(&group, 2);
+    check_int(co_spawn(world->io, "a", creation_main, &creations[0]), 0);
+    check_int(co_spawn(world->io, "b", creation_main, &creations[1]), 0);
+    co_group_wait(&group);
+    check_int(fs_error(world->fs), 0);
+    check_int(creations[0].result, 0);
+    check_int(creations[1].result, 0);
+    co_world_done(world);
+}
+
+static void a_cancelled_writer_is_no_failure(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_cancelled_writer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1100,6 +1147,7 @@ int main(void)
         cmocka_unit_test(journal_is_kept_until_the_root),
         cmocka_unit_test(lost_ownership_ends_it),
         cmocka_unit_test(failing_writes_are_told),
+        cmocka_unit_test(a_cancelled_writer_is_no_failure),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
