@@ -4,17 +4,18 @@
  * answers when it has done with everything that came from us on an older connection. So a repeat
  * never runs beside its original, and no old write lands on top of a newer one.
  *
- * There are no time-outs: a request ends by its answer, by the end of its connection, or because
- * the volume table named another owner (csv_cancel_calls()); the old one, if it lives, is fenced by
- * then. Each call runs in a coroutine of its own, which is what makes it possible to cancel it and
- * go on. */
+ * There are no time-outs: a request ends by its answer, by the end of its connection, because its
+ * coroutine was cancelled, or because the volume table named another owner (csv_cancel_calls());
+ * the old one, if it lives, is fenced by then. Each call runs in a coroutine of its own, which is
+ * what makes it possible to cancel it and go on. */
 #include "csv-export/csv_internal.h"
 
 struct csv_call {
     struct list node; /* volume->calls */
     struct csv *csv;
     struct co *co;
-    struct co *waiter;
+    struct co_cond changed; /* ended */
+    bool ended;
     struct bus_send send;
     struct bus_reply reply;
     int result;
@@ -26,7 +27,21 @@ static void call_main(void *arg)
 
     call->result = co_bus_call(call->csv->options.bus, &call->send, UINT64_MAX, &call->reply);
     list_remove(&call->node);
-    co_wake(call->waiter);
+    call->ended = true;
+    co_cond_signal(&call->changed);
+}
+
+/* Who waits may be cancelled: then the call is, and comes to its end soon. */
+static void co_call_wait(struct csv_call *call)
+{
+    int r = 0;
+
+    while (!call->ended && r == 0)
+        r = co_cond_wait(&call->changed);
+    if (!call->ended)
+        co_cancel(call->co);
+    while (!call->ended)
+        co_cond_wait_always(&call->changed);
 }
 
 /* Sends and waits. Returns 0 (call->reply says more), or an error of the connection. */
@@ -35,7 +50,7 @@ static int co_call(struct csv_volume *volume, struct csv_call *call)
     int r;
 
     call->csv = volume->csv;
-    call->waiter = co_self();
+    co_cond_init(&call->changed);
     call->send.to = volume->owner;
     call->send.channel = BUS_DATA;
     call->send.flags = BUS_CHECKSUM;
@@ -43,7 +58,7 @@ static int co_call(struct csv_volume *volume, struct csv_call *call)
     if (r < 0)
         return r;
     list_push_back(&volume->calls, &call->node);
-    co_wait();
+    co_call_wait(call);
     return call->result;
 }
 

@@ -100,15 +100,17 @@ static struct csv_volume *volume_in_session(struct csv *csv, uint64_t id, uint64
 }
 
 /* An answer is never lost while its connection lives, or the client would wait for ever: when the
- * bus has too much queued for that peer, it is tried again. */
-static void co_answer(struct csv *csv, const struct bus_message *message, int result,
-                      const struct bus_send *send)
+ * bus has too much queued for that peer, it is tried again. -ECANCELED: the daemon ends, and its
+ * connections with it. */
+static int co_answer(struct csv *csv, const struct bus_message *message, int result,
+                     const struct bus_send *send)
 {
     while (bus_reply(csv->options.bus, message, result, send) < 0) {
         SOMETIMES("csv: an answer waits for the bus");
         if (co_sleep_ns(CSV_RETRY_NS) < 0)
-            return; /* the daemon ends, and its connections with it */
+            return -ECANCELED;
     }
+    return 0;
 }
 
 struct refusal {
@@ -121,7 +123,7 @@ static void refusal_main(void *arg)
 {
     struct refusal *refusal = arg;
 
-    co_answer(refusal->csv, &refusal->message, refusal->error, NULL);
+    (void)co_answer(refusal->csv, &refusal->message, refusal->error, NULL);
     co_group_done(&refusal->csv->work);
     free(refusal);
 }
@@ -179,7 +181,7 @@ static void attach_main(void *arg)
     struct csv *csv = attaching->csv;
     int r = co_drain(attaching);
 
-    co_answer(csv, &attaching->message, r, NULL);
+    (void)co_answer(csv, &attaching->message, r, NULL);
     free(attaching);
     csv_volume_leave(volume);
     co_group_done(&csv->work);
@@ -285,8 +287,8 @@ static void co_reply(struct csv *csv, struct served *served, const struct csv_re
     };
 
     csv_reply_encode(reply, header);
-    co_answer(csv, &served->message, reply->result, &send);
-    co_wait(); /* the bus has done with the buffer */
+    if (co_answer(csv, &served->message, reply->result, &send) == 0)
+        co_wait(); /* the bus has done with the buffer */
 }
 
 static void served_main(void *arg)

@@ -797,6 +797,38 @@ static void ends_of_waiting(struct csv_world *world)
     assert_null(csv_volume_find(world->csv[3], "v"));
 }
 
+static void co_make_dir(void *arg)
+{
+    struct waiting *waiting = arg;
+    struct fs_attr attr;
+
+    waiting->result = co_csv_mkdir(waiting->volume, FS_ROOT_INO, "made", &new_dir, &attr);
+}
+
+/* A request that the owner has, and does not come to an end with, holds up nobody who leaves: a
+ * daemon that stops waits for its administrator's requests. */
+static void end_of_an_answer(struct csv_world *world)
+{
+    struct waiting waiting = {.volume = world->volume[2], .result = 1};
+    struct co *co;
+
+    world->vdisk->hold = true;
+    assert_int_equal(co_spawn_handle(world->world->io, "waiting", co_make_dir, &waiting, &co), 0);
+    while (world->vdisk->held == 0)
+        co_sleep_ns(MS / 10);
+    co_cancel(co);
+    for (unsigned i = 0; i < 1000 && waiting.result == 1; i++)
+        co_sleep_ns(MS / 10);
+    assert_int_equal(waiting.result, -ECANCELED);
+    csv_vdisk_release(world->vdisk);
+}
+
+static void test_end_of_an_answer(void **state)
+{
+    (void)state;
+    csv_world_run(end_of_an_answer);
+}
+
 static void test_ends_of_waiting(void **state)
 {
     (void)state;
@@ -917,6 +949,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_incarnations),
         cmocka_unit_test(test_fence_drains),
         cmocka_unit_test(test_ends_of_waiting),
+        cmocka_unit_test(test_end_of_an_answer),
         cmocka_unit_test(test_restarted_client),
         cmocka_unit_test(test_bad_messages),
         cmocka_unit_test(test_moving),
