@@ -171,41 +171,44 @@ void hv_judge(struct hv *hv, hv_is_current *is_current, void *arg)
 
 /* ---- stop ---- */
 
+/* NULL: it is not here; another incarnation of the VM may be. */
+static struct vm *find_incarnation(const struct hv *hv, uint64_t vm_id, uint64_t incarnation)
+{
+    struct vm *vm = hv_find(hv, vm_id);
+
+    return vm && vm->incarnation == incarnation ? vm : NULL;
+}
+
 /* Suspends until the incarnation is not in the table any more. */
 static int co_wait_ended(struct hv *hv, uint64_t vm_id, uint64_t incarnation, uint64_t deadline_ns)
 {
-    for (;;) {
-        const struct vm *vm = hv_find(hv, vm_id);
-        int r;
+    while (find_incarnation(hv, vm_id, incarnation)) {
+        int r = co_cond_wait_until(&hv->changed, deadline_ns);
 
-        if (!vm || vm->incarnation != incarnation)
-            return 0;
-        r = co_cond_wait_until(&hv->changed, deadline_ns);
         if (r < 0)
             return r;
     }
+    return 0;
 }
 
-int co_hv_kill(struct hv *hv, uint64_t vm_id)
+int co_hv_kill(struct hv *hv, uint64_t vm_id, uint64_t incarnation)
 {
-    struct vm *vm = hv_find(hv, vm_id);
+    struct vm *vm = find_incarnation(hv, vm_id, incarnation);
 
     if (!vm)
         return -ENOENT;
     vm_kill(vm, "killed by the administrator");
-    return co_wait_ended(hv, vm_id, vm->incarnation, UINT64_MAX);
+    return co_wait_ended(hv, vm_id, incarnation, UINT64_MAX);
 }
 
-int co_hv_shutdown(struct hv *hv, uint64_t vm_id, uint64_t timeout_ns)
+int co_hv_shutdown(struct hv *hv, uint64_t vm_id, uint64_t incarnation, uint64_t timeout_ns)
 {
-    struct vm *vm = hv_find(hv, vm_id);
+    struct vm *vm = find_incarnation(hv, vm_id, incarnation);
     uint64_t deadline_ns = io_now_ns(hv->io) + timeout_ns;
-    uint64_t incarnation;
     int r = -ETIMEDOUT;
 
     if (!vm)
         return -ENOENT;
-    incarnation = vm->incarnation;
     while (r == -ETIMEDOUT) {
         if (vm->qmp && co_qmp_execute(vm->qmp, "system_powerdown", NULL, QMP_TIMEOUT_NS, NULL) < 0)
             log_debug(hv->io, "hv", "the power button was not pressed: QMP does not answer",
@@ -214,25 +217,21 @@ int co_hv_shutdown(struct hv *hv, uint64_t vm_id, uint64_t timeout_ns)
                           MIN(deadline_ns, io_now_ns(hv->io) + POWER_BUTTON_NS));
         if (io_now_ns(hv->io) >= deadline_ns)
             break;
-        vm = hv_find(hv, vm_id);
-        if (r == -ETIMEDOUT && (!vm || vm->incarnation != incarnation))
+        vm = find_incarnation(hv, vm_id, incarnation);
+        if (r == -ETIMEDOUT && !vm)
             return 0; /* it ended as the time did */
     }
     return r;
 }
 
-int co_hv_stop(struct hv *hv, uint64_t vm_id, uint64_t timeout_ns)
+int co_hv_stop(struct hv *hv, uint64_t vm_id, uint64_t incarnation, uint64_t timeout_ns)
 {
-    const struct vm *vm = hv_find(hv, vm_id);
-    uint64_t incarnation = vm ? vm->incarnation : 0;
-    int r = co_hv_shutdown(hv, vm_id, timeout_ns);
+    int r = co_hv_shutdown(hv, vm_id, incarnation, timeout_ns);
 
     if (r != -ETIMEDOUT)
         return r;
-    vm = hv_find(hv, vm_id);
-    if (!vm || vm->incarnation != incarnation)
-        return 0;
-    return co_hv_kill(hv, vm_id);
+    r = co_hv_kill(hv, vm_id, incarnation);
+    return r == -ENOENT ? 0 : r; /* it ended as the time did */
 }
 
 /* ---- what is there ---- */

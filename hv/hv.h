@@ -124,14 +124,18 @@ must_check int co_hv_start(struct hv *hv, const struct hv_definition *definition
 const char *
 hv_error(const struct hv *hv); /* what the last failed call says to people; "" if nothing */
 
-/* Presses the power button. Returns 0 once the VM has ended, -ETIMEDOUT if it has not by then (it
+/* These end one incarnation, the one that the caller knows of: a request that comes late must not
+ * hit the next one. -ENOENT: it is not here, or not any more.
+ *
+ * Presses the power button. Returns 0 once the VM has ended, -ETIMEDOUT if it has not by then (it
  * runs on), -ENOENT, -ECANCELED. */
-must_check int co_hv_shutdown(struct hv *hv, uint64_t vm_id, uint64_t timeout_ns);
+must_check int co_hv_shutdown(struct hv *hv, uint64_t vm_id, uint64_t incarnation,
+                              uint64_t timeout_ns);
 /* The same, then kills. Returns 0 once the VM has ended, -ENOENT. */
-must_check int co_hv_stop(struct hv *hv, uint64_t vm_id, uint64_t timeout_ns);
+must_check int co_hv_stop(struct hv *hv, uint64_t vm_id, uint64_t incarnation, uint64_t timeout_ns);
 /* Pulls the plug. Returns 0 once the VM has ended (a QEMU that waits for a dead disk can take
  * long), -ENOENT. */
-must_check int co_hv_kill(struct hv *hv, uint64_t vm_id);
+must_check int co_hv_kill(struct hv *hv, uint64_t vm_id, uint64_t incarnation);
 
 enum hv_state {
     HV_NONE, /* not on this node */

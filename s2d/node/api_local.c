@@ -127,14 +127,16 @@ static struct hv *hv_of(struct api_context *context, struct api_response *respon
     return hv;
 }
 
+/* {incarnation}: one that asks late must not end the next. */
 enum ending { ENDING_STOP, ENDING_SHUTDOWN, ENDING_KILL };
 
 static void co_end(struct api_context *context, const struct api_request *request,
                    enum ending ending, struct api_response *response)
 {
-    static const char *const names[] = {"timeout_ms", NULL};
+    static const char *const names[] = {"timeout_ms", "incarnation", NULL};
     struct api_arguments arguments = api_arguments(request, response, names);
     uint64_t timeout_ns = api_u64(&arguments, "timeout_ms") * MS, id = id_of(request);
+    uint64_t incarnation = api_u64(&arguments, "incarnation");
     struct hv *hv = arguments.refused ? NULL : hv_of(context, response);
     int r = 0;
 
@@ -142,13 +144,13 @@ static void co_end(struct api_context *context, const struct api_request *reques
         return;
     switch (ending) {
     case ENDING_STOP:
-        r = co_hv_stop(hv, id, timeout_ns);
+        r = co_hv_stop(hv, id, incarnation, timeout_ns);
         break;
     case ENDING_SHUTDOWN:
-        r = co_hv_shutdown(hv, id, timeout_ns);
+        r = co_hv_shutdown(hv, id, incarnation, timeout_ns);
         break;
     case ENDING_KILL:
-        r = co_hv_kill(hv, id);
+        r = co_hv_kill(hv, id, incarnation);
         break;
     }
     if (r == -ETIMEDOUT)

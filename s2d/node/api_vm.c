@@ -7,6 +7,7 @@
 #include "hv/hv.h"
 #include "s2d/base/co.h"
 #include "s2d/cluster/lease.h"
+#include "s2d/cluster/liveness.h"
 #include "s2d/node/api_private.h"
 
 #define POLL_NS (50 * MS)
@@ -491,15 +492,78 @@ static int co_end_on_dead_node(struct api_context *context, uint64_t start_count
                           response, NULL);
 }
 
-static int co_end_on_node(struct api_context *context, uint64_t node, uint64_t id, const char *verb,
-                          uint64_t timeout_ms, struct api_response *response)
+static int co_end_on_node(struct api_context *context, uint64_t node, uint64_t id,
+                          uint64_t incarnation, const char *verb, uint64_t timeout_ms,
+                          struct api_response *response)
 {
     char target[64];
 
     snprintf(target, sizeof(target), "/v1/local/vms/%llu/%s", (unsigned long long)id, verb);
     return co_api_forward(context, node, API_POST, target,
-                          json_pack("{s:I}", "timeout_ms", (json_int_t)timeout_ms),
+                          json_pack("{s:I,s:I}", "timeout_ms", (json_int_t)timeout_ms,
+                                    "incarnation", (json_int_t)incarnation),
                           timeout_ms * MS + API_ACTION_NS, response);
+}
+
+/* Whether the guest can be asked to shut down. Nothing is written for that, so what this node knows
+ * must do, and without a lease it may be long out of date. Returns false and answers. */
+static bool can_be_asked(struct api_context *context, const struct vm_record *vm,
+                         struct api_response *response)
+{
+    const struct node_record *host =
+        database_find(node_database(context->node), TABLE_NODE, vm->node);
+    struct liveness *liveness = node_liveness(context->node);
+
+    if (!liveness || !liveness_lease_held(liveness))
+        api_answer_error(response, -EHOSTUNREACH,
+                         "this node holds no lease, and may not know what runs: ask another node");
+    else if (!vm_runs(vm))
+        api_answer_error(response, -EALREADY, "VM %s does not run", vm->name);
+    else if (!host || host->state == NODE_DOWN)
+        api_answer_error(
+            response, -EHOSTUNREACH,
+            "its node is down, and the guest cannot be asked: 's2d vm kill %s' ends it", vm->name);
+    else
+        return true;
+    return false;
+}
+
+/* The VM's record, as new as the wish that it shall not run, which came back through the log: what
+ * this node knew before may be from before a start. NULL: answered. */
+static const struct vm_record *co_want_it_stopped(struct api_context *context, uint64_t id,
+                                                  struct api_response *response)
+{
+    const struct vm_record *vm;
+
+    if (co_want_stopped(context, id, response) < 0)
+        return NULL;
+    vm = database_find(node_database(context->node), TABLE_VM, id);
+    if (!vm)
+        api_answer_error(response, -ENOENT, "the VM was deleted meanwhile");
+    return vm;
+}
+
+/* Of an incarnation that runs, as far as this node knows. */
+static void co_end_incarnation(struct api_context *context, const struct vm_record *vm,
+                               const char *verb, uint64_t timeout_ms, struct api_response *response)
+{
+    uint64_t id = vm->base.id, incarnation = vm->incarnation;
+    const struct node_record *host =
+        database_find(node_database(context->node), TABLE_NODE, vm->node);
+    bool asks = strcmp(verb, "shutdown") == 0, down = !host || host->state == NODE_DOWN;
+    int r = down ? co_end_on_dead_node(context, host ? host->start_counter : 0, id, incarnation,
+                                       response)
+                 : co_end_on_node(context, vm->node, id, incarnation, verb, timeout_ms, response);
+
+    if (r == 0 && co_wait_ended(context, id, incarnation) < 0)
+        api_answer_error(response, -ETIMEDOUT,
+                         "the VM has ended, but the cluster was not told yet: 's2d vm list'");
+    else if (r == 0 && asks && is_wanted(context, id))
+        api_answer_error(response, -EAGAIN,
+                         "the VM failed before its guest had obeyed, or was started meanwhile, and "
+                         "runs again soon: 's2d vm stop' ends it and keeps it so");
+    else if (r == 0)
+        co_api_answer(context, &vm_kind, id, response);
 }
 
 /* stop, shutdown, kill. {timeout_ms}. A shutdown asks the guest, and changes no wish until it has
@@ -513,42 +577,23 @@ static void co_end(struct api_context *context, const struct api_request *reques
         MIN(api_u64_or(&arguments, "timeout_ms", TIMEOUT_MS), (uint64_t)TIMEOUT_MS_MAX);
     const struct vm_record *vm =
         arguments.refused ? NULL : api_record(context, request, response, TABLE_VM, "vm");
-    bool asks = strcmp(verb, "shutdown") == 0, down;
-    const struct node_record *host;
-    uint64_t id, incarnation, node, start_counter;
-    int r;
+    bool was_wanted;
 
     if (!vm)
         return;
-    id = vm->base.id;
-    incarnation = vm->incarnation;
-    node = vm->node;
-    host = database_find(node_database(context->node), TABLE_NODE, node);
-    down = !host || host->state == NODE_DOWN;
-    start_counter = host ? host->start_counter : 0;
-    if (!vm_runs(vm) && (asks || vm->wanted == VM_STOPPED)) {
+    was_wanted = vm->wanted == VM_RUNNING;
+    if (strcmp(verb, "shutdown") == 0)
+        vm = can_be_asked(context, vm, response) ? vm : NULL;
+    else
+        vm = co_want_it_stopped(context, vm->base.id, response);
+    if (!vm)
+        return;
+    if (vm_runs(vm))
+        co_end_incarnation(context, vm, verb, timeout_ms, response);
+    else if (was_wanted) /* it had ended, and waited for its restart */
+        co_api_answer(context, &vm_kind, vm->base.id, response);
+    else
         api_answer_error(response, -EALREADY, "VM %s does not run", vm->name);
-        return;
-    }
-    if (asks && down) {
-        api_answer_error(
-            response, -EHOSTUNREACH,
-            "its node is down, and the guest cannot be asked: 's2d vm kill %s' ends it", vm->name);
-        return;
-    }
-    if (!asks && co_want_stopped(context, id, response) < 0)
-        return;
-    r = down ? co_end_on_dead_node(context, start_counter, id, incarnation, response)
-             : co_end_on_node(context, node, id, verb, timeout_ms, response);
-    if (r == 0 && co_wait_ended(context, id, incarnation) < 0)
-        api_answer_error(response, -ETIMEDOUT,
-                         "the VM has ended, but the cluster was not told yet: 's2d vm list'");
-    else if (r == 0 && asks && is_wanted(context, id))
-        api_answer_error(response, -EAGAIN,
-                         "the VM failed before its guest had obeyed, or was started meanwhile, and "
-                         "runs again soon: 's2d vm stop' ends it and keeps it so");
-    else if (r == 0)
-        co_api_answer(context, &vm_kind, id, response);
 }
 
 static void co_stop(void *arg, const struct api_request *request, struct api_response *response)

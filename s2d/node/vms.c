@@ -158,7 +158,7 @@ static void start_main(void *arg)
 static void kill_main(void *arg)
 {
     struct work *work = arg;
-    int r = co_hv_kill(work->vms->hv, work->vm);
+    int r = co_hv_kill(work->vms->hv, work->vm, work->incarnation);
 
     (void)r; /* -ENOENT: gone already */
     end(work);

@@ -93,6 +93,14 @@ static void co_start(struct driver *driver, const char *line)
     answer(driver, "start", co_hv_start(driver->hv, &definition));
 }
 
+/* The one that is here; 0: none. */
+static uint64_t incarnation(const struct driver *driver, uint64_t id)
+{
+    struct hv_status status;
+
+    return hv_status(driver->hv, id, &status) == 0 ? status.incarnation : 0;
+}
+
 static void co_command(struct driver *driver, const char *line)
 {
     struct hv_status status;
@@ -102,11 +110,12 @@ static void co_command(struct driver *driver, const char *line)
     if (strncmp(line, "start ", 6) == 0)
         co_start(driver, line);
     else if (sscanf(line, "shutdown %" SCNu64 " %" SCNu64, &id, &seconds) == 2)
-        answer(driver, "shutdown", co_hv_shutdown(driver->hv, id, seconds * SEC));
+        answer(driver, "shutdown",
+               co_hv_shutdown(driver->hv, id, incarnation(driver, id), seconds * SEC));
     else if (sscanf(line, "stop %" SCNu64 " %" SCNu64, &id, &seconds) == 2)
-        answer(driver, "stop", co_hv_stop(driver->hv, id, seconds * SEC));
+        answer(driver, "stop", co_hv_stop(driver->hv, id, incarnation(driver, id), seconds * SEC));
     else if (sscanf(line, "kill %" SCNu64, &id) == 1)
-        answer(driver, "kill", co_hv_kill(driver->hv, id));
+        answer(driver, "kill", co_hv_kill(driver->hv, id, incarnation(driver, id)));
     else if (sscanf(line, "lease %255s", word) == 1) {
         driver->lease = strcmp(word, "on") == 0;
         printf("ok lease\n");

@@ -212,26 +212,39 @@ static void co_starts_and_shuts_down(struct bench *bench)
     assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
     assert_string_equal(status(bench, 1).qmp_status, "running");
     assert_int_equal(co_start(bench, 1, 1, "plain"), -EEXIST);
-    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), 0);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, PATIENCE_NS), 0);
     assert_int_equal(hv_state(bench->hv, 1), HV_NONE);
     assert_int_equal(bench->end_count, 1);
     expect_end(bench, 0, 1, 1, HV_ENDED_OFF);
-    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), -ENOENT);
-    assert_int_equal(co_hv_kill(bench->hv, 1), -ENOENT);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, PATIENCE_NS), -ENOENT);
+    assert_int_equal(co_hv_kill(bench->hv, 1, 1), -ENOENT);
 
     assert_int_equal(co_start(bench, 1, 2, "plain"), 0);
-    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1, 2), 0);
     assert_int_equal(bench->end_count, 2);
     expect_end(bench, 1, 1, 2, HV_ENDED_KILLED);
 }
 HV_TEST(starts_and_shuts_down)
 
+/* A request for an incarnation that has ended may come when the VM was started again. */
+static void co_the_end_of_one_does_not_hit_the_next(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 2, "plain"), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1, 1), -ENOENT);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, PATIENCE_NS), -ENOENT);
+    assert_int_equal(co_hv_stop(bench->hv, 1, 1, PATIENCE_NS), -ENOENT);
+    assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
+    assert_int_equal(bench->end_count, 0);
+    assert_int_equal(co_hv_stop(bench->hv, 1, 2, PATIENCE_NS), 0);
+}
+HV_TEST(the_end_of_one_does_not_hit_the_next)
+
 static void co_stop_kills_a_guest_that_does_not_listen(struct bench *bench)
 {
     assert_int_equal(co_start(bench, 1, 1, "deaf"), 0);
-    assert_int_equal(co_hv_shutdown(bench->hv, 1, 50 * MS), -ETIMEDOUT);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, 50 * MS), -ETIMEDOUT);
     assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
-    assert_int_equal(co_hv_stop(bench->hv, 1, 50 * MS), 0);
+    assert_int_equal(co_hv_stop(bench->hv, 1, 1, 50 * MS), 0);
     expect_end(bench, 0, 1, 1, HV_ENDED_KILLED);
 }
 HV_TEST(stop_kills_a_guest_that_does_not_listen)
@@ -302,7 +315,7 @@ static void co_a_guest_waits_for_room(struct bench *bench)
     co_wait_until(bench, !status(bench, 1).no_space);
     assert_false(bench->is_full);
     assert_string_equal(status(bench, 1).qmp_status, "running");
-    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), 0);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, PATIENCE_NS), 0);
 }
 HV_TEST(a_guest_waits_for_room)
 
@@ -376,7 +389,7 @@ static void co_a_paused_vm_can_be_killed(struct bench *bench)
 {
     assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
     lapse(bench, 1);
-    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1, 1), 0);
     expect_end(bench, 0, 1, 1, HV_ENDED_KILLED);
 }
 HV_TEST(a_paused_vm_can_be_killed)
@@ -402,7 +415,7 @@ static void co_a_new_daemon_takes_up_what_is_current(struct bench *bench)
     assert_int_equal(status(bench, 1).incarnation, 5);
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_RUNNING);
     co_wait_until(bench, strcmp(status(bench, 1).qmp_status, "running") == 0);
-    assert_int_equal(co_hv_shutdown(bench->hv, 1, PATIENCE_NS), 0);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 5, PATIENCE_NS), 0);
     expect_end(bench, 1, 1, 5, HV_ENDED_OFF);
     co_new_daemon(bench);
     assert_int_equal(bench->end_count, 2); /* nothing is told twice */
@@ -473,7 +486,7 @@ static void co_a_start_that_hangs_can_be_killed(struct bench *bench)
 
     assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
-    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1, 1), 0);
     co_wait_until(bench, call.done);
     assert_int_equal(call.result, -EAGAIN);
     assert_int_equal(bench->end_count, 0); /* its caller knows */
@@ -531,7 +544,7 @@ static void co_a_failed_start_waits_for_the_watcher(struct bench *bench)
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
     kill(status(bench, 1).qemu_pid, SIGKILL);
     co_wait_until(bench, atomic_load(&hanging.hangs));
-    assert_int_equal(co_hv_kill(bench->hv, 2), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 2, 1), 0);
     assert_false(call.done);
     assert_int_equal(hv_state(bench->hv, 1), HV_ENDING);
     sem_post(&hanging.go_on);
@@ -552,7 +565,7 @@ static void co_a_starting_vm_needs_the_lease_too(struct bench *bench)
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
     hv_renew(bench->hv, 1);
     co_wait_until(bench, process_state(status(bench, 1).qemu_pid) == 'T');
-    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1, 1), 0);
     co_wait_until(bench, call.done);
 }
 HV_TEST(a_starting_vm_needs_the_lease_too)
@@ -581,7 +594,7 @@ static void co_a_starting_vm_is_renewed(struct bench *bench)
     co_wait_until(bench, io_clock_ns(bench->io) > renewed_ns + 700 * MS);
     assert_true(status(bench, 1).qemu_pid > 0);
     assert_int_not_equal(process_state(status(bench, 1).qemu_pid), 'T');
-    assert_int_equal(co_hv_kill(bench->hv, 1), 0);
+    assert_int_equal(co_hv_kill(bench->hv, 1, 1), 0);
     co_wait_until(bench, call.done);
 }
 HV_TEST(a_starting_vm_is_renewed)
@@ -590,6 +603,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_and_shuts_down),
+        cmocka_unit_test(the_end_of_one_does_not_hit_the_next),
         cmocka_unit_test(stop_kills_a_guest_that_does_not_listen),
         cmocka_unit_test(a_failed_start_says_why),
         cmocka_unit_test(bad_definitions_are_refused),
