@@ -3,6 +3,7 @@
  * the lost one's disks are retired, which moves what they held, and it is evicted. */
 #include "tests/sim/sim_faults_private.h"
 
+#include "s2d/cluster/liveness.h"
 #include "tests/sim/sim_disks.h"
 
 /* ---- disks ---- */
@@ -27,6 +28,26 @@ static uint64_t choose_disk_record(const struct act *act)
     return chosen;
 }
 
+/* Whether another disk of the node is left for data, as far as the node knows, which is not what it
+ * was told long ago. Without one, a node that is lost besides leaves mirror3 on three nodes with
+ * nowhere to go, and can never be evicted. */
+static bool another_is_left(const struct act *act, uint64_t retired)
+{
+    const struct database *database = node_database(act->machine->node);
+    uint64_t own = node_id(act->machine->node);
+    struct liveness *liveness = node_liveness(act->machine->node);
+    const struct disk_record *disk;
+
+    if (!liveness || !liveness_lease_held(liveness))
+        return false;
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        if (disk->node == own && disk->base.id != retired && disk->state == DISK_OK &&
+            disk->role == DISK_ROLE_CAPACITY && disk->extents > 0)
+            return true;
+    }
+    return false;
+}
+
 static int co_retire_disk(struct act *act, uint64_t disk)
 {
     return disk ? co_command(act->machine->node, json_pack("{s:s,s:I}", "verb", "disk.retire",
@@ -34,12 +55,24 @@ static int co_retire_disk(struct act *act, uint64_t disk)
                 : -ENOENT;
 }
 
-static int co_retire(struct act *act)
+static int co_retire_one(struct act *act, uint64_t disk)
 {
-    return co_retire_disk(act, choose_disk_record(act));
+    struct machine *machine = act->machine;
+    int r;
+
+    if (machine->retires || !another_is_left(act, disk))
+        return -EBUSY;
+    machine->retires = true; /* two at once would each count on the other's disk */
+    r = co_retire_disk(act, disk);
+    machine->retires = false;
+    return r;
 }
 
-/* Only where another disk is left. */
+static int co_retire(struct act *act)
+{
+    return co_retire_one(act, choose_disk_record(act));
+}
+
 static bool disk_retired(struct world *world, struct fault *fault)
 {
     unsigned disks = 0;
@@ -58,7 +91,7 @@ static int co_replace(struct act *act)
     uint64_t disk = choose_disk_record(act);
     int r = co_claim_next(act);
 
-    return r < 0 ? r : co_retire_disk(act, disk);
+    return r < 0 ? r : co_retire_one(act, disk);
 }
 
 static bool disk_replaced(struct world *world, struct fault *fault)

@@ -98,6 +98,7 @@ struct machine {
     struct co_group tasks;   /* clients and administrators */
     struct exports *exports; /* in worlds with VMs, of a member */
     bool stopping;           /* the program ends: it dies, or `leaving` */
+    bool retires;            /* an administrator is retiring a disk of it */
     bool leaving;            /* as at SIGTERM */
     bool created;            /* it is a member and its disks are claimed */
     bool tidying;            /* an administrator is at work on it, at the end */
