@@ -45,6 +45,7 @@
     X(PARITY_AGAIN_ITS_OWN, "parity-aimed", "columns that only other versions touched are not written again [ONLYITS]") \
     X(PARITY_AGAIN_DATA, "parity-aimed", "data columns alone are written again [DATAONLY]")              \
     X(PARITY_AGAIN_LACKING, "parity-test", "only columns that lack the version are written again [LACK]") \
+    X(PARITY_TRIM_UNDONE, "parity-test", "a trim that few columns have is undone, however large")    \
     X(PARITY_SPARED_EARLY, "parity", "a version that one column lacks is not written again")       \
     X(PARITY_AGAIN_RETIRES, "parity-aimed", "what is written again retires older records where it arrives [RETIRE]") \
     X(PARITY_BELOW_COMMITTED, "parity-aimed", "an untouched column counts with its committed contents [BELOWBASE]") \

@@ -594,6 +594,14 @@ void fake_column_plant(struct fake_column *fake, struct extent_ref where, uint32
     fake->durable_seq = MAX(fake->durable_seq, position.seq);
 }
 
+void fake_column_trims(struct fake_column *fake, uint32_t count)
+{
+    struct fake_record *last = list_entry(fake->log.prev, struct fake_record, node);
+
+    last->record.kind = RECORD_ZERO;
+    last->record.count = count;
+}
+
 void fake_column_touched(struct fake_column *fake, uint32_t touched)
 {
     struct fake_record *last = list_entry(fake->log.prev, struct fake_record, node);

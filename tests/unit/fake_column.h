@@ -69,6 +69,8 @@ void fake_column_rot(struct fake_column *fake, struct extent_ref where, uint32_t
 void fake_column_plant(struct fake_column *fake, struct extent_ref where, uint32_t slab,
                        uint16_t column, uint32_t block, struct log_position position, char fill,
                        uint64_t address);
+/* The record planted last is a trim of so many blocks. */
+void fake_column_trims(struct fake_column *fake, uint32_t count);
 /* The record planted last is of a write that touched these columns, a bit each. */
 void fake_column_touched(struct fake_column *fake, uint32_t touched);
 /* The record planted last is of this client. */

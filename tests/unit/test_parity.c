@@ -128,6 +128,42 @@ static void a_column_that_has_more_is_written_again(void **state)
     run(2, plant_torn_row, torn_row_is_whole_again);
 }
 
+#define TRIMMED_ROWS (2 * PARITY_UNIT_BLOCKS)
+#define BEHIND_TRIM (2 * TRIMMED_ROWS) /* in column 0's next row */
+
+/* Of a trim of whole rows nothing but one column's record has landed. */
+static void trim_is_finished(struct world *world)
+{
+    struct owner *owner = &world->owners[0];
+    struct fake_column *fake = &world->columns[1];
+
+    assert_int_equal(co_owner_write(owner, 0, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, BESIDE(1), 'b'), 0);
+    assert_int_equal(co_owner_write(owner, BEHIND_TRIM, 'c'), 0);
+    co_owner_end(owner);
+    fake_column_plant(fake, world_column(world, 0, 1)->where, 0, 1, 0,
+                      (struct log_position){fake->session, fake->durable_seq + 1}, 0, 0);
+    fake_column_trims(fake, TRIMMED_ROWS);
+    fake_column_touched(fake, BIT(0) | BIT(1) | BIT(2) | BIT(3));
+
+    owner = world_take_over(world, 2);
+    assert_int_equal(co_owner_read(owner, 0), 0);
+    assert_int_equal(co_owner_read(owner, BESIDE(1)), 0);
+    assert_int_equal(co_owner_read(owner, BEHIND_TRIM), 'c');
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(world->columns[i].durable_seq, 1); /* however many rows */
+    assert_int_equal(mirror_status(owner->mirror).rewritten_blocks, 4 * TRIMMED_ROWS);
+    check_rows(owner);
+}
+
+/* It says what all of the rows is. Undone, it would be written again as data, a piece at a time and
+ * more than a log may hold. */
+static void a_trim_of_rows_is_finished(void **state)
+{
+    (void)state;
+    run(4, NULL, trim_is_finished);
+}
+
 /* ---- I8: joining ---- */
 
 static void join_slowly(struct world *world)
@@ -165,6 +201,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stale_column_gives_no_old_contents),
         cmocka_unit_test(a_column_that_has_more_is_written_again),
+        cmocka_unit_test(a_trim_of_rows_is_finished),
         cmocka_unit_test(a_column_joins_with_the_watermark),
     };
 
