@@ -67,9 +67,18 @@ static uint64_t room_left(const struct store *store, uint64_t said)
 /* How many images a checkpoint may take: half of the room. One that a crash cuts short leaves its
  * own behind and has to begin again, with what is left. But one that frees less than it says gets
  * nowhere. */
-static uint64_t images_limit(uint64_t room, uint64_t said, uint64_t want_blocks)
+static uint64_t images_limit(const struct store *store, uint64_t room, uint64_t said,
+                             uint64_t want_blocks)
 {
-    return MIN(want_blocks, MAX(room / 2, MIN(room, 2 * said)));
+    uint64_t limit = store->checkpoint.at_any_price ? room / 2 : MAX(room / 2, MIN(room, 2 * said));
+
+    return MIN(want_blocks, limit);
+}
+
+static void begin_region(struct checkpoint *work)
+{
+    work->from = work->cut = log_tail(work->store->log);
+    work->batches = work->cost = 0;
 }
 
 /* Grows the region by one batch at least. */
@@ -176,6 +185,20 @@ static bool frees_too_little(const struct checkpoint *work, uint64_t pending)
     return pending > work->cost / 2 && !work->store->checkpoint.at_any_price;
 }
 
+/* Until what is uncommitted in it can be copied, or it is one batch. Returns how much that is. */
+static uint64_t shrink_region(struct checkpoint *work, uint64_t limit, uint64_t copies)
+{
+    uint64_t pending = pending_in_region(work);
+
+    for (; pending > copies && limit > 0; limit /= 2) {
+        SOMETIMES("checkpoint: less of the log, or the copies would not fit");
+        begin_region(work);
+        extend_region(work, limit);
+        pending = pending_in_region(work);
+    }
+    return pending;
+}
+
 /* The oldest sixteenth of the log, or more: as long as most of it is uncommitted records, which are
  * only copied, it frees too little. Returns 0, or -EAGAIN: it would still, or the copies would not
  * fit in what is kept for them. */
@@ -183,15 +206,16 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
 {
     struct log *log = work->store->log;
     uint64_t said = said_blocks(work->store), room = room_left(work->store, said);
-    uint64_t limit = images_limit(room, said, want_blocks), pending;
+    uint64_t limit = images_limit(work->store, room, said, want_blocks), pending;
     uint64_t copies = MIN(want_blocks, room - limit);
 
-    work->from = work->cut = log_tail(log);
-    work->batches = work->cost = 0;
+    begin_region(work);
     do {
         extend_region(work, limit);
         pending = pending_in_region(work);
     } while (frees_too_little(work, pending) && pending <= copies && work->cut < log_head(log));
+    if (work->store->checkpoint.at_any_price)
+        pending = shrink_region(work, limit, copies);
     SOMETIMES_IF(pending > 0, "checkpoint: uncommitted records are in the way");
     if (work->cut == work->from || pending > copies || frees_too_little(work, pending)) {
         SOMETIMES("checkpoint: waits for a watermark");
@@ -465,13 +489,13 @@ static void checkpoint_main(void *arg)
     struct checkpoint_state *state = &store->checkpoint;
 
     while (!state->stop) {
-        uint64_t commits = store->commits;
+        uint64_t settled = store->settled;
         bool blocked = false;
 
         if (wants_checkpoint(store))
             blocked = co_checkpoint_locked(store) == -EAGAIN;
-        /* blocked: nothing will change before something is committed */
-        while (!state->stop && (blocked ? store->commits == commits : !wants_checkpoint(store)))
+        /* blocked: nothing will change before something is committed or goes */
+        while (!state->stop && (blocked ? store->settled == settled : !wants_checkpoint(store)))
             if (co_cond_wait(&state->wanted) < 0)
                 return;
     }

@@ -104,6 +104,7 @@ void store_forget_extent(struct store *store, uint32_t extent)
                 continue;
             stream_remove_pending(stream, pending);
             pending_put(&store->streams, pending);
+            store_settled(store);
         }
     }
     rotten_forget(&store->rotten, store_key(store, extent, 0), 1ull << store->extent_shift);

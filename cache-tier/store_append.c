@@ -175,9 +175,9 @@ bool store_is_append_of(void *stream, const struct log_item *item)
            (!stream || append_of((struct log_item *)item)->stream == stream);
 }
 
-/* What a takeover writes again may use half of the room that is kept, never what a checkpoint needs
- * (there is no bound to it: parity writes a trim again as data). The records that fill the log may
- * be the very ones that it will commit. Never past a record of its stream that waits for room. */
+/* What a takeover writes again may use half of the room that is kept, never what a checkpoint
+ * needs: the store knows no bound to it. The records that fill the log may be the very ones that it
+ * will commit. Never past a record of its stream that waits for room. */
 static enum log_class append_class(const struct store *store, const struct store_append *append)
 {
     if (!(append->record.flags & RECORD_REWRITE) || store->moving)
@@ -359,6 +359,12 @@ void store_apply(struct store *store, struct stream *stream, const struct record
         pending_commit(store, pending, stream->watermark_epoch);
 }
 
+void store_settled(struct store *store)
+{
+    store->settled++;
+    checkpoint_poke(store);
+}
+
 void store_learn_watermark(struct store *store, struct stream *stream,
                            struct log_position watermark, uint64_t epoch)
 {
@@ -376,8 +382,7 @@ void store_learn_watermark(struct store *store, struct stream *stream,
                      "store: a watermark covers records of an earlier session");
         pending_commit(store, pending, epoch);
     }
-    store->commits++;
-    checkpoint_poke(store);
+    store_settled(store);
 }
 
 void store_relocate(struct store *store, struct pending *pending, const struct record_place *place)
@@ -400,4 +405,5 @@ void store_drop_pending(struct store *store, struct pending *pending)
             overlay_remove(store->overlay, pending->ring_block + i);
     stream_remove_pending(pending->stream, pending);
     pending_put(&store->streams, pending);
+    store_settled(store);
 }

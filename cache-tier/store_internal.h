@@ -59,7 +59,6 @@ struct checkpoint_state {
     struct co_mutex running; /* one at a time */
     struct co_group workers;
     uint64_t serial; /* of the one that runs or ran last */
-    uint64_t commits_seen;
     bool stop;
     bool at_any_price;       /* copies what is uncommitted, however much of a region that is */
     struct checkpoint *work; /* buffers */
@@ -93,7 +92,8 @@ struct store {
     uint32_t gate_users;
     bool moving;
     bool closing;
-    uint64_t commits; /* watermarks that moved; wakes a checkpoint that waits for one */
+    uint64_t
+        settled; /* times that uncommitted records ceased to be; wakes a checkpoint that waits */
     struct store_counters counters;
     struct age_marks ages;
     struct rotten rotten;
@@ -198,6 +198,9 @@ void store_apply(struct store *store, struct stream *stream, const struct record
 /* Commits what the watermark covers; epoch: of the message that told. */
 void store_learn_watermark(struct store *store, struct stream *stream,
                            struct log_position watermark, uint64_t epoch);
+/* A checkpoint that uncommitted records were in the way of looks again: a watermark moved, or they
+ * were dropped, or went with their extent. */
+void store_settled(struct store *store);
 /* Its data lives elsewhere in the log from now on. */
 void store_relocate(struct store *store, struct pending *pending, const struct record_place *place);
 /* The record was never written. Frees it. */

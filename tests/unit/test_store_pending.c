@@ -171,9 +171,33 @@ static uint64_t co_find_stamp(struct rig_store *rig, uint64_t stamp)
     return 0;
 }
 
-/* The log as it is before the hole: uncommitted records of extents 0 to 2, the first one of so many
- * blocks. alone: what is committed was destaged. Behind it there was more. */
-static void co_make_hole(struct io *io, struct rig_store *rig, uint32_t blocks, bool alone)
+#define TOGETHER 20 /* records of a batch */
+
+/* Extent 0 from its start: records of one block each, a few batches of them. */
+static void co_write_together(struct rig_owner *owner, uint32_t records)
+{
+    struct rig_write writes[TOGETHER];
+
+    for (uint32_t from = 0; from < records; from += TOGETHER) {
+        for (uint32_t i = 0; i < TOGETHER; i++) {
+            rig_prepare(owner, &writes[i], RECORD_WRITE, 0, from + i, 1, 100 + from + i);
+            rig_submit(owner, &writes[i]);
+        }
+        for (uint32_t i = 0; i < TOGETHER; i++)
+            assert_int_equal(co_rig_wait(&writes[i]), 0);
+    }
+}
+
+/* What is uncommitted before the hole, in extent 0. */
+struct before {
+    uint32_t blocks;
+    bool apart; /* a record to each of them */
+    bool alone; /* what was committed has been destaged */
+};
+
+/* The log as it is before the hole: that, and uncommitted records of extents 1 and 2. Behind it
+ * there was more. */
+static void co_make_hole(struct io *io, struct rig_store *rig, const struct before *before)
 {
     struct rig_owner owner = {0};
 
@@ -182,10 +206,14 @@ static void co_make_hole(struct io *io, struct rig_store *rig, uint32_t blocks, 
     for (uint32_t i = 0; i < 16; i++)
         assert_int_equal(co_rig_write(&owner, 3, i, 1, 300 + i), 0);
     assert_int_equal(co_rig_commit(&owner), 0);
-    for (uint32_t extent = 0; extent < 3; extent++)
-        assert_int_equal(co_rig_write(&owner, extent, 0, extent > 0 ? 1 : blocks, 100 + extent), 0);
-    if (alone)
+    if (before->alone)
         assert_int_equal(co_store_checkpoint(rig->store), 0);
+    if (before->apart)
+        co_write_together(&owner, before->blocks);
+    else
+        assert_int_equal(co_rig_write(&owner, 0, 0, before->blocks, 100), 0);
+    for (uint32_t extent = 1; extent < 3; extent++)
+        assert_int_equal(co_rig_write(&owner, extent, 0, 1, 100 + extent), 0);
     for (uint32_t i = 0; i < 4; i++)
         assert_int_equal(co_rig_write(&owner, 3, 20 + i, 1, 320 + i), 0);
     co_rig_close(rig);
@@ -208,7 +236,7 @@ static void settled_main(struct io *io, void *arg)
     struct rig_store rig;
 
     (void)arg;
-    co_make_hole(io, &rig, 1, false);
+    co_make_hole(io, &rig, &(struct before){.blocks = 1});
     assert_int_equal(co_store_settle_loss(rig.store, INDEX, columns, ARRAY_SIZE(columns), NULL, 0),
                      0);
     assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
@@ -255,31 +283,44 @@ static void a_freed_extent_leaves_nothing_uncommitted(void **state)
  * one is not served before the loss is settled. */
 static void waits_main(struct io *io, void *arg)
 {
+    const struct before *before = arg;
     struct store_extent column = {.where = {0, 1}, .vdisk = RIG_VDISK};
     struct rig_owner owner = {0};
     struct rig_store rig;
 
-    (void)arg;
-    co_make_hole(io, &rig, UNCOMMITTED, true);
+    co_make_hole(io, &rig, before);
     assert_int_equal(co_store_settle_loss(rig.store, INDEX, &column, 1, NULL, 0), 0);
     co_rig_close(&rig);
 
     assert_int_equal(co_rig_open(io, &rig), 0);
     assert_false(disk_log_lost(rig.disk));
     assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
-    for (uint32_t i = 0; i < UNCOMMITTED; i++)
+    for (uint32_t i = 0; i < before->blocks; i++)
         co_expect(&owner, 0, i, 100 + i);
     co_rig_close(&rig);
 }
 
-static void a_loss_is_settled_among_uncommitted_records(void **state)
+static void settle_among(struct before *before)
 {
     struct rig rig;
 
-    (void)state;
     rig_new(&rig, 1, DISK_BYTES, LOG_BYTES);
-    assert_true(rig_run(&rig, waits_main, NULL));
+    assert_true(rig_run(&rig, waits_main, before));
     rig_done(&rig);
+}
+
+static void a_loss_is_settled_among_uncommitted_records(void **state)
+{
+    (void)state;
+    settle_among(&(struct before){.blocks = UNCOMMITTED, .alone = true});
+}
+
+/* Their copies, a batch each, take twice the room that they have: those of a sixteenth of the log
+ * more than a checkpoint may write. */
+static void a_loss_is_settled_among_many_small_ones(void **state)
+{
+    (void)state;
+    settle_among(&(struct before){.blocks = 6 * TOGETHER, .apart = true, .alone = true});
 }
 
 /* ---- a takeover that writes more than a log holds ---- */
@@ -289,21 +330,22 @@ static void a_loss_is_settled_among_uncommitted_records(void **state)
 #define AGAIN_EXTENTS 3 /* as many records as fill the log with no more than this to destage */
 #define AGAIN_DISK_BYTES (24 * MIB)
 
-static void prepare_again(struct rig_owner *owner, struct rig_write *write, uint32_t i)
+static void submit_next(struct rig_owner *owner, struct rig_write *write, uint32_t i,
+                        uint32_t flags)
 {
     uint32_t at = i * AGAIN_BLOCKS % (AGAIN_EXTENTS * RIG_EXTENT_BLOCKS);
 
     rig_prepare(owner, write, RECORD_WRITE, LISTED + at / RIG_EXTENT_BLOCKS, at % RIG_EXTENT_BLOCKS,
                 AGAIN_BLOCKS, 1 + i * AGAIN_BLOCKS);
-    write->append.record.flags |= RECORD_REWRITE;
+    write->append.record.flags |= flags;
     rig_submit(owner, write);
 }
 
 /* One after the other, until one has to wait. Returns how many did not. */
-static uint32_t co_fill_again(struct rig_owner *owner, struct rig_write *write)
+static uint32_t co_fill(struct rig_owner *owner, struct rig_write *write, uint32_t flags)
 {
     for (uint32_t i = 0;; i++) {
-        prepare_again(owner, write, i);
+        submit_next(owner, write, i, flags);
         assert_int_equal(co_sleep_ns(100 * MS), 0);
         if (!write->done)
             return i;
@@ -330,7 +372,7 @@ static void again_main(struct io *io, void *arg)
     }
     owner.generation = 1;
     assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
-    count = co_fill_again(&owner, &waits);
+    count = co_fill(&owner, &waits, RECORD_REWRITE);
     assert_true(count > LOG_BYTES / BLOCK_SIZE * 3 / 4 / (AGAIN_BLOCKS + 1));
     assert_int_equal(co_store_drop_tail(rig.store, RIG_VDISK, 2, columns, LISTED), 0);
     assert_int_equal(co_store_mark(rig.store, RIG_VDISK, 2, (struct log_position){2, count}, true),
@@ -354,13 +396,54 @@ static void a_takeover_leaves_room_for_checkpoints(void **state)
     rig_done(&rig);
 }
 
+/* ---- a drop makes room ---- */
+
+/* What is uncommitted fills the log, and another vdisk's write waits for room: no watermark of
+ * either will come. */
+static void dropped_main(struct io *io, void *arg)
+{
+    struct rig_owner owner = {0}, other = {.vdisk = OTHER_VDISK};
+    struct extent_ref columns[AGAIN_EXTENTS];
+    struct rig_write waits, others;
+    struct rig_store rig;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
+    assert_int_equal(co_rig_seal(&other, rig.store, 1), 0);
+    co_fill(&owner, &waits, 0);
+    rig_prepare(&other, &others, RECORD_WRITE, 0, 0, 1, 7);
+    rig_submit(&other, &others);
+    assert_int_equal(co_sleep_ns(SEC), 0);
+    assert_false(others.done);
+    for (uint32_t i = 0; i < AGAIN_EXTENTS; i++)
+        columns[i] = (struct extent_ref){LISTED + i, owner.generation};
+    assert_int_equal(co_store_drop_tail(rig.store, RIG_VDISK, 1, columns, AGAIN_EXTENTS), 0);
+    assert_int_equal(co_rig_wait(&others), 0);
+    assert_int_equal(co_rig_wait(&waits), 0);
+    co_expect(&other, 0, 0, 7);
+    co_rig_close(&rig);
+}
+
+static void a_drop_makes_room(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_new(&rig, 1, AGAIN_DISK_BYTES, LOG_BYTES);
+    assert_true(rig_run(&rig, dropped_main, NULL));
+    rig_done(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_copy_is_of_the_record_that_was_read),
         cmocka_unit_test(a_freed_extent_leaves_nothing_uncommitted),
         cmocka_unit_test(a_loss_is_settled_among_uncommitted_records),
+        cmocka_unit_test(a_loss_is_settled_among_many_small_ones),
         cmocka_unit_test(a_takeover_leaves_room_for_checkpoints),
+        cmocka_unit_test(a_drop_makes_room),
     };
 
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* it could not jump out of a coroutine */
