@@ -61,8 +61,9 @@ struct hv_options {
     enum hv_accel accel;
     struct keeper_host *host; /* borrowed; NULL: this machine */
     /* Called on the loop, from a coroutine, once for each incarnation that was started or
-     * recovered, when nothing of it exists any more. May suspend; may not call hv about this VM. */
-    void (*on_ended)(void *arg, const struct hv_end *end);
+     * recovered, when nothing of it exists any more. May suspend; may not call hv about this VM.
+     * False: it could not be told before the daemon stops; the next daemon's hv tells it again. */
+    bool (*on_ended)(void *arg, const struct hv_end *end);
     /* A write of the guest found no room (ENOSPC): QEMU has paused it, and it waits; later, that it
      * goes on. A new daemon says so again. Called on the loop; must not suspend. NULL is fine. */
     void (*on_no_space)(void *arg, uint64_t vm_id, const char *name, bool no_space);

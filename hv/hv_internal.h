@@ -75,6 +75,8 @@ void vm_path(const struct vm *vm, const char *file, char path[HV_PATH_BYTES]);
  * it was killed, and did not end by itself. */
 bool vm_read_end(const struct hv *hv, const char *folder, const struct keeper_outcome *outcome,
                  enum hv_end_cause *cause, char reason[HV_REASON_BYTES]);
+/* By on_ended(). False: it was not told, and must not be forgotten. */
+bool co_tell_end(struct hv *hv, const struct hv_end *end);
 /* Keeper and QEMU are gone. Returns 0, -ETIMEDOUT, -ECANCELED, or why it cannot be known. */
 must_check int co_wait_gone(const struct hv *hv, const char *folder, uint64_t deadline_ns);
 

@@ -94,9 +94,8 @@ static void co_report_lost(struct hv *hv, const char *name, struct adopt_job *jo
 
     log_info(hv->io, "hv", "VM ended while no daemon ran", "vm=%s incarnation=%llu reason=\"%s\"",
              name, (unsigned long long)end.incarnation, end.reason);
-    if (hv->options.on_ended)
-        hv->options.on_ended(hv->options.arg, &end);
-    co_offload(hv->io, run_forget_folder, job);
+    if (co_tell_end(hv, &end))
+        co_offload(hv->io, run_forget_folder, job);
 }
 
 /* Without a lease nobody can say what is current: then hv_judge() will. link: taken. */

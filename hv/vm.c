@@ -172,16 +172,23 @@ static void run_forget_job(void *arg)
     vm->hv->host->ops->forget(vm->hv->host, vm->folder);
 }
 
+bool co_tell_end(struct hv *hv, const struct hv_end *end)
+{
+    return !hv->options.on_ended || hv->options.on_ended(hv->options.arg, end);
+}
+
 /* Nothing of it lives any more. */
 static void co_vm_end(struct vm *vm)
 {
     struct hv *hv = vm->hv;
+    bool told;
 
     co_offload(hv->io, run_end_job, vm);
     if (vm->cause == HV_ENDED_KILLED && vm->killed)
         memcpy(vm->reason, vm->kill_reason, sizeof(vm->reason));
     vm->gone = true;
-    if (!vm->starting) {
+    told = vm->starting; /* its caller knows */
+    if (!told) {
         struct hv_end end = {.vm_id = vm->id,
                              .incarnation = vm->incarnation,
                              .name = vm->name,
@@ -190,10 +197,10 @@ static void co_vm_end(struct vm *vm)
 
         log_info(hv->io, "hv", "VM ended", "vm=%s incarnation=%llu reason=\"%s\"", vm->name,
                  (unsigned long long)vm->incarnation, vm->reason);
-        if (hv->options.on_ended)
-            hv->options.on_ended(hv->options.arg, &end);
+        told = co_tell_end(hv, &end);
     }
-    co_offload(hv->io, run_forget_job, vm); /* after the report: a crash in between reports twice */
+    if (told) /* a crash in between reports twice */
+        co_offload(hv->io, run_forget_job, vm);
 }
 
 /* ---- the talker ---- */

@@ -89,8 +89,9 @@ static void end(struct work *work)
     free(work);
 }
 
-/* stay_stopped: nobody starts it again by himself. */
-static void co_tell_ended(struct vms *vms, uint64_t vm, uint64_t incarnation, bool stay_stopped,
+/* stay_stopped: nobody starts it again by himself. False: this daemon stops, and the cluster was
+ * not told, or may not have been. */
+static bool co_tell_ended(struct vms *vms, uint64_t vm, uint64_t incarnation, bool stay_stopped,
                           const char *reason)
 {
     struct command_result result;
@@ -106,6 +107,7 @@ static void co_tell_ended(struct vms *vms, uint64_t vm, uint64_t incarnation, bo
                             &result);
         command_result_done(&result);
     } while ((r == -EHOSTUNREACH || r == -ETIMEDOUT) && !vms->stopping);
+    return r != -EHOSTUNREACH && r != -ETIMEDOUT && r != -ECANCELED;
 }
 
 static int co_start(struct vms *vms, const struct vm_record *vm)
@@ -150,7 +152,7 @@ static void start_main(void *arg)
                   (unsigned long long)work->vm, reason);
         /* What was killed is started again, as later in its life: a restart after a failure would
          * else be its end when it meets the next failure. */
-        co_tell_ended(vms, work->vm, work->incarnation, r != -EAGAIN, reason);
+        (void)co_tell_ended(vms, work->vm, work->incarnation, r != -EAGAIN, reason);
     }
     end(work);
 }
@@ -164,15 +166,15 @@ static void kill_main(void *arg)
     end(work);
 }
 
-static void on_ended(void *arg, const struct hv_end *ended)
+static bool on_ended(void *arg, const struct hv_end *ended)
 {
     struct vms *vms = arg;
     bool failed = ended->cause == HV_ENDED_FAILED;
 
     log_info(node_io(vms->node), "vms", "a VM has ended", "vm=%s incarnation=%llu reason=\"%s\"",
              ended->name, (unsigned long long)ended->incarnation, ended->reason);
-    if (is_current(vms, ended->vm_id, ended->incarnation))
-        co_tell_ended(vms, ended->vm_id, ended->incarnation, !failed, ended->reason);
+    return !is_current(vms, ended->vm_id, ended->incarnation) ||
+           co_tell_ended(vms, ended->vm_id, ended->incarnation, !failed, ended->reason);
 }
 
 /* ---- a VM that finds no room ---- */

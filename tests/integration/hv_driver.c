@@ -43,7 +43,7 @@ static bool is_current(void *arg, uint64_t vm_id, uint64_t incarnation)
     return strstr(list, wanted) != NULL;
 }
 
-static void on_ended(void *arg, const struct hv_end *end)
+static bool on_ended(void *arg, const struct hv_end *end)
 {
     static const char *const causes[] = {
         [HV_ENDED_OFF] = "off", [HV_ENDED_KILLED] = "killed", [HV_ENDED_FAILED] = "failed"};
@@ -51,6 +51,7 @@ static void on_ended(void *arg, const struct hv_end *end)
     (void)arg;
     printf("ended %" PRIu64 " %" PRIu64 " %s: %s\n", end->vm_id, end->incarnation,
            causes[end->cause], end->reason);
+    return true;
 }
 
 static void co_renew(void *arg)

@@ -33,6 +33,7 @@ struct bench {
     } ends[8];
     size_t end_count;
     bool was_full, is_full; /* VM 1, as told */
+    bool stops;             /* the daemon: it can tell nobody any more */
 };
 
 static bool is_current(void *arg, uint64_t vm_id, uint64_t incarnation)
@@ -42,7 +43,7 @@ static bool is_current(void *arg, uint64_t vm_id, uint64_t incarnation)
     return bench->current[vm_id] == incarnation;
 }
 
-static void on_ended(void *arg, const struct hv_end *end)
+static bool on_ended(void *arg, const struct hv_end *end)
 {
     struct bench *bench = arg;
 
@@ -51,6 +52,7 @@ static void on_ended(void *arg, const struct hv_end *end)
     bench->ends[bench->end_count].incarnation = end->incarnation;
     bench->ends[bench->end_count].cause = end->cause;
     snprintf(bench->ends[bench->end_count++].reason, HV_REASON_BYTES, "%s", end->reason);
+    return !bench->stops;
 }
 
 static void on_no_space(void *arg, uint64_t vm_id, const char *name, bool no_space)
@@ -463,6 +465,24 @@ static void co_an_end_without_a_daemon_is_told_by_the_next(struct bench *bench)
 }
 HV_TEST(an_end_without_a_daemon_is_told_by_the_next)
 
+/* A daemon that is stopped without a quorum cannot tell; if the next one did not, a guest that was
+ * shut down would be started again. */
+static void co_an_end_that_was_not_told_is_told_by_the_next(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    bench->stops = true;
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, PATIENCE_NS), 0);
+    expect_end(bench, 0, 1, 1, HV_ENDED_OFF);
+    co_new_daemon(bench); /* cannot tell either */
+    expect_end(bench, 1, 1, 1, HV_ENDED_OFF);
+    bench->stops = false;
+    co_new_daemon(bench);
+    expect_end(bench, 2, 1, 1, HV_ENDED_OFF);
+    co_new_daemon(bench);
+    assert_int_equal(bench->end_count, 3);
+}
+HV_TEST(an_end_that_was_not_told_is_told_by_the_next)
+
 /* ---- starts that meet trouble ---- */
 
 struct start_call {
@@ -617,6 +637,7 @@ int main(void)
         cmocka_unit_test(a_new_daemon_takes_up_what_is_current),
         cmocka_unit_test(without_a_lease_recovery_leaves_the_verdict_open),
         cmocka_unit_test(an_end_without_a_daemon_is_told_by_the_next),
+        cmocka_unit_test(an_end_that_was_not_told_is_told_by_the_next),
         cmocka_unit_test(a_start_that_hangs_can_be_killed),
         cmocka_unit_test(a_start_that_dies_may_be_tried_again),
         cmocka_unit_test(a_failed_start_waits_for_the_watcher),
