@@ -136,52 +136,63 @@ static int co_change_end(struct disk *disk, struct superblock *next)
     return r;
 }
 
-/* The region as it shall be, on the medium and then here. */
-static int co_set_region(struct disk *cache, struct cache_region *region, struct disk_uuid disk,
-                         struct disk_uuid log_uuid)
+/* The region as it shall be. Here it is so before it is written: others look without a turn. */
+static void set_region(struct disk *cache, struct superblock *next, struct cache_region *region,
+                       struct disk_uuid disk, struct disk_uuid log_uuid)
 {
-    cleanup(freep) struct superblock *next = NULL;
-    struct superblock_cache_region *to;
-    int r = co_change_begin(cache, &next);
+    struct superblock_cache_region *to = &next->cache_regions[region - cache->regions];
 
-    if (r < 0)
-        return r;
-    to = &next->cache_regions[region - cache->regions];
     memcpy(to->disk, disk.bytes, sizeof(to->disk));
     memcpy(to->log_uuid, log_uuid.bytes, sizeof(to->log_uuid));
-    region->disk = disk; /* before the write: nobody else takes it meanwhile */
+    region->disk = disk;
     region->log_uuid = log_uuid;
-    return co_change_end(cache, next);
 }
 
 int co_disk_cache_reserve(struct disk *cache, struct disk_uuid capacity, struct disk_log *ret_log)
 {
-    struct cache_region *region = region_of(cache, capacity);
+    cleanup(freep) struct superblock *next = NULL;
+    struct cache_region *region;
     int r;
 
     assert(cache->identity.role == DISK_CACHE);
-    if (!region)
-        region = region_of(cache, (struct disk_uuid){{0}});
-    if (!region)
-        return -ENOSPC;
-    r = co_set_region(cache, region, capacity,
-                      PLANTED(REBIND_OLD_LOG_BELIEVED) ? cache->identity.uuid
-                                                       : new_uuid(cache->io));
+    r = co_change_begin(cache, &next);
     if (r < 0)
         return r;
+    region = region_of(cache, capacity); /* chosen in its turn: nobody else chooses it too */
+    if (!region)
+        region = region_of(cache, (struct disk_uuid){{0}});
+    if (!region) {
+        cache->changing = false;
+        return -ENOSPC;
+    }
+    set_region(cache, next, region, capacity,
+               PLANTED(REBIND_OLD_LOG_BELIEVED) ? cache->identity.uuid : new_uuid(cache->io));
     *ret_log = (struct disk_log){.device = cache->identity.uuid,
                                  .uuid = region->log_uuid,
                                  .offset = region->offset,
                                  .bytes = region->bytes};
-    return 0;
+    return co_change_end(cache, next);
 }
 
 int co_disk_cache_release(struct disk *cache, struct disk_uuid capacity)
 {
     static const struct disk_uuid none;
-    struct cache_region *region = region_of(cache, capacity);
+    cleanup(freep) struct superblock *next = NULL;
+    struct cache_region *region;
+    int r;
 
-    return region ? co_set_region(cache, region, none, none) : 0;
+    if (!region_of(cache, capacity))
+        return 0;
+    r = co_change_begin(cache, &next);
+    if (r < 0)
+        return r;
+    region = region_of(cache, capacity);
+    if (!region) { /* somebody was quicker */
+        cache->changing = false;
+        return 0;
+    }
+    set_region(cache, next, region, none, none);
+    return co_change_end(cache, next);
 }
 
 struct disk_log disk_own_log(struct disk *disk)

@@ -241,6 +241,76 @@ static void a_log_that_is_bound_again_is_another(void **state)
     sim_free(sim);
 }
 
+/* ---- two at once ---- */
+
+struct reservation {
+    struct disk *cache;
+    struct disk_uuid capacity;
+    struct disk_log log;
+    int result;
+};
+
+static void reserve_main(void *arg)
+{
+    struct reservation *reservation = arg;
+
+    reservation->result =
+        co_disk_cache_reserve(reservation->cache, reservation->capacity, &reservation->log);
+}
+
+/* In two coroutines. Returns how many got one. */
+static unsigned co_reserve_two(struct io *io, struct disks *disks, struct reservation *two)
+{
+    struct co_group group;
+
+    co_group_init(&group);
+    for (size_t i = 0; i < 2; i++) {
+        two[i] = (struct reservation){.cache = disks->cache,
+                                      .capacity = disk_identity(disks->capacity[i])->uuid};
+        assert_int_equal(co_group_spawn(&group, io, "reserve", reserve_main, &two[i]), 0);
+    }
+    co_group_wait(&group);
+    return (two[0].result == 0) + (two[1].result == 0);
+}
+
+static void two_main(struct io *io, void *arg)
+{
+    struct disks disks = {0};
+    struct reservation two[2];
+    struct disk_log log;
+
+    (void)arg;
+    assert_int_equal(co_open_disks(io, &disks), 0);
+    assert_int_equal(co_reserve_two(io, &disks, two), 2);
+    assert_true(two[0].log.offset != two[1].log.offset);
+    assert_int_equal(disk_cache_free_logs(disks.cache), CACHE_LOG_REGIONS - 2);
+    for (size_t i = 0; i < 2; i++) {
+        const struct cache_region *region = disk_cache_log_of(disks.cache, two[i].capacity);
+
+        assert_non_null(region);
+        assert_int_equal(region->offset, two[i].log.offset);
+        assert_int_equal(co_disk_cache_release(disks.cache, two[i].capacity), 0);
+    }
+    for (uint8_t i = 0; i < CACHE_LOG_REGIONS - 1; i++) /* one is left */
+        assert_int_equal(co_disk_cache_reserve(disks.cache, (struct disk_uuid){{0xee, i}}, &log),
+                         0);
+    assert_int_equal(co_reserve_two(io, &disks, two), 1);
+    assert_int_equal(two[0].result + two[1].result, -ENOSPC);
+    assert_int_equal(co_disk_cache_release(disks.cache, (struct disk_uuid){{0xee, 0}}), 0);
+    assert_int_equal(co_reserve_two(io, &disks, two), 2); /* and nobody holds up the next one */
+    close_disks(&disks);
+    end_program(io);
+}
+
+static void two_disks_never_get_one_region(void **state)
+{
+    struct sim *sim = new_world(1);
+
+    (void)state;
+    run(sim, two_main, NULL);
+    sim_free(sim);
+}
+
 /* Somebody wipes a cache disk that is in use: a start would find it empty. */
 static void wiped_main(struct io *io, void *arg)
 {
@@ -280,6 +350,7 @@ int main(void)
         cmocka_unit_test(a_cache_disk_has_logs_and_read_cache),
         cmocka_unit_test(power_goes_at_each_write_of_a_binding),
         cmocka_unit_test(a_log_that_is_bound_again_is_another),
+        cmocka_unit_test(two_disks_never_get_one_region),
         cmocka_unit_test(a_wiped_disk_stays_wiped),
     };
 
