@@ -101,5 +101,8 @@ extern const struct verb vm_verbs[];      /* database_vm.c: vm, job, event */
  * stale where another in-sync one is left, one new epoch for each vdisk touched; owned vdisks of
  * `node` (0: none) lose their owner. */
 void database_exclude(struct command *command, const uint64_t *disks, size_t count, uint64_t node);
+/* Columns on the disk that are stale already may have lost what they were given since: an "in-sync"
+ * for them that is under way is of an old epoch from here on. */
+void database_void_in_sync(struct command *command, uint64_t disk);
 
 #endif

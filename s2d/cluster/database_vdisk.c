@@ -153,6 +153,35 @@ void database_exclude(struct command *command, const uint64_t *disks, size_t cou
     }
 }
 
+static bool has_stale_column(const struct database *database, const struct vdisk_record *vdisk,
+                             uint64_t disk)
+{
+    size_t count, first = database_slabs(database, vdisk->base.id, &count);
+
+    for (size_t i = first; i < first + count; i++) {
+        const struct slab_record *slab = database_at(database, TABLE_SLAB, i);
+
+        for (uint64_t j = 0; j < slab->column_count; j++)
+            if (slab->columns[j].disk == disk && slab->columns[j].state == COLUMN_RECORD_STALE)
+                return true;
+    }
+    return false;
+}
+
+void database_void_in_sync(struct command *command, uint64_t disk)
+{
+    struct database *database = command->database;
+    struct vdisk_record *vdisk;
+
+    for (size_t i = 0; (vdisk = (struct vdisk_record *)database_at(database, TABLE_VDISK, i));
+         i++) {
+        if (!has_stale_column(database, vdisk, disk))
+            continue;
+        vdisk->epoch++;
+        database_put(database, TABLE_VDISK, vdisk);
+    }
+}
+
 /* Marks the vdisk's columns on the disk in-sync in the epoch that comes next. Returns whether any
  * changed. */
 static bool mark_in_sync(struct database *database, const struct vdisk_record *vdisk, uint64_t disk)

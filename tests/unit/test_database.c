@@ -559,6 +559,27 @@ static void in_sync_is_answered_also_by_no(void **state)
                      COLUMN_RECORD_IN_SYNC);
 }
 
+/* I9: a disk that comes back with a damaged log lacks what it was given while it was stale. An
+ * "in-sync" that was proposed before is void, though nothing of it was in-sync that could turn
+ * stale. */
+static void in_sync_from_before_a_damage_is_void(void **state)
+{
+    struct state *s = *state;
+    struct one_stale made;
+    uint64_t epoch;
+
+    make_one_stale(s, &made);
+    epoch = vdisk_of(s, made.vdisk)->epoch; /* its owner has copied all, and proposes */
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:s,s:b}", "verb", "disk.failed", "disk",
+                                        (json_int_t)made.disk, "reason", "a hole in its log",
+                                        "keeps_serving", 1)),
+                     0);
+    assert_true(database_disk_may_join(s->database, made.disk));
+    assert_int_equal(mark_in_sync(s, made.vdisk, epoch, made.disk), -ESTALE);
+    assert_int_equal(database_slab(s->database, made.vdisk, 0)->columns[2].state,
+                     COLUMN_RECORD_STALE);
+}
+
 /* A failover decided before the administrator stopped the VM does not start it again. */
 static void a_stopped_vm_is_not_restarted(void **state)
 {
@@ -1033,6 +1054,7 @@ int main(void)
         TEST(a_slab_is_released_once),
         TEST(in_sync_does_not_count_a_slab_that_came_later),
         TEST(in_sync_is_answered_also_by_no),
+        TEST(in_sync_from_before_a_damage_is_void),
         TEST(a_stopped_vm_is_not_restarted),
         TEST(a_vm_that_was_taken_up_again_has_not_ended),
         TEST(a_vm_made_again_has_later_incarnations),
