@@ -207,6 +207,7 @@ void store_each_extent(struct store *store,
             .slab = row->slab,
             .column = row->column,
             .damaged = row->flags & EXTENT_DAMAGED,
+            .withheld = store->extents[i].withheld,
         };
 
         if (row->flags & EXTENT_USED)
@@ -390,6 +391,7 @@ bool store_stream_info(const struct store *store, uint64_t vdisk,
         return false;
     *ret_info = (struct store_stream_info){
         .sealed_epoch = stream->sealed_epoch,
+        .durable_epoch = stream->durable_epoch,
         .session = stream->session,
         .accepted_seq = stream->accepted_seq,
         .watermark = stream->watermark,

@@ -174,9 +174,13 @@ bool store_log_device_failed(const struct store *store);
  * after co_store_open(), before anybody reads or writes here, with what the database says as of
  * its entry `index`: every column on the disk, and the epoch of each vdisk that has some. Extents
  * the database does not know are free; the others are damaged. Lower epochs are fenced off, though
- * the seals are lost. Durable when it returns 0. Returns 0, -EIO, -ENOMEM, -ECANCELED. */
+ * the seals are lost. Durable when it returns 0. Returns 0, -EIO, -ENOMEM, -ECANCELED.
+ *
+ * Who saw the log fail knows up to which epoch it had taken anything (store_stream_info(), before
+ * the store was closed). As a source, a column then still knows all that changed in higher ones. */
 struct store_fence {
     uint64_t vdisk, epoch;
+    uint64_t intact_since; /* all that was lost is of lower epochs; 0: nobody knows */
 };
 struct store_extent;
 must_check int co_store_settle_loss(struct store *store, uint64_t index,
@@ -190,7 +194,8 @@ void store_withhold(struct store *store, struct extent_ref where);
 /* ---- the owner's stream ---- */
 
 struct store_stream_info {
-    uint64_t sealed_epoch; /* the highest epoch shown */
+    uint64_t sealed_epoch;  /* the highest epoch shown */
+    uint64_t durable_epoch; /* nothing of a higher one was ever confirmed here */
     uint64_t session;
     uint64_t accepted_seq; /* of the session: the next record names it as prev_seq */
     struct log_position watermark;
@@ -304,8 +309,9 @@ must_check int co_store_drop_tail(struct store *store, uint64_t vdisk, uint64_t 
 
 /* Adds to bitmap (a bit to each block of the extent, cleared by the caller) the blocks to compare.
  * As the source (since_epoch != 0): blocks of pages stamped in or after since_epoch, and all blocks
- * in the log. As the target (0): its compare list and all blocks in its log, and blocks of corrupt
- * pages. Returns 0, -ESTALE, -EIO, -ECANCELED. */
+ * in the log; all there are if it is damaged, and may have lost stamps of since_epoch. As the
+ * target (0): its compare list and all blocks in its log, and blocks of corrupt pages. Returns 0,
+ * -ESTALE, -EIO, -ECANCELED. */
 must_check int co_store_compare_set(struct store *store, uint64_t vdisk, struct extent_ref where,
                                     uint64_t since_epoch, uint64_t *bitmap);
 
@@ -326,6 +332,7 @@ struct store_extent { /* a row of the extent table */
     uint16_t column;
     bool
         damaged; /* may lack acknowledged records: its column must be stale until it was compared */
+    bool withheld; /* store_withhold() */
 };
 /* Calls fn for every extent in use, by number. */
 void store_each_extent(struct store *store,

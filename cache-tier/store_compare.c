@@ -257,6 +257,18 @@ static void add_pending_zeros(const struct store *store, uint32_t extent, uint64
     }
 }
 
+/* Of what changed since then (0: of what is here) nothing can be told: a log with it was lost. */
+static bool is_unsure(const struct store *store, uint64_t vdisk, const struct extent_row *row,
+                      uint64_t since_epoch)
+{
+    const struct stream *stream = stream_find(&store->streams, vdisk);
+
+    if (!(row->flags & EXTENT_DAMAGED))
+        return false;
+    SOMETIMES_IF(since_epoch != 0, "store: a damaged column is a source");
+    return !stream || stream->intact_since == 0 || since_epoch < stream->intact_since;
+}
+
 int co_store_compare_set(struct store *store, uint64_t vdisk, struct extent_ref where,
                          uint64_t since_epoch, uint64_t *bitmap)
 {
@@ -271,7 +283,7 @@ int co_store_compare_set(struct store *store, uint64_t vdisk, struct extent_ref 
                  "store: a compare list is asked for");
     if (r == 1 && !(row->flags & (EXTENT_LOST | EXTENT_ADOPTED)))
         return 0; /* nothing is here; the source's set names all there is */
-    if (r == 1 || (since_epoch == 0 && row->flags & EXTENT_DAMAGED)) {
+    if (r == 1 || is_unsure(store, vdisk, row, since_epoch)) {
         memset(bitmap, 0xff, store->geometry.extent_blocks / 8);
         return 0;
     }

@@ -301,6 +301,7 @@ static int raise_seals(struct store *store, const struct store_fence *fences, si
         if (!stream)
             return -ENOMEM;
         stream->sealed_epoch = MAX(stream->sealed_epoch, fences[i].epoch);
+        stream->intact_since = fences[i].intact_since;
     }
     return 0;
 }

@@ -15,6 +15,8 @@ struct stream {
     uint64_t vdisk;
     uint64_t sealed_epoch;  /* highest shown; what is lower is refused */
     uint64_t durable_epoch; /* highest that is in the log */
+    uint64_t intact_since;  /* of what has this epoch or a higher one no log that was lost had
+                               anything; 0: nothing is known */
     uint64_t session;
     /* seq of the newest record of the session that was accepted, has its place in the log, is
      * durable */

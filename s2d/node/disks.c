@@ -38,6 +38,7 @@ struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t i
 
 #define LOOK_NS (10 * SEC)       /* between two looks whether a disk is still ours */
 #define LOOK_AT_ROT_NS (1 * SEC) /* after rot was seen */
+#define LOOK_AT_DAMAGE_NS (1 * SEC)
 
 /* It is told to the cluster by the next reconciling pass. */
 void node_disk_fail(struct node_disk *disk, const char *what, int error)
@@ -109,8 +110,9 @@ static void look_main(void *arg)
             node_disk_fail(disk, "its superblocks cannot be read", r);
     }
     co_drop_gone(disk);
+    co_node_tend_damage(disk);
     disk->looking = false;
-    disk->look_ns = io_now_ns(disk->owner_node->io) + LOOK_NS;
+    disk->look_ns = io_now_ns(disk->owner_node->io) + (disk->damaged ? LOOK_AT_DAMAGE_NS : LOOK_NS);
 }
 
 /* A disk that is overwritten, or exchanged, under a running node says so by its superblocks: what
@@ -217,6 +219,7 @@ static void co_close_disk(struct node *node, struct node_disk *disk)
         co_store_close(take_ptr(disk->store));
     }
     disk_close(take_ptr(disk->disk));
+    node_forget_taken(disk);
 }
 
 void co_node_close_store(struct node_disk *disk)
@@ -228,6 +231,7 @@ void co_node_close_store(struct node_disk *disk)
     co_store_server_remove(disk->owner_node->store_server, disk->id);
     if (disk->column)
         co_column_local_leave(disk->column);
+    node_note_taken(disk);
     co_store_close(take_ptr(disk->store));
     disk->read_cache = (struct read_cache_part){0};
 }
@@ -250,13 +254,14 @@ static int co_serve_disk(struct node *node, struct node_disk *disk)
         if (!disk->told)
             return -EAGAIN;
     }
-    r = is_damaged(disk->store) ? co_node_settle_damage(disk) : 0;
+    disk->damaged = is_damaged(disk->store);
+    r = disk->damaged ? co_node_settle_damage(disk) : 0;
     if (r == -EIO || r == -ENODEV) /* nobody else watches it before it is served */
         disk_error(disk, r);
     if (r < 0)
         return r;
     disk->reason[0] = '\0';
-    disk->look_ns = io_now_ns(node->io) + LOOK_NS;
+    disk->look_ns = io_now_ns(node->io) + (disk->damaged ? LOOK_AT_DAMAGE_NS : LOOK_NS);
     store_set_error_handler(disk->store, disk_error, disk);
     disk->served = store_server_add(node->store_server, disk->id, disk->store) == 0;
     if (disk->served && !disk->column->reachable)
@@ -617,6 +622,8 @@ int node_disk_status(struct node *node, uint64_t id, struct node_disk_status *re
     if (!disk)
         return -ENOENT;
     ret_status->open = disk->disk != NULL && !disk->failed;
+    ret_status->damaged =
+        disk->damaged || (disk->store && !disk->served && is_damaged(disk->store));
     ret_status->bound = disk->role == DISK_CACHE ? node_cache_bound(disk) : 0;
     snprintf(ret_status->log_on, sizeof(ret_status->log_on), "%s",
              disk->cache   ? disk->cache->name

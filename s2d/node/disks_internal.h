@@ -1,4 +1,4 @@
-/* What disks.c and cache_disks.c share. */
+/* What disks.c, cache_disks.c, damage.c and read_caches.c share. */
 #ifndef S2D_NODE_DISKS_INTERNAL_H
 #define S2D_NODE_DISKS_INTERNAL_H
 
@@ -23,10 +23,13 @@ struct node_disk { /* of this node */
     struct column_store *column;
     struct node_disk *cache;           /* where its log is; NULL: on itself */
     struct read_cache_part read_cache; /* that its store has; cache NULL: none */
-    bool failed; /* the medium failed: it is told to the cluster, and not opened again in this life
-                  */
-    bool told;   /* of the failure */
-    bool served; /* to peers, and to mirrors of this node; a cache disk: open */
+    bool failed;  /* the medium failed: it is told to the cluster, and not opened again in this life
+                   */
+    bool told;    /* of the failure */
+    bool served;  /* to peers, and to mirrors of this node; a cache disk: open */
+    bool damaged; /* some of its columns were not compared yet (damage.c) */
+    struct store_fence *taken; /* how far the store went that was closed last; NULL: unknown */
+    size_t taken_count;
     bool given_back;   /* retired: it is no disk of ours any more */
     bool looking;      /* co_disk_look() is under way */
     uint64_t look_ns;  /* when it is next */
@@ -48,9 +51,6 @@ void co_node_close_store(struct node_disk *disk);
 must_check int co_node_open_log(struct node_disk *disk);
 /* The disk's log failed with its cache disk: that one has failed, for all. Does not suspend. */
 void node_cache_failed(struct node_disk *disk, int error);
-/* Before a damaged disk is served, and after the database was told of it: what a lost log meant,
- * and which columns are the last of their slabs. */
-must_check int co_node_settle_damage(struct node_disk *disk);
 /* A look at who is bound to what: begins what is to change, one disk at a time. */
 void node_bind_logs(struct node *node);
 unsigned node_cache_bound(const struct node_disk *cache);
@@ -58,6 +58,18 @@ bool node_disk_is_retiring(const struct node_disk *disk);
 /* What a disk that is claimed without a role is for: cache, when the node has slower ones and none
  * that is faster. */
 enum disk_role node_role_for(struct node *node, enum disk_media media);
+
+/* damage.c */
+
+/* Before a store is closed whose log may be lost, when nobody uses it any more: how far it went. */
+void node_note_taken(struct node_disk *disk);
+void node_forget_taken(struct node_disk *disk);
+/* Before a damaged disk is served, and after the database was told of it: what a lost log meant,
+ * and which columns are the last of their slabs. */
+must_check int co_node_settle_damage(struct node_disk *disk);
+/* Of a damaged disk that is served: forgets the damage of what was compared since, and has that
+ * compared which was withheld. To be repeated while disk->damaged. */
+void co_node_tend_damage(struct node_disk *disk);
 
 /* read_caches.c */
 

@@ -131,6 +131,7 @@ int node_slow_disk(struct node *node, uint64_t disk);
 
 struct node_disk_status {
     bool open;
+    bool damaged;                /* its log was lost or damaged, and not all has been compared */
     char reason[256];            /* why not */
     char log_on[NAME_MAX_BYTES]; /* the disk that its log is on; "": it has none */
     unsigned bound;              /* a cache disk's: logs of other disks on it */

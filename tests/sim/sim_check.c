@@ -127,6 +127,23 @@ static bool volumes_are_served(struct world *world, const struct database *datab
     return true;
 }
 
+/* What a lost log took from a disk came back from the other copies, and the disk knows it. */
+static bool has_damaged_disk(const struct machine *machine)
+{
+    const struct database *database = node_database(machine->node);
+    const struct disk_record *disk;
+
+    for (size_t i = 0; (disk = database_at(database, TABLE_DISK, i)); i++) {
+        struct node_disk_status status;
+
+        if (disk->node == node_id(machine->node) && disk->state == DISK_OK &&
+            node_disk_status(machine->node, disk->base.id, &status) == 0 && status.open &&
+            status.damaged)
+            return true;
+    }
+    return false;
+}
+
 static bool is_healthy(void *arg)
 {
     struct world *world = arg;
@@ -137,7 +154,8 @@ static bool is_healthy(void *arg)
 
         if (!database || database_count(database, TABLE_SLAB) == 0 || !nodes_are_up(database) ||
             !columns_are_in_sync(world, database) || !nothing_is_to_move(database) ||
-            !disks_are_known(world, database) || !volumes_are_served(world, database))
+            !disks_are_known(world, database) || !volumes_are_served(world, database) ||
+            has_damaged_disk(&world->machines[i]))
             return false;
     }
     return true;
@@ -172,6 +190,12 @@ static void tell_sick(struct world *world, char *text, size_t text_bytes)
     for (size_t i = 0; (node = database_at(database, TABLE_NODE, i)); i++) {
         if (node->state != NODE_UP)
             snprintf(text, text_bytes, "node %s is %s", node->name, node_state_words[node->state]);
+    }
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        const struct machine *machine = &world->machines[i];
+
+        if (machine->node && node_is_member(machine->node) && has_damaged_disk(machine))
+            snprintf(text, text_bytes, "a disk of node %u lost its log, and is not mended", i);
     }
 }
 

@@ -952,6 +952,10 @@ static void hole_main(struct io *io, void *arg)
         assert_int_equal(co_store_compare_set(rig.store, RIG_VDISK, where, 0, bitmap), 0);
         assert_true(in_set(bitmap, 2));
         assert_true(in_set(bitmap, RIG_EXTENT_BLOCKS - 1)); /* everything */
+        memset(bitmap, 0, sizeof(bitmap)); /* as a source too: its stamps may be gone */
+        assert_int_equal(co_store_compare_set(rig.store, RIG_VDISK, where, 1, bitmap), 0);
+        assert_true(in_set(bitmap, 2));
+        assert_true(in_set(bitmap, RIG_EXTENT_BLOCKS - 1));
         assert_int_equal(co_rig_seal(&owner, rig.store, 2 + round), 0);
         assert_int_equal(co_rig_write(&owner, 0, 20 + round, 1, 200), 0);
         if (round == 1)

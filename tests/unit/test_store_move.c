@@ -419,6 +419,7 @@ struct loss {
     bool begun; /* the superblock may say "lost" */
     bool settled;
     uint64_t epoch;
+    uint64_t intact_since; /* of what was lost, told to the store */
 };
 
 /* Writes what is destaged, then what is lost; extents 0 and NEW_EXTENT have some of that. */
@@ -464,7 +465,8 @@ static int co_recover(struct io *io, struct opened *opened, struct loss *loss)
 {
     struct store_options options = {.name = "rig", .page_cache_pages = 8};
     struct store_extent columns[EXTENTS + 1];
-    struct store_fence fence = {.vdisk = RIG_VDISK, .epoch = loss->epoch + 2};
+    struct store_fence fence = {
+        .vdisk = RIG_VDISK, .epoch = loss->epoch + 2, .intact_since = loss->intact_since};
     int r;
 
     *opened = (struct opened){0};
@@ -598,6 +600,61 @@ static void withhold_main(struct io *io, void *arg)
     co_close(&opened);
 }
 
+static unsigned co_source_blocks(struct store *store, uint64_t since_epoch)
+{
+    uint64_t bitmap[RIG_EXTENT_BLOCKS / 64] = {0};
+    struct extent_ref where = {0, 1};
+    unsigned count = 0;
+
+    assert_int_equal(co_store_compare_set(store, RIG_VDISK, where, since_epoch, bitmap), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(bitmap); i++)
+        count += (unsigned)__builtin_popcountll(bitmap[i]);
+    return count;
+}
+
+/* As a source it tells what changed in epochs of which it lost nothing, and nothing less of others:
+ * a copy that missed what went with the log would be called in-sync. */
+static void source_main(struct io *io, void *arg)
+{
+    struct rig_owner owner = {0};
+    struct store_stream_info info;
+    struct loss *loss = arg;
+    struct opened opened;
+
+    assert_int_equal(co_open(io, &opened), 0);
+    assert_int_equal(co_rig_seal(&owner, opened.store, loss->epoch + 1), 0);
+    assert_true(store_stream_info(opened.store, RIG_VDISK, &info));
+    assert_int_equal(info.durable_epoch, loss->epoch + 1);
+    io_file_set_fault(disk_file(opened.cache), -EIO);
+    assert_int_equal(co_rig_seal(&owner, opened.store, loss->epoch + 2), -EIO);
+    assert_true(store_stream_info(opened.store, RIG_VDISK, &info));
+    assert_int_equal(info.durable_epoch, loss->epoch + 1); /* nothing of a later one */
+    co_close(&opened);
+
+    loss->intact_since = info.durable_epoch + 1;
+    assert_int_equal(co_recover(io, &opened, loss), 0);
+    assert_int_equal(co_source_blocks(opened.store, loss->epoch + 1), RIG_EXTENT_BLOCKS);
+    assert_int_equal(co_source_blocks(opened.store, loss->epoch + 2), 0);
+    assert_int_equal(co_source_blocks(opened.store, 0), RIG_EXTENT_BLOCKS);
+    co_close(&opened);
+
+    assert_int_equal(co_open(io, &opened), 0); /* it is known no longer than it runs */
+    assert_int_equal(co_source_blocks(opened.store, loss->epoch + 2), RIG_EXTENT_BLOCKS);
+    co_close(&opened);
+}
+
+static void a_damaged_source_tells_what_it_knows(void **state)
+{
+    struct loss loss = {0};
+    struct rig rig;
+
+    (void)state;
+    new_world(&rig, 1);
+    assert_true(rig_run(&rig, fill_main, &loss));
+    assert_true(rig_run(&rig, source_main, &loss));
+    rig_done(&rig);
+}
+
 static void the_last_copy_is_withheld(void **state)
 {
     struct loss loss = {0};
@@ -701,6 +758,7 @@ int main(void)
         cmocka_unit_test(what_is_gone_does_not_hold_a_log),
         cmocka_unit_test(a_lost_log_is_told),
         cmocka_unit_test(the_last_copy_is_withheld),
+        cmocka_unit_test(a_damaged_source_tells_what_it_knows),
         cmocka_unit_test(an_old_log_is_lost),
     };
 
