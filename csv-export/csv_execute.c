@@ -91,12 +91,6 @@ static int each_opened(struct csv_volume *volume, uint64_t ino,
     return 0;
 }
 
-static int check_no_vm(struct csv_opened *opened, const struct csv_request *request)
-{
-    (void)request;
-    return is_vm_disk(opened) ? -EBUSY : 0;
-}
-
 static int check_conflict(struct csv_opened *opened, const struct csv_request *request)
 {
     if ((request->flags & CSV_OPEN_READ_ONLY) || !is_vm_disk(opened))
@@ -116,10 +110,59 @@ static int fence_older(struct csv_opened *opened, const struct csv_request *requ
     return opened->in_flight > 0 ? -EAGAIN : 0;
 }
 
+/* ---- what a running VM's disk is spared ---- */
+
+/* A change of size or contents behind the back of whoever has the file open. None begins while a
+ * running VM writes to it; and while one is under way, which may be long, no VM begins to. */
+struct reshaping {
+    struct list node; /* volume->reshapings */
+    uint64_t ino;     /* 0: any file of the volume */
+};
+
+static bool is_reshaped(const struct csv_volume *volume, uint64_t ino)
+{
+    list_for_each (node, &volume->reshapings) {
+        const struct reshaping *reshaping = list_entry(node, struct reshaping, node);
+
+        if (reshaping->ino == 0 || reshaping->ino == ino)
+            return true;
+    }
+    return false;
+}
+
+/* Is the request a VM's opening of its disk? */
+static bool opens_vm_disk(const struct csv_request *request)
+{
+    return request->incarnation > 0 && !(request->flags & CSV_OPEN_READ_ONLY);
+}
+
+/* ino 0: of all files. Returns 0 (for reshaping_end()) or -EBUSY. */
+static int reshaping_begin(struct csv_volume *volume, uint64_t ino, struct reshaping *reshaping)
+{
+    for (size_t i = 0; i < CSV_OPEN_BUCKETS; i++) {
+        list_for_each (node, &volume->opens[i]) {
+            const struct csv_opened *opened = list_entry(node, struct csv_opened, node);
+
+            if ((ino == 0 || opened->ino == ino) && is_vm_disk(opened))
+                return -EBUSY;
+        }
+    }
+    reshaping->ino = ino;
+    list_push_back(&volume->reshapings, &reshaping->node);
+    return 0;
+}
+
+static void reshaping_end(struct reshaping *reshaping)
+{
+    list_remove(&reshaping->node);
+}
+
+/* ---- opening and closing ---- */
+
 /* Shuts out every writer of an older incarnation, and waits for what it has under way. */
 static void co_fence(struct csv_volume *volume, const struct csv_request *request)
 {
-    if (request->incarnation == 0 || (request->flags & CSV_OPEN_READ_ONLY))
+    if (!opens_vm_disk(request))
         return;
     for (;;) {
         bool busy = false;
@@ -173,6 +216,10 @@ static int co_open(struct csv_volume *volume, const struct csv_request *request,
     r = each_opened(volume, request->ino, check_conflict, request);
     if (r < 0)
         return r;
+    if (opens_vm_disk(request) && is_reshaped(volume, request->ino)) {
+        SOMETIMES("csv: a VM's disk is opened while its size or contents change");
+        return -EAGAIN;
+    }
 
     /* In the table before anything suspends: nobody opens past it. */
     opened = opened_new(volume, request);
@@ -427,30 +474,34 @@ static int co_clone(struct csv_volume *volume, struct fs_inode *from,
                     const struct csv_request *request, struct csv_reply *reply)
 {
     cleanup(fs_inode_putp) struct fs_inode *to = NULL, *made = NULL;
-    struct csv_request to_request = {.ino = request->ino2};
+    struct reshaping reshaping;
     int r = co_inode_get(volume->fs, request->ino2, &to);
 
     if (r < 0)
         return r;
     if (request->op == CSV_CLONE_RANGE) {
-        r = each_opened(volume, to_request.ino, check_no_vm, &to_request);
-        return r < 0 ? r
-                     : co_fs_clone_range(from, request->offset, to, request->offset2,
-                                         request->length, request->name_of);
+        r = reshaping_begin(volume, request->ino2, &reshaping);
+        if (r < 0)
+            return r;
+        r = co_fs_clone_range(from, request->offset, to, request->offset2, request->length,
+                              request->name_of);
+        reshaping_end(&reshaping);
+        return r;
     }
     r = co_fs_clone_file(from, to, request->name, request->name_of, &made);
     return r < 0 ? r : co_fs_getattr(made, &reply->attr);
 }
 
-static bool has_vm_disk(struct csv_volume *volume)
+static int co_restore(struct csv_volume *volume, const struct csv_request *request)
 {
-    for (size_t i = 0; i < CSV_OPEN_BUCKETS; i++) {
-        list_for_each (node, &volume->opens[i]) {
-            if (is_vm_disk(list_entry(node, struct csv_opened, node)))
-                return true;
-        }
-    }
-    return false;
+    struct reshaping reshaping;
+    int r = reshaping_begin(volume, 0, &reshaping);
+
+    if (r < 0)
+        return r;
+    r = co_fs_snapshot_restore(volume->fs, request->name, request->name_of);
+    reshaping_end(&reshaping);
+    return r;
 }
 
 static int co_snapshot(struct csv_volume *volume, struct fs_inode *inode,
@@ -462,26 +513,32 @@ static int co_snapshot(struct csv_volume *volume, struct fs_inode *inode,
     case CSV_SNAPSHOT_DELETE:
         return co_fs_snapshot_delete(volume->fs, request->name, request->name_of);
     case CSV_SNAPSHOT_RESTORE:
-        if (has_vm_disk(volume))
-            return -EBUSY;
-        return co_fs_snapshot_restore(volume->fs, request->name, request->name_of);
+        return co_restore(volume, request);
     default:
         return -EOPNOTSUPP;
     }
 }
 
+static int co_truncate(struct csv_volume *volume, struct fs_inode *inode,
+                       const struct csv_request *request)
+{
+    struct reshaping reshaping;
+    int r = reshaping_begin(volume, request->ino, &reshaping);
+
+    if (r < 0)
+        return r;
+    r = co_fs_truncate(inode, request->length, request->name_of);
+    reshaping_end(&reshaping);
+    return r;
+}
+
 static int co_change(struct csv_volume *volume, struct fs_inode *inode,
                      const struct csv_request *request, struct csv_reply *reply)
 {
-    int r;
+    int r = request->op == CSV_TRUNCATE
+                ? co_truncate(volume, inode, request)
+                : co_fs_setattr(inode, &request->attr, request->flags, request->name_of);
 
-    if (request->op == CSV_TRUNCATE) {
-        r = each_opened(volume, request->ino, check_no_vm, request);
-        if (r == 0)
-            r = co_fs_truncate(inode, request->length, request->name_of);
-    } else {
-        r = co_fs_setattr(inode, &request->attr, request->flags, request->name_of);
-    }
     return r < 0 ? r : co_fs_getattr(inode, &reply->attr);
 }
 

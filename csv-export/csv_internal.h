@@ -69,6 +69,7 @@ struct csv_volume {
     struct list opens[CSV_OPEN_BUCKETS]; /* struct csv_opened, by handle */
     unsigned open_count;
     struct co_cond open_idle; /* nobody uses one of them any more */
+    struct list reshapings;   /* struct reshaping: csv_execute.c */
     struct list attachments;  /* struct csv_attachment */
 
     /* this node is a client */

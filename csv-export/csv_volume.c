@@ -66,6 +66,7 @@ void csv_volume_put(struct csv_volume *volume)
     assert(volume->removed);
     assert(!volume->fs);
     assert(volume->open_count == 0);
+    assert(list_empty(&volume->reshapings));
     assert(list_empty(&volume->files));
     assert(list_empty(&volume->calls));
     csv_attachments_free(volume);
@@ -128,6 +129,7 @@ static int volume_new(struct csv *csv, const struct csv_volume_state *state,
     co_sem_init(&volume->free_slots, FS_SLOTS_PER_SESSION);
     for (size_t i = 0; i < CSV_OPEN_BUCKETS; i++)
         list_init(&volume->opens[i]);
+    list_init(&volume->reshapings);
     list_init(&volume->attachments);
     list_init(&volume->files);
     list_init(&volume->calls);

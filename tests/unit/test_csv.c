@@ -707,6 +707,84 @@ static void test_export_names(void **state)
     assert_int_equal(nbd_files_parse(long_name, volume, path, &incarnation), -ENOENT);
 }
 
+struct call {
+    struct csv_world *world;
+    uint64_t ino;
+    struct csv_file *file;
+    struct fs_attr attr;
+    int result;
+};
+
+static void co_take_snapshot(void *arg)
+{
+    struct call *call = arg;
+
+    call->result = co_csv_snapshot(call->world->volume[1], CSV_SNAPSHOT_CREATE, FS_ROOT_INO, "s");
+}
+
+static void co_empty(void *arg)
+{
+    struct call *call = arg;
+
+    call->result = co_csv_truncate(call->world->volume[2], call->ino, 0, &call->attr);
+}
+
+static void co_open_for_vm(void *arg)
+{
+    struct call *call = arg;
+    struct csv_open open = {.ino = call->ino, .incarnation = 5, .path = "disk"};
+
+    call->result = co_csv_open(call->world->volume[3], &open, &call->attr, &call->file);
+}
+
+/* A truncation that has been let in, and waits, is done before a VM may start: what it sees of its
+ * disk as it starts is what it keeps. Here it waits for a snapshot, which waits for a write. */
+static void reshaping_bars_vms(struct csv_world *world)
+{
+    struct one_write write = {.data = aligned(4096)};
+    struct csv_file *maker = co_make_and_open(world->volume[2], "disk");
+    struct call snapshot = {.world = world}, empty = {.world = world}, vm = {.world = world};
+    struct io *io = world->world->io;
+    struct co_group group;
+    struct fs_attr attr;
+
+    memset(write.data, 1, 4096);
+    assert_int_equal(co_csv_write(maker, write.data, 0, 4096), 0);
+    csv_file_close(maker);
+    assert_int_equal(co_csv_walk(world->volume[1], "disk", &attr), 0);
+    empty.ino = vm.ino = attr.ino;
+    write.file = co_make_and_open(world->volume[2], "other");
+    world->vdisk->hold = true;
+    co_group_init(&group);
+    assert_int_equal(co_group_spawn(&group, io, "write", co_one_write, &write), 0);
+    while (world->vdisk->held == 0)
+        co_cond_wait_always(&world->vdisk->held_one);
+    assert_int_equal(co_group_spawn(&group, io, "snapshot", co_take_snapshot, &snapshot), 0);
+    co_sleep_ns(5 * MS);
+    assert_int_equal(co_group_spawn(&group, io, "empty", co_empty, &empty), 0);
+    co_sleep_ns(5 * MS);
+    assert_int_equal(co_group_spawn(&group, io, "vm", co_open_for_vm, &vm), 0);
+    co_sleep_ns(20 * MS);
+    csv_vdisk_release(world->vdisk);
+    co_group_wait(&group);
+
+    assert_int_equal(snapshot.result, 0);
+    assert_int_equal(empty.result, 0);
+    assert_int_equal(vm.result, 0);
+    assert_int_equal(co_csv_getattr(world->volume[1], vm.ino, &attr), 0);
+    assert_int_equal(attr.size, vm.attr.size);
+    csv_file_close(write.file);
+    csv_file_close(vm.file);
+    co_closed(world);
+    free(write.data);
+}
+
+static void test_reshaping_bars_vms(void **state)
+{
+    (void)state;
+    csv_world_run(reshaping_bars_vms);
+}
+
 /* Who only asks what an export is shuts nobody out; who may not write reads. */
 static void exports_of_files(struct csv_world *world)
 {
@@ -954,6 +1032,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_bad_messages),
         cmocka_unit_test(test_moving),
         cmocka_unit_test(test_export_names),
+        cmocka_unit_test(test_reshaping_bars_vms),
         cmocka_unit_test(test_exports_of_files),
     };
 
