@@ -52,6 +52,7 @@ struct daemon {
     int signal_fd;
     struct co *services;
     bool stopping;
+    struct io_timer patience;
     bool services_ended;
     struct co_cond changed;
     int exit_status;
@@ -282,11 +283,28 @@ static int co_start(struct daemon *daemon)
     return r;
 }
 
+#define PATIENCE_NS (5 * SEC) /* with clients' requests at a stop, then */
+#define AGAIN_NS SEC
+
+/* A request that waits for a disk or node that is away may wait for days. Its client is cut off. */
+static void lose_patience(void *arg)
+{
+    struct daemon *daemon = arg;
+
+    log_warn(daemon->io, "daemon", "requests hold up the stop: their volumes are let go of",
+             "after_seconds=%llu", (unsigned long long)(PATIENCE_NS / SEC));
+    node_drop_volumes(daemon->node);
+    io_timer_arm(daemon->io, &daemon->patience, io_now_ns(daemon->io) + AGAIN_NS);
+}
+
 /* Clients first, then what serves them. VMs run on until their deadline: the next daemon takes them
  * up. */
 static void co_stop(struct daemon *daemon)
 {
     daemon->stopping = true;
+    io_timer_init(&daemon->patience, lose_patience, daemon);
+    if (daemon->node)
+        io_timer_arm(daemon->io, &daemon->patience, io_now_ns(daemon->io) + PATIENCE_NS);
     co_cond_broadcast(&daemon->changed);
     while (!daemon->services_ended)
         co_cond_wait_always(&daemon->changed);
@@ -301,6 +319,7 @@ static void co_stop(struct daemon *daemon)
         co_unmount(list_first(&daemon->mounts, struct mount, node));
     co_nbd_server_close(daemon->nbd_server);
     nbd_files_free(daemon->nbd_files);
+    io_timer_disarm(daemon->io, &daemon->patience);
     co_node_stop(daemon->node, daemon->exit_status == EXIT_SUCCESS);
 }
 

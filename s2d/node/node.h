@@ -50,6 +50,12 @@ must_check int co_node_start(struct io *io, const struct node_options *options,
  * the disks, leaves. handover false: just unwinds, as after a crash in the simulator. */
 void co_node_stop(struct node *node, bool handover);
 
+/* Before a stop that has waited long enough for requests: ends what this node's volumes have under
+ * way. Those that wait for copies that are away would wait on, and hold up whoever serves them;
+ * they return -ESTALE (and -ESHUTDOWN to clients, once csv_stop() was called). A volume is begun
+ * anew by itself, so call it again if need be. */
+void node_drop_volumes(struct node *node);
+
 bool node_is_member(const struct node *node);
 uint64_t node_id(const struct node *node); /* 0: not a member */
 const char *node_name(const struct node *node);

@@ -207,6 +207,21 @@ static bool serves_any(const struct node *node)
 
 #define STOP_NS (5 * SEC)
 
+static void drop_volume(struct node_volume *volume)
+{
+    if (volume->fs)
+        fs_fail(volume->fs);
+    if (volume->mirror)
+        mirror_stop(volume->mirror);
+    co_cond_signal(&volume->changed);
+}
+
+void node_drop_volumes(struct node *node)
+{
+    list_for_each (entry, &node->volumes)
+        drop_volume(list_entry(entry, struct node_volume, node));
+}
+
 void co_node_volumes_stop(struct node *node, bool handover)
 {
     uint64_t deadline_ns = io_now_ns(node->io) + STOP_NS, to = handover ? successor(node) : 0;
@@ -215,12 +230,10 @@ void co_node_volumes_stop(struct node *node, bool handover)
         struct node_volume *volume = list_entry(entry, struct node_volume, node);
 
         volume->move_to = to;
-        if (!handover && volume->fs)
-            fs_fail(volume->fs);
-        if (!handover && volume->mirror)
-            mirror_stop(volume->mirror);
         co_cond_signal(&volume->changed);
     }
+    if (!handover)
+        node_drop_volumes(node);
     while (handover && to && serves_any(node)) {
         if (co_cond_wait_until(&node->changed, deadline_ns) < 0)
             break;

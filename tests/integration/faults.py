@@ -11,6 +11,7 @@ rot     one bit flipped in one copy: the read is right, the copy is repaired, an
 lease   the owner is cut off, as leader and as a mere node: it answers nothing once another serves
 pair    the leader, who is the owner, is cut off together with one node, of five: neither answers once the others serve
 term    SIGTERM hands ownership over and ends the daemon within seconds
+stuck   SIGTERM ends a daemon that is cut off, and has requests that wait, within seconds
 twice   a second daemon on the same data waits for the lock, and refuses
 guest   a guest on node 2 writes and verifies, from the first step on, and while the daemon of that node is killed and started:
         it sees no error, nothing is lost
@@ -35,7 +36,7 @@ from fault_clients import BareGuest, Fio, Reader, TimedWriter, guest_image  # no
 from lab import Failed, Lab  # noqa: E402
 from nbd_client import BLOCK, Book, NbdClient, stamp  # noqa: E402
 
-STEPS = ["kill", "pause", "cut", "all", "rot", "lease", "pair", "term", "twice", "guest"]
+STEPS = ["kill", "pause", "cut", "all", "rot", "lease", "pair", "term", "stuck", "twice", "guest"]
 WANTED = {"kill": 1.0, "pause": 3.5, "cut": 3.5, "term": 1.0}  # seconds
 FILE = "v/stamps.raw"
 FILE_MIB = 64
@@ -311,6 +312,24 @@ class Faults:
         stall = max(writer.longest for writer in writers[:4])
         return (f"stopped in {took:.1f} s, longest stall of the others {stall:.2f} s (wanted: {WANTED['term']} s), "
                 f"{writes} writes, all there")
+
+    def stuck(self):
+        """Cut off, the owner can end none of its requests; they do not keep it from ending itself."""
+        self.own_by(1)
+        writers = self.writers(1, count=1, seed=31)
+        time.sleep(1)
+        self.lab.devcluster("cut", 1)
+        time.sleep(4)
+        begun = time.monotonic()
+        self.lab.devcluster("stop", 1)  # fails after 30 seconds
+        took = time.monotonic() - begun
+        self.lab.devcluster("heal", 1)
+        self.lab.devcluster("start", 1)
+        self.lab.wait_healthy(HEAL_SECONDS)
+        writes = self.judge_writers(writers, 2)
+        if took > 20:
+            raise Failed(f"the daemon took {took:.1f} s to stop")
+        return f"the daemon stopped in {took:.1f} s; {writes} writes before and after, all there"
 
     def twice(self):
         folder = self.lab.node_dir(1)
