@@ -442,12 +442,13 @@ int co_disk_look(struct disk *disk)
 int co_disk_release(struct disk *disk)
 {
     cleanup(freep) uint8_t *zeros = aligned_alloc(BLOCK_SIZE, MIB);
-    int r;
+    int r = zeros ? co_disk_take_turn(disk) : -ENOMEM;
 
-    if (!zeros)
-        return -ENOMEM;
+    if (r < 0)
+        return r;
     memset(zeros, 0, MIB);
     /* the extent table's start too, or the next claim finds "data of an unknown kind" */
     r = co_io_write(disk->file, zeros, MIB, SUPERBLOCK_A_OFFSET, IO_WRITE_DSYNC);
+    disk->changing = false; /* who waits for its turn finds no superblock to change */
     return r;
 }

@@ -19,4 +19,8 @@ struct disk {
     size_t region_count; /* of a cache disk */
 };
 
+/* Waits until nobody writes the superblock; from then on the caller does, until it clears changing.
+ * Returns 0 or -ECANCELED. */
+must_check int co_disk_take_turn(struct disk *disk);
+
 #endif

@@ -103,18 +103,25 @@ static int co_write_both(struct disk *disk, struct superblock *next)
     return r;
 }
 
-/* Takes turns: a change is made of what is there now. A disk that somebody has overwritten gets no
+int co_disk_take_turn(struct disk *disk)
+{
+    int r = 0;
+
+    while (r == 0 && disk->changing)
+        r = co_sleep_ns(CHANGING_POLL_NS);
+    disk->changing |= r == 0;
+    return r;
+}
+
+/* In turns: a change is made of what is there now. A disk that somebody has overwritten gets no
  * superblock again, or nobody would notice that it is empty. */
 static int co_change_begin(struct disk *disk, struct superblock **ret_next)
 {
     cleanup(freep) struct superblock *next = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    int r = next ? 0 : -ENOMEM;
+    int r = next ? co_disk_take_turn(disk) : -ENOMEM;
 
-    while (r == 0 && disk->changing)
-        r = co_sleep_ns(CHANGING_POLL_NS);
     if (r < 0)
         return r;
-    disk->changing = true;
     r = PLANTED(CACHE_WIPED_REWRITTEN) ? 0 : co_disk_look(disk);
     if (r < 0) {
         disk->changing = false;

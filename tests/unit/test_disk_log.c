@@ -344,6 +344,53 @@ static void a_wiped_disk_stays_wiped(void **state)
     sim_free(sim);
 }
 
+struct unbinding {
+    struct disks *disks;
+    struct co_group *group;
+};
+
+static void co_release_log(void *arg)
+{
+    struct unbinding *unbinding = arg;
+    struct disks *disks = unbinding->disks;
+    int r = co_disk_cache_release(disks->cache, disk_identity(disks->capacity[0])->uuid);
+
+    assert_true(r == 0 || r == -ENODEV);
+    co_group_done(unbinding->group);
+}
+
+static void give_back_main(struct io *io, void *arg)
+{
+    struct disks disks = {0};
+    struct co_group group;
+    struct unbinding unbinding = {.disks = &disks, .group = &group};
+
+    assert_int_equal(co_open_disks(io, &disks), 0);
+    assert_int_equal(co_bind(&disks, 0), 0);
+    co_group_init(&group);
+    co_group_add(&group, 1);
+    assert_int_equal(co_spawn(io, "release", co_release_log, &unbinding), 0);
+    assert_int_equal(co_sleep_ns(*(uint64_t *)arg), 0);
+    assert_int_equal(co_disk_release(disks.cache), 0);
+    co_group_wait(&group);
+    close_disks(&disks);
+    assert_int_equal(co_disk_open(io, CACHE_PATH, &cluster, NULL, &disks.cache), -ENODEV);
+    end_program(io);
+}
+
+/* A retired disk may be given back while its last log, which has moved off it, is being released:
+ * that must not bring its superblock back. */
+static void a_disk_that_is_given_back_is_gone(void **state)
+{
+    (void)state;
+    for (uint64_t after_ns = 0; after_ns < 2 * MS; after_ns += 20 * US) {
+        struct sim *sim = new_world(1 + after_ns);
+
+        run(sim, give_back_main, &after_ns);
+        sim_free(sim);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +399,7 @@ int main(void)
         cmocka_unit_test(a_log_that_is_bound_again_is_another),
         cmocka_unit_test(two_disks_never_get_one_region),
         cmocka_unit_test(a_wiped_disk_stays_wiped),
+        cmocka_unit_test(a_disk_that_is_given_back_is_gone),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
