@@ -30,10 +30,11 @@
 #define LOCK_WAIT_S 10
 #define NICE (-10)
 #define LOOK_NS SEC
+#define MOUNTS_MAX 64
 
 struct mount { /* one volume's FUSE mount */
     struct list node;
-    char volume[CSV_VOLUME_NAME_MAX + 1];
+    uint64_t volume; /* its id: another volume may take its name */
     struct fuse_mount *mount;
 };
 
@@ -134,36 +135,42 @@ static int open_vms(struct daemon *daemon)
     return r;
 }
 
-static struct mount *find_mount(struct daemon *daemon, const char *volume)
+static struct mount *find_mount(struct daemon *daemon, uint64_t volume)
 {
     list_for_each (entry, &daemon->mounts) {
         struct mount *mount = list_entry(entry, struct mount, node);
 
-        if (strcmp(mount->volume, volume) == 0)
+        if (mount->volume == volume)
             return mount;
     }
     return NULL;
 }
 
-static void co_mount_volume(struct daemon *daemon, const char *name)
+struct mountable { /* what a volume's record says */
+    uint64_t volume;
+    char name[NAME_MAX_BYTES];
+};
+
+static void co_mount_volume(struct daemon *daemon, const struct mountable *mountable)
 {
-    struct csv_volume *volume = csv_volume_find(node_csv(daemon->node), name);
+    struct csv_volume *volume = csv_volume_find(node_csv(daemon->node), mountable->name);
     struct mount *mount = calloc(1, sizeof(*mount));
     char path[700];
     struct fuse_mount_options options = {.path = path};
+    bool is_there = volume && csv_volume_id(volume) == mountable->volume; /* else soon */
     int r = -ENOMEM;
 
-    if (mount && volume) {
-        snprintf(mount->volume, sizeof(mount->volume), "%.*s", CSV_VOLUME_NAME_MAX, name);
-        snprintf(path, sizeof(path), "%s/clusterstorage/%s", daemon->options.dir, mount->volume);
+    if (mount && is_there) {
+        mount->volume = mountable->volume;
+        snprintf(path, sizeof(path), "%s/clusterstorage/%s", daemon->options.dir, mountable->name);
         r = co_fuse_mount_open(daemon->io, volume, &options, &mount->mount);
     }
     if (r == 0) {
         list_push_back(&daemon->mounts, &mount->node);
     } else {
-        if (volume)
+        if (is_there)
             log_error(daemon->io, "daemon", "a volume cannot be mounted", "volume=%s error=%s",
-                      name, strerror(-r));
+                      mountable->name, strerror(-r));
         free(mount);
     }
     csv_volume_put(volume);
@@ -181,27 +188,30 @@ static void co_follow_volumes(struct daemon *daemon)
 {
     const struct database *database = node_database(daemon->node);
     const struct volume_record *record;
-    char names[64][NAME_MAX_BYTES];
+    struct mountable mountables[MOUNTS_MAX];
     size_t count = 0;
 
     if (strcmp(daemon->options.fuse, "yes") != 0)
         return;
-    for (size_t i = 0; (record = database_at(database, TABLE_VOLUME, i)) && count < 64; i++) {
-        if (record->state == VOLUME_ONLINE)
-            memcpy(names[count++], record->name, NAME_MAX_BYTES);
+    for (size_t i = 0; (record = database_at(database, TABLE_VOLUME, i)) && count < MOUNTS_MAX;
+         i++) {
+        if (record->state != VOLUME_ONLINE)
+            continue;
+        mountables[count].volume = record->base.id;
+        memcpy(mountables[count++].name, record->name, NAME_MAX_BYTES);
     }
     list_for_each_safe (entry, &daemon->mounts) {
         struct mount *mount = list_entry(entry, struct mount, node);
         size_t i = 0;
 
-        while (i < count && strcmp(names[i], mount->volume) != 0)
+        while (i < count && mountables[i].volume != mount->volume)
             i++;
         if (i == count)
             co_unmount(mount);
     }
     for (size_t i = 0; i < count && !daemon->stopping; i++) {
-        if (!find_mount(daemon, names[i]))
-            co_mount_volume(daemon, names[i]);
+        if (!find_mount(daemon, mountables[i].volume))
+            co_mount_volume(daemon, &mountables[i]);
     }
 }
 

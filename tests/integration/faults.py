@@ -12,6 +12,7 @@ lease   the owner is cut off, as leader and as a mere node: it answers nothing o
 pair    the leader, who is the owner, is cut off together with one node, of five: neither answers once the others serve
 term    SIGTERM hands ownership over and ends the daemon within seconds
 stuck   SIGTERM ends a daemon that is cut off, and has requests that wait, within seconds
+anew    a volume is deleted and made again under its name while a node sleeps: that mounts the new one
 twice   a second daemon on the same data waits for the lock, and refuses
 guest   a guest on node 2 writes and verifies, from the first step on, and while the daemon of that node is killed and started:
         it sees no error, nothing is lost
@@ -36,7 +37,7 @@ from fault_clients import BareGuest, Fio, Reader, TimedWriter, guest_image  # no
 from lab import Failed, Lab  # noqa: E402
 from nbd_client import BLOCK, Book, NbdClient, stamp  # noqa: E402
 
-STEPS = ["kill", "pause", "cut", "all", "rot", "lease", "pair", "term", "stuck", "twice", "guest"]
+STEPS = ["kill", "pause", "cut", "all", "rot", "lease", "pair", "term", "stuck", "anew", "twice", "guest"]
 WANTED = {"kill": 1.0, "pause": 3.5, "cut": 3.5, "term": 1.0}  # seconds
 FILE = "v/stamps.raw"
 FILE_MIB = 64
@@ -330,6 +331,34 @@ class Faults:
         if took > 20:
             raise Failed(f"the daemon took {took:.1f} s to stop")
         return f"the daemon stopped in {took:.1f} s; {writes} writes before and after, all there"
+
+    def mounted(self, node, volume, seconds=20):
+        path = self.lab.node_dir(node) / "clusterstorage" / volume
+        end = time.monotonic() + seconds
+        while not os.path.ismount(path):
+            if time.monotonic() > end:
+                raise Failed(f"volume {volume} is not mounted on node{node}")
+            time.sleep(0.1)
+        return path
+
+    def anew(self):
+        """A node that slept wakes to another volume of a name that it has mounted."""
+        self.lab.s2d("volume", "create", "w", "--size", "64M")
+        self.mounted(3, "w")
+        self.lab.devcluster("pause", 3)
+        time.sleep(4)
+        self.lab.s2d("--yes", "volume", "delete", "w")
+        self.lab.s2d("volume", "create", "w", "--size", "64M")
+        (self.mounted(1, "w") / "new").write_text("new")
+        self.lab.devcluster("resume", 3)
+        self.lab.wait_healthy(HEAL_SECONDS)
+        end = time.monotonic() + 20
+        while not os.path.exists(self.lab.node_dir(3) / "clusterstorage/w/new"):
+            if time.monotonic() > end:
+                raise Failed("node3 still has the deleted volume mounted")
+            time.sleep(0.1)
+        self.lab.s2d("--yes", "volume", "delete", "w")
+        return "it is mounted there, and the deleted one is not"
 
     def twice(self):
         folder = self.lab.node_dir(1)
