@@ -60,17 +60,19 @@ int store_compare_bitmap(struct store *store, uint32_t extent, uint64_t **ret_bi
 void store_apply_drop(struct store *store, struct stream *stream, uint32_t extent,
                       struct log_position watermark)
 {
-    uint64_t *bitmap;
+    uint64_t *bitmap = NULL;
 
-    if (store_compare_bitmap(store, extent, &bitmap) < 0) {
-        store_fail(store, -ENOMEM);
-        return;
-    }
     list_for_each_safe (node, &stream->pending) {
         struct pending *pending = list_entry(node, struct pending, node);
 
         if (!is_dropped(pending, extent, watermark))
             continue;
+        /* not before: a disk that comes back drops the tails of all its columns, and each list is
+         * written at every checkpoint */
+        if (!bitmap && store_compare_bitmap(store, extent, &bitmap) < 0) {
+            store_fail(store, -ENOMEM);
+            return;
+        }
         for (uint32_t i = 0; i < pending->count && !PLANTED(DROP_UNLISTED); i++)
             bitmap[(pending->block + i) / 64] |= 1ull << ((pending->block + i) % 64);
         SOMETIMES("store: a stale column drops an uncommitted record");

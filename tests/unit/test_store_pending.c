@@ -435,6 +435,40 @@ static void a_drop_makes_room(void **state)
     rig_done(&rig);
 }
 
+/* A column that has nothing to drop gets no list, which every checkpoint would have to write. */
+static void listless_main(struct io *io, void *arg)
+{
+    struct rig_owner owner = {.commit = true};
+    struct extent_ref columns[LISTED];
+    struct rig_store rig;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
+    for (uint32_t i = 0; i < LISTED; i++) {
+        columns[i] = (struct extent_ref){i, 1};
+        assert_int_equal(co_rig_write(&owner, i, 0, 1, 100 + i), 0);
+    }
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_store_drop_tail(rig.store, RIG_VDISK, 1, columns, LISTED), 0);
+    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    assert_int_equal(co_rig_write(&owner, 0, 1, 1, 200), 0);
+    assert_int_equal(co_rig_commit(&owner), 0);
+    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    assert_true(store_stats(rig.store).log_used_bytes < 2 * LISTED * BLOCK_SIZE);
+    co_rig_close(&rig);
+}
+
+static void nothing_dropped_is_not_listed(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_new(&rig, 1, AGAIN_DISK_BYTES, LOG_BYTES);
+    assert_true(rig_run(&rig, listless_main, NULL));
+    rig_done(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -444,6 +478,7 @@ int main(void)
         cmocka_unit_test(a_loss_is_settled_among_many_small_ones),
         cmocka_unit_test(a_takeover_leaves_room_for_checkpoints),
         cmocka_unit_test(a_drop_makes_room),
+        cmocka_unit_test(nothing_dropped_is_not_listed),
     };
 
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* it could not jump out of a coroutine */
