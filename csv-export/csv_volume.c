@@ -17,12 +17,13 @@ struct csv_volume *csv_volume_by_id(struct csv *csv, uint64_t id)
     return NULL;
 }
 
+/* Of those that were removed some may still be on their way out: their names are free. */
 static struct csv_volume *by_name(struct csv *csv, const char *name)
 {
     list_for_each (node, &csv->volumes) {
         struct csv_volume *volume = list_entry(node, struct csv_volume, node);
 
-        if (strcmp(volume->name, name) == 0)
+        if (!volume->removed && strcmp(volume->name, name) == 0)
             return volume;
     }
     return NULL;
@@ -42,7 +43,7 @@ struct csv_volume *csv_volume_next(struct csv *csv, const char *after)
     list_for_each (node, &csv->volumes) {
         struct csv_volume *volume = list_entry(node, struct csv_volume, node);
 
-        if (!after || strcmp(volume->name, after) > 0) {
+        if (!volume->removed && (!after || strcmp(volume->name, after) > 0)) {
             volume->references++;
             return volume;
         }

@@ -907,6 +907,51 @@ static void test_end_of_an_answer(void **state)
     csv_world_run(end_of_an_answer);
 }
 
+static void co_remove_it(void *arg)
+{
+    co_csv_remove_volume(arg, CSV_VOLUME_ID);
+}
+
+/* A volume that is deleted may have requests under way, on a disk that is slow. Its name is free
+ * for another one meanwhile. */
+static void name_of_a_removed(struct csv_world *world)
+{
+    struct csv_volume_state state = {.id = CSV_VOLUME_ID + 1, .name = "v", .owner = 2};
+    struct csv *csv = world->csv[1];
+    struct one_write write = {.data = aligned(4096),
+                              .file = co_make_and_open(world->volume[1], "file")};
+    struct csv_volume *found;
+    struct co_group group;
+
+    memset(write.data, 1, 4096);
+    world->vdisk->hold = true;
+    co_group_init(&group);
+    assert_int_equal(co_group_spawn(&group, world->world->io, "write", co_one_write, &write), 0);
+    while (world->vdisk->held == 0)
+        co_cond_wait_always(&world->vdisk->held_one);
+    assert_int_equal(co_group_spawn(&group, world->world->io, "remove", co_remove_it, csv), 0);
+    co_sleep_ns(MS);
+    assert_int_equal(co_csv_set_volume(csv, &state), 0);
+    found = csv_volume_find(csv, "v");
+    assert_non_null(found);
+    assert_int_equal(csv_volume_id(found), CSV_VOLUME_ID + 1);
+    csv_volume_put(found);
+    found = csv_volume_next(csv, NULL);
+    assert_int_equal(csv_volume_id(found), CSV_VOLUME_ID + 1);
+    csv_volume_put(found);
+    csv_vdisk_release(world->vdisk);
+    co_group_wait(&group);
+    csv_file_close(write.file);
+    co_csv_remove_volume(csv, CSV_VOLUME_ID + 1);
+    free(write.data);
+}
+
+static void test_name_of_a_removed(void **state)
+{
+    (void)state;
+    csv_world_run(name_of_a_removed);
+}
+
 static void test_ends_of_waiting(void **state)
 {
     (void)state;
@@ -1028,6 +1073,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_fence_drains),
         cmocka_unit_test(test_ends_of_waiting),
         cmocka_unit_test(test_end_of_an_answer),
+        cmocka_unit_test(test_name_of_a_removed),
         cmocka_unit_test(test_restarted_client),
         cmocka_unit_test(test_bad_messages),
         cmocka_unit_test(test_moving),
