@@ -307,24 +307,31 @@ static void lose_patience(void *arg)
     io_timer_arm(daemon->io, &daemon->patience, io_now_ns(daemon->io) + AGAIN_NS);
 }
 
+static void be_patient(struct daemon *daemon)
+{
+    if (daemon->node)
+        io_timer_arm(daemon->io, &daemon->patience, io_now_ns(daemon->io) + PATIENCE_NS);
+}
+
 /* Clients first, then what serves them. VMs run on until their deadline: the next daemon takes them
- * up. */
+ * up. What is waited for but clients' requests (a VM that is being started) costs no volume. */
 static void co_stop(struct daemon *daemon)
 {
     daemon->stopping = true;
     io_timer_init(&daemon->patience, lose_patience, daemon);
-    if (daemon->node)
-        io_timer_arm(daemon->io, &daemon->patience, io_now_ns(daemon->io) + PATIENCE_NS);
+    be_patient(daemon);
     co_cond_broadcast(&daemon->changed);
     while (!daemon->services_ended)
         co_cond_wait_always(&daemon->changed);
     co_api_server_close(daemon->api_server);
     co_api_routes_stop(&daemon->api);
+    io_timer_disarm(daemon->io, &daemon->patience);
     co_vms_free(take_ptr(daemon->vms));
     if (daemon->nbd_server)
         nbd_server_shutdown(daemon->nbd_server);
     if (daemon->node && node_csv(daemon->node))
         csv_stop(node_csv(daemon->node)); /* what still waits for an owner must not hold us up */
+    be_patient(daemon);
     while (!list_empty(&daemon->mounts))
         co_unmount(list_first(&daemon->mounts, struct mount, node));
     co_nbd_server_close(daemon->nbd_server);
