@@ -97,12 +97,16 @@ static void vm_delete(struct command *command)
     database_remove(command->database, TABLE_VM, vm->base.id);
 }
 
-/* {vm, wanted}: what the administrator wants; the jobs bring it about. */
+/* {vm, wanted, incarnation (the last one)}: what the administrator wants; the jobs bring it about.
+ * A wish that comes late must not undo a start that was made after it. */
 static void vm_want(struct command *command)
 {
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
     unsigned wanted = command_word(command, "wanted", vm_state_words);
+    uint64_t incarnation = command_u64_or(command, "incarnation", vm ? vm->incarnation : 0);
 
+    if (vm && vm->incarnation != incarnation)
+        command_refuse(command, -ESTALE, "VM %s was started meanwhile", vm->name);
     if (command_refused(command))
         return;
     vm->wanted = wanted;

@@ -14,6 +14,7 @@
 #define START_NS (90 * SEC)
 #define ENDED_NS (10 * SEC)
 #define TIMEOUT_MS 60000
+#define WISHES_MAX 5 /* that a stop is tried against starts */
 #define TIMEOUT_MS_MAX (24 * 3600 * 1000)
 #define LOG_TAIL_BYTES (128 * KIB)
 #define GENERATION_1_DISKS 4 /* on IDE */
@@ -466,12 +467,21 @@ static bool is_wanted(struct api_context *context, uint64_t id)
     return vm && vm->wanted == VM_RUNNING;
 }
 
+/* A start that came first, or that this node had not heard of, is one more to be stopped. */
 static int co_want_stopped(struct api_context *context, uint64_t id, struct api_response *response)
 {
-    return co_api_propose(context,
-                          json_pack("{s:s,s:I,s:s}", "verb", "vm.want", "vm", (json_int_t)id,
-                                    "wanted", vm_state_words[VM_STOPPED]),
-                          response, NULL);
+    int r = -ESTALE;
+
+    for (unsigned i = 0; i < WISHES_MAX && r == -ESTALE; i++) {
+        const struct vm_record *vm = database_find(node_database(context->node), TABLE_VM, id);
+
+        r = co_api_propose(context,
+                           json_pack("{s:s,s:I,s:s,s:I}", "verb", "vm.want", "vm", (json_int_t)id,
+                                     "wanted", vm_state_words[VM_STOPPED], "incarnation",
+                                     (json_int_t)(vm ? vm->incarnation : 0)),
+                           response, NULL);
+    }
+    return r;
 }
 
 /* Its node is down: what may still live there is stopped by its keeper when the node's lease is
