@@ -266,7 +266,7 @@ static int co_clone_contents(struct fs_inode *from, struct fs_inode *to)
 }
 
 static int co_clone_file(struct fs_inode *from, struct fs_inode *dir, const char *name,
-                         struct fs_request request, struct fs_inode **ret_inode)
+                         struct fs_request request, uint64_t *ret_ino)
 {
     struct fs *fs = from->fs;
     struct clone_file clone = {.from = from, .dir = dir, .name = name};
@@ -291,21 +291,24 @@ static int co_clone_file(struct fs_inode *from, struct fs_inode *dir, const char
     } else if (r == 0) {
         r = co_journal_wait(fs, result.lsn);
     }
-    if (r < 0 || !ret_inode)
-        return r;
-    r = co_fs_inode_get(fs, result.ino, 0, ret_inode);
-    return r == -ESTALE && !fs->error ? -ENOENT : r;
+    *ret_ino = result.ino;
+    return r;
 }
 
 int co_fs_clone_file(struct fs_inode *from, struct fs_inode *dir, const char *name,
                      struct fs_request request, struct fs_inode **ret_inode)
 {
     struct fs *fs = from->fs;
+    uint64_t ino;
     int r = co_change_begin(fs);
 
     if (r < 0)
         return r;
-    r = co_clone_file(from, dir, name, request, ret_inode);
+    r = co_clone_file(from, dir, name, request, &ino);
     change_end(fs);
-    return r;
+    if (r < 0 || !ret_inode)
+        return r;
+    /* Not before: it may have a truncation to finish, which is a change of its own. */
+    r = co_fs_inode_get(fs, ino, 0, ret_inode);
+    return r == -ESTALE && !fs->error ? -ENOENT : r;
 }

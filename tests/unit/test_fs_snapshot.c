@@ -382,12 +382,86 @@ static void power_cut_at_every_write(void **state)
     }
 }
 
+struct both {
+    struct fs_inode *file, *root;
+    struct fs_request request;
+    struct co_group *group;
+};
+
+static void co_clone_again(void *arg)
+{
+    struct both *both = arg;
+    struct fs_inode *made;
+
+    check_int(co_fs_clone_file(both->file, both->root, "made", both->request, &made), 0);
+    fs_inode_put(made);
+    co_group_done(both->group);
+}
+
+/* A file of many extents, a clone of it by a named request, and a truncation of the clone that a
+ * crash has cut short. */
+static struct fs_request co_half_truncated(struct world *world)
+{
+    struct fs_request request = {.session = 7, .slot = 1, .sequence = 1};
+    struct fs_inode *root, *file, *made;
+
+    check_int(co_create(world, "file"), 0);
+    root = co_must_open(world, "");
+    file = co_must_open(world, "file");
+    for (uint64_t i = 0; i < 500; i++)
+        check_int(co_write_pattern(file, 2 * i * BLOCK_SIZE, BLOCK_SIZE, 1), 0);
+    check_int(co_fs_clone_file(file, root, "made", request, &made), 0);
+    world->ram.cut_after = world->ram.writes + world->ram.trims + 1;
+    check_int(co_fs_truncate(made, 0, FS_NO_REQUEST), -ESTALE);
+    fs_inode_put(made);
+    fs_inode_put(file);
+    fs_inode_put(root);
+    co_world_crash(world);
+    co_world_mount(world);
+    co_world_remount(world); /* nothing of it is in RAM now */
+    return request;
+}
+
+/* The clone's repeat meets a truncation to finish, just as a snapshot waits for the clone to end:
+ * neither waits for the other. */
+static void co_clone_meets_snapshot(struct world *world)
+{
+    struct both both = {0};
+    struct co_group group;
+
+    co_world_fresh(world);
+    both.request = co_half_truncated(world);
+    both.root = co_must_open(world, "");
+    both.file = co_must_open(world, "file");
+    both.group = &group;
+    world->ram.delay_max = 20;
+    co_group_init(&group);
+    co_group_add(&group, 1);
+    check_int(co_spawn(world->io, "clone", co_clone_again, &both), 0);
+    co_yield ();
+    check_int(co_fs_snapshot_create(both.root, "s", FS_NO_REQUEST), 0);
+    co_group_wait(&group);
+    fs_inode_put(both.file);
+    fs_inode_put(both.root);
+    co_world_done(world);
+}
+
+static void a_clone_and_a_snapshot_do_not_wait_for_each_other(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 20; seed++)
+        world_run(VOLUME, seed, co_clone_meets_snapshot);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(snapshot_stays),           cmocka_unit_test(snapshot_is_read_only),
-        cmocka_unit_test(files_and_space),          cmocka_unit_test(snapshot_is_one_moment),
+        cmocka_unit_test(snapshot_stays),
+        cmocka_unit_test(snapshot_is_read_only),
+        cmocka_unit_test(files_and_space),
+        cmocka_unit_test(snapshot_is_one_moment),
         cmocka_unit_test(power_cut_at_every_write),
+        cmocka_unit_test(a_clone_and_a_snapshot_do_not_wait_for_each_other),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
