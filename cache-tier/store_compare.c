@@ -268,6 +268,8 @@ static bool is_unsure(const struct store *store, uint64_t vdisk, const struct ex
     if (!(row->flags & EXTENT_DAMAGED))
         return false;
     SOMETIMES_IF(since_epoch != 0, "store: a damaged column is a source");
+    if (PLANTED(DAMAGED_SOURCE_TRUSTED))
+        return since_epoch == 0;
     return !stream || stream->intact_since == 0 || since_epoch < stream->intact_since;
 }
 
