@@ -210,6 +210,8 @@ static int choose_region(struct checkpoint *work, uint64_t want_blocks)
     uint64_t copies = MIN(want_blocks, room - limit);
 
     begin_region(work);
+    if (log_used_blocks(log) + said > log_ring_blocks(log))
+        return -EAGAIN; /* it would wait for room for ever, and with it who closes the store */
     do {
         extend_region(work, limit);
         pending = pending_in_region(work);

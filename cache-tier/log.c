@@ -470,6 +470,7 @@ void log_reject_waiting(struct log *log, log_match_fn *match, void *arg, int res
 {
     for (int class = LOG_CLASSES - 1; class >= 0; class --)
         reject_class(log, class, match, arg, result);
+    admit(log); /* what stood behind them may go now */
 }
 
 bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg)
@@ -736,7 +737,7 @@ void co_log_drain(struct log *log)
 
 int co_log_close_batch(struct log *log)
 {
-    if (log->error == 0) {
+    if (log->error == 0 && has_room(log, batch_blocks(log->gather, 0, 0), 0, LOG_RESERVED)) {
         log->close_batch = true;
         commit_soon(log);
         co_log_drain(log);

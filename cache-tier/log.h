@@ -155,7 +155,8 @@ void log_note_device(struct log *log,
 bool log_idle(const struct log *log); /* nothing in flight, gathered or waiting */
 /* Suspends until idle. */
 void co_log_drain(struct log *log);
-/* Writes an empty batch: it vouches for the one before it. 0 or the log's error. */
+/* Writes an empty batch, if a block is left: it vouches for the one before it. 0 or the log's
+ * error. */
 must_check int co_log_close_batch(struct log *log);
 
 /* ---- room ---- */

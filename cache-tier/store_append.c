@@ -217,6 +217,7 @@ void store_append(struct store *store, struct store_append *append)
         store_learn_watermark(store, append->stream,
                               (struct log_position){record->position.session, 0}, record->epoch);
     log_append(store->log, &append->item, append_class(store, append));
+    checkpoint_poke(store); /* it may find no room in an idle log, up to the end of a lap */
 }
 
 /* ---- durable ---- */
