@@ -52,6 +52,12 @@ static inline uint64_t key_page_number(const struct store *store, uint64_t key)
     return store_page_number(store, key >> store->extent_shift, block / CHECKSUM_PAGE_ENTRIES);
 }
 
+/* It goes with a drop that is under way. */
+static inline bool is_being_dropped(const struct store *store, const struct pending *pending)
+{
+    return store->extents[pending->where.extent].drops > 0;
+}
+
 /* The extent was given away or emptied since the region was collected. */
 static inline bool extent_forgotten(const struct store *store, uint32_t extent)
 {

@@ -22,7 +22,7 @@ static bool is_same_record(const struct move *move)
 
 static bool move_valid(const struct move *move)
 {
-    return is_same_record(move) && !move->pending->dropped;
+    return is_same_record(move) && !is_being_dropped(move->control.store, move->pending);
 }
 
 /* As it was appended, with a newer watermark. */
@@ -119,7 +119,7 @@ static struct pending *next_in_region(const struct checkpoint *work)
         list_for_each (node, &stream->pending) {
             struct pending *pending = list_entry(node, struct pending, node);
 
-            if (in_region(work, pending) && !pending->dropped)
+            if (in_region(work, pending) && !is_being_dropped(work->store, pending))
                 return pending;
         }
     }

@@ -12,6 +12,7 @@ struct drop {
     struct stream *stream;
     struct extent_ref where;
     struct log_position watermark;
+    bool placed;
 };
 
 static bool is_dropped(const struct pending *pending, uint32_t extent,
@@ -27,13 +28,8 @@ static bool drop_encode(struct log_item *item, void *to)
     struct log_drop_record *record = to;
 
     drop->watermark = drop->stream->watermark;
-    /* a copy at the log's head of what is dropped here would bring it back at a replay */
-    list_for_each (node, &drop->stream->pending) {
-        struct pending *pending = list_entry(node, struct pending, node);
-
-        if (is_dropped(pending, drop->where.extent, drop->watermark))
-            pending->dropped = true;
-    }
+    drop->placed = true;
+    drop->control.store->extents[drop->where.extent].drops++;
     record->head.kind = LOG_DROP;
     record->head.bytes = sizeof(*record);
     record->vdisk = drop->stream->vdisk;
@@ -85,6 +81,8 @@ static void drop_done(struct log_item *item, int result)
     struct drop *drop = container_of(item, struct drop, control.item);
     struct store *store = drop->control.store;
 
+    if (drop->placed)
+        store->extents[drop->where.extent].drops--;
     if (result == 0 &&
         extent_table_row(store->table, drop->where.extent)->generation == drop->where.generation)
         store_apply_drop(store, drop->stream, drop->where.extent, drop->watermark);

@@ -32,7 +32,10 @@ struct extent_state {
     struct list zeros;     /* struct pending of RECORD_ZERO */
     uint64_t *compare;     /* compare list, a bit to each block; NULL: empty */
     uint64_t forgotten_in; /* the checkpoint during which it was emptied last */
-    bool withheld;         /* store_withhold() */
+    /* Drops that have their place in the log, and are not durable yet. What is uncommitted goes
+     * with them, also what lands meanwhile, before them: no copy of it may follow in the log. */
+    uint32_t drops;
+    bool withheld; /* store_withhold() */
 };
 
 struct store_counters {

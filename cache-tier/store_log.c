@@ -119,6 +119,18 @@ static int co_tell_new_log(struct store *store)
     return r == 0 ? co_log_close_batch(store->new_log) : r;
 }
 
+/* What a log was told that is not to be the store's is durable no more. */
+static void doubt_streams(struct store *store)
+{
+    struct stream *stream, *next;
+
+    HASH_ITER(hh, store->streams.table, stream, next)
+    {
+        stream->durable_epoch = 0;
+        stream->durable_watermark = (struct log_position){0};
+    }
+}
+
 /* With the gate closed, no checkpoint running and the old log empty. */
 static int co_switch(struct store *store, const struct log_region *region,
                      const struct disk_log *to)
@@ -142,8 +154,10 @@ static int co_switch(struct store *store, const struct log_region *region,
     r = co_tell_new_log(store);
     store->log = old;
     store->new_log = NULL;
-    if (r < 0)
+    if (r < 0) {
+        doubt_streams(store);
         return r;
+    }
     r = co_disk_set_log(store->disk, to, false);
     if (r < 0) {
         store_report(store, r); /* which of the two it is now, nobody knows before the next open */

@@ -77,7 +77,6 @@ struct pending *pending_get(struct streams *streams, const struct record *record
         return NULL;
     pending = list_entry(list_pop_front(&streams->free), struct pending, node);
     list_init(&pending->zero_node);
-    pending->dropped = false;
     pending->moved = false;
     pending->position = record->position;
     pending->where = record->where;

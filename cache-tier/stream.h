@@ -42,8 +42,7 @@ struct pending {
     uint32_t slab;
     uint16_t column;
     uint8_t kind;
-    bool dropped; /* a drop has its place in the log: no copy of it may follow */
-    bool moved;   /* what the log holds of it is a copy */
+    bool moved; /* what the log holds of it is a copy */
     uint32_t block, count;
     uint32_t flags;
     uint64_t address, epoch;

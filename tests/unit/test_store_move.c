@@ -410,6 +410,76 @@ static void what_is_gone_does_not_hold_a_log(void **state)
     rig_done(&rig);
 }
 
+/* ---- a new log that fails ---- */
+
+#define FAIL_STEP_NS (50 * US)
+
+struct failing {
+    struct rig *rig;
+    uint64_t after_ns;
+    struct opened opened;
+    struct disk_log to;
+    int moved, marked;
+};
+
+/* The power goes at the first write after the move. No log of the store's has the epoch by then, so
+ * without that write the store must not say that it keeps it. */
+static void failing_move_main(void *arg)
+{
+    struct failing *failing = arg;
+    struct opened *opened = &failing->opened;
+
+    failing->moved = co_store_move_log(opened->store, opened->cache, &failing->to);
+    sim_crash_at_write(failing->rig->sim, failing->rig->machine, 1);
+    if (failing->moved < 0)
+        failing->marked =
+            co_store_mark(opened->store, RIG_VDISK, 2, (struct log_position){0}, false);
+}
+
+/* A record shows the store an epoch while it is held back for the move. */
+static void failing_main(struct io *io, void *arg)
+{
+    struct failing *failing = arg;
+    struct opened *opened = &failing->opened;
+    struct rig_owner owner = {0};
+    struct rig_write held;
+    struct co_group group;
+
+    assert_int_equal(co_open(io, opened), 0);
+    assert_int_equal(co_rig_seal(&owner, opened->store, 1), 0);
+    assert_int_equal(
+        co_disk_cache_reserve(opened->cache, disk_identity(opened->disk)->uuid, &failing->to), 0);
+    co_group_init(&group);
+    assert_int_equal(co_group_spawn(&group, io, "move", failing_move_main, failing), 0);
+    assert_int_equal(co_sleep_ns(1), 0);
+    owner.epoch = 2;
+    rig_prepare(&owner, &held, RECORD_WRITE, 0, 0, 1, 1);
+    rig_submit(&owner, &held);
+    assert_int_equal(co_sleep_ns(failing->after_ns), 0);
+    sim_disk_set_fault(failing->rig->sim, failing->rig->machine, CACHE_PATH, SIM_DISK_WRITE_ERRORS);
+    co_group_wait(&group);
+    assert_int_equal(co_rig_wait(&held), -ECANCELED);
+    co_close(opened);
+}
+
+static void a_log_that_failed_to_begin_vouches_for_nothing(void **state)
+{
+    struct failing failing = {.moved = -EIO};
+
+    (void)state;
+    for (uint64_t i = 0; failing.moved < 0; i++) {
+        struct rig rig;
+
+        failing = (struct failing){.rig = &rig, .after_ns = i * FAIL_STEP_NS, .marked = -ECANCELED};
+        new_world(&rig, 1);
+        assert_false(rig_run(&rig, failing_main, &failing));
+        sim_crash_at_write(rig.sim, rig.machine, 0);
+        sim_disk_set_fault(rig.sim, rig.machine, CACHE_PATH, SIM_DISK_OK);
+        assert_int_equal(failing.marked, -ECANCELED);
+        rig_done(&rig);
+    }
+}
+
 /* ---- losing ---- */
 
 #define NEW_EXTENT EXTENTS /* begins its life in the log that will be lost */
@@ -756,6 +826,7 @@ int main(void)
         cmocka_unit_test(power_goes_at_each_write_of_a_move),
         cmocka_unit_test(a_log_waits_for_watermarks),
         cmocka_unit_test(what_is_gone_does_not_hold_a_log),
+        cmocka_unit_test(a_log_that_failed_to_begin_vouches_for_nothing),
         cmocka_unit_test(a_lost_log_is_told),
         cmocka_unit_test(the_last_copy_is_withheld),
         cmocka_unit_test(a_damaged_source_tells_what_it_knows),

@@ -150,6 +150,63 @@ static void a_copy_is_of_the_record_that_was_read(void **state)
     }
 }
 
+/* ---- dropped, by a drop that was placed before it was durable ---- */
+
+static void drop_main(void *arg)
+{
+    struct race *race = arg;
+    struct extent_ref column = {0, 1};
+
+    race->result = co_store_drop_tail(race->rig.store, RIG_VDISK, 1, &column, 1);
+}
+
+/* The record is in flight when its drop is gathered behind it, and durable when a checkpoint wants
+ * to copy it, which stands behind the drop then. */
+static void drop_behind_main(struct io *io, void *arg)
+{
+    struct race race = {0};
+    struct rig_write write;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &race.rig), 0);
+    assert_int_equal(co_rig_seal(&race.owner, race.rig.store, 1), 0);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        assert_int_equal(co_rig_write(&race.owner, 0, i, 1, 100 + i), 0);
+    assert_int_equal(co_rig_commit(&race.owner), 0);
+
+    rig_prepare(&race.owner, &write, RECORD_WRITE, 0, 0, 1, 200);
+    rig_submit(&race.owner, &write);
+    assert_int_equal(co_sleep_ns(MS), 0);
+    co_group_init(&race.group);
+    assert_int_equal(co_group_spawn(&race.group, io, "drop", drop_main, &race), 0);
+    assert_int_equal(co_rig_wait(&write), 0);
+    assert_int_equal(co_store_checkpoint(race.rig.store), 0);
+    co_group_wait(&race.group);
+    assert_int_equal(race.result, 0);
+    co_expect(&race.owner, 0, 0, 100);
+    co_rig_close(&race.rig);
+
+    assert_int_equal(co_rig_open(io, &race.rig), 0);
+    race.owner.store = race.rig.store;
+    co_expect(&race.owner, 0, 0, 100);
+    co_rig_close(&race.rig);
+}
+
+static void no_copy_follows_a_drop(void **state)
+{
+    struct sim_options options = sim_default_options(1);
+    struct rig rig;
+
+    (void)state;
+    options.disk_read_ns_min = MS;
+    options.disk_read_ns_max = MS + 1;
+    options.disk_write_ns_min = WRITE_NS;
+    options.disk_write_ns_max = WRITE_NS + 1;
+    rig_new_with(&rig, &options, DISK_BYTES, LOG_BYTES);
+    assert_true(rig_run(&rig, drop_behind_main, NULL));
+    rig_done(&rig);
+}
+
 /* ---- the end of its extent's life, told by the database ---- */
 
 #define INDEX 9        /* of the database, when it was told */
@@ -473,6 +530,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_copy_is_of_the_record_that_was_read),
+        cmocka_unit_test(no_copy_follows_a_drop),
         cmocka_unit_test(a_freed_extent_leaves_nothing_uncommitted),
         cmocka_unit_test(a_loss_is_settled_among_uncommitted_records),
         cmocka_unit_test(a_loss_is_settled_among_many_small_ones),
