@@ -21,9 +21,37 @@ static bool vm_runs(const struct vm_record *vm)
     return vm->incarnation > vm->ended;
 }
 
-/* Whether text is VOLUME/PATH, and the volume is there. */
+static const struct vm_record *vm_with_disk(const struct database *database, const char *text)
+{
+    const struct vm_record *vm;
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        for (uint64_t j = 0; j < vm->disk_count; j++) {
+            if (strcmp(vm->disks[j], text) == 0)
+                return vm;
+        }
+    }
+    return NULL;
+}
+
+static bool is_named_before(const json_t *disks, size_t index)
+{
+    const char *text = json_string_value(json_array_get(disks, index));
+
+    for (size_t i = 0; i < index; i++) {
+        const char *other = json_string_value(json_array_get(disks, i));
+
+        if (text && other && strcmp(text, other) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Whether text is VOLUME/PATH, the volume is there, and the disk is no other VM's: two that write
+ * to it would spoil it, and a node that looked before it asked may not have known of the other. */
 static void check_disk(struct command *command, const char *text)
 {
+    const struct vm_record *other = text ? vm_with_disk(command->database, text) : NULL;
     const char *slash = text ? strchr(text, '/') : NULL;
     char volume[NAME_MAX_BYTES];
 
@@ -37,6 +65,8 @@ static void check_disk(struct command *command, const char *text)
     volume[slash - text] = '\0';
     if (!database_find_name(command->database, TABLE_VOLUME, volume))
         command_refuse(command, -ENOENT, "there is no volume called '%s'", volume);
+    if (other)
+        command_refuse(command, -EBUSY, "%.160s is a disk of VM %s already", text, other->name);
 }
 
 /* {name, memory_bytes, vcpus, generation, disks: […], switch_name} */
@@ -63,8 +93,11 @@ static void vm_create(struct command *command)
         command_refuse(command, -EINVAL, "the generation is 1 (BIOS) or 2 (UEFI)");
     if (json_array_size(disks) > VM_DISKS_MAX || json_array_size(disks) == 0)
         command_refuse(command, -EINVAL, "a VM has from 1 to %d disks", VM_DISKS_MAX);
-    for (size_t i = 0; i < json_array_size(disks); i++)
+    for (size_t i = 0; i < json_array_size(disks); i++) {
         check_disk(command, json_string_value(json_array_get(disks, i)));
+        if (is_named_before(disks, i))
+            command_refuse(command, -EINVAL, "a disk is named twice");
+    }
     if (command_refused(command))
         return;
     vm = record_new(TABLE_VM, database_new_id(database));

@@ -101,33 +101,16 @@ static void co_show(void *arg, const struct api_request *request, struct api_res
 
 /* ---- definitions ---- */
 
-static const struct vm_record *vm_with_disk(const struct database *database, const char *disk)
-{
-    const struct vm_record *vm;
-
-    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
-        for (uint64_t j = 0; j < vm->disk_count; j++) {
-            if (strcmp(vm->disks[j], disk) == 0)
-                return vm;
-        }
-    }
-    return NULL;
-}
-
-/* A file that is there, and no other VM's. Returns false and answers. */
+/* A file that is there; that it is no other VM's is for the database to say. Returns false and
+ * answers. */
 static bool co_check_disk(struct api_context *context, const char *disk,
                           struct api_response *response)
 {
-    const struct vm_record *other = vm_with_disk(node_database(context->node), disk);
     const char *slash = strchr(disk, '/');
     cleanup(csv_volume_putp) struct csv_volume *volume = NULL;
     char name[NAME_MAX_BYTES] = "";
     struct fs_attr attr;
 
-    if (other) {
-        api_answer_error(response, -EBUSY, "%s is a disk of VM %s already", disk, other->name);
-        return false;
-    }
     if (slash && (size_t)(slash - disk) < sizeof(name))
         memcpy(name, disk, slash - disk);
     volume = csv_volume_find(node_csv(context->node), name);
@@ -219,6 +202,8 @@ static void co_remove_disk(struct api_context *context, const char *disk)
 static void co_create_clone(struct api_context *context, struct vm_wanted *wanted,
                             const json_t *disks, struct api_response *response)
 {
+    bool unknown;
+
     wanted->disks = json_array();
     for (size_t i = 0; i < json_array_size(disks); i++) {
         const char *disk = json_string_value(json_array_get(disks, i));
@@ -236,7 +221,9 @@ static void co_create_clone(struct api_context *context, struct vm_wanted *wante
     }
     if (response->error == 0)
         co_propose_vm(context, wanted, response);
-    for (size_t i = 0; response->error && i < json_array_size(wanted->disks); i++)
+    /* Nobody knows whether there is a VM now that needs them. */
+    unknown = response->error == -ETIMEDOUT || response->error == -ECANCELED;
+    for (size_t i = 0; response->error && !unknown && i < json_array_size(wanted->disks); i++)
         co_remove_disk(context, json_string_value(json_array_get(wanted->disks, i)));
     json_decref(wanted->disks);
 }

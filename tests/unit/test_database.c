@@ -275,6 +275,31 @@ static void an_extent_belongs_to_one_slab(void **state)
     assert_null(database_slab(s->database, vdisk, 1));
 }
 
+static int create_vm(struct state *s, const char *name, const char *disk, const char *second)
+{
+    return apply(s, json_pack("{s:s,s:s,s:I,s:i,s:[s,s*]}", "verb", "vm.create", "name", name,
+                              "memory_bytes", (json_int_t)(64 * MIB), "vcpus", 1, "disks", disk,
+                              second));
+}
+
+/* Two guests that write to one disk spoil it. Who asked may not have known of the other VM. */
+static void a_disk_is_one_vms(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vm;
+
+    make_cluster(s, disks);
+    make_volume(s, "v", 1);
+    assert_int_equal(create_vm(s, "vm1", "v/a", "v/b"), 0);
+    vm = reply(s, "vm");
+    assert_int_equal(create_vm(s, "vm2", "v/c", "v/b"), -EBUSY);
+    assert_int_equal(create_vm(s, "vm2", "v/c", "v/c"), -EINVAL);
+    assert_int_equal(create_vm(s, "vm2", "v/c", NULL), 0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I}", "verb", "vm.delete", "vm", (json_int_t)vm)),
+                     0);
+    assert_int_equal(create_vm(s, "vm3", "v/b", NULL), 0);
+}
+
 static void two_starts_of_a_vm_cannot_both_win(void **state)
 {
     struct state *s = *state;
@@ -1051,6 +1076,7 @@ int main(void)
         TEST(the_last_columns_that_data_needs_are_never_stale),
         TEST(parity_needs_a_node_to_each_column),
         TEST(an_extent_belongs_to_one_slab),
+        TEST(a_disk_is_one_vms),
         TEST(two_starts_of_a_vm_cannot_both_win),
         TEST(arguments_are_read_before_anything_changes),
         TEST(jobs_are_begun_once_and_forgotten),
