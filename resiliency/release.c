@@ -102,28 +102,38 @@ static void co_propose_release(struct mirror *mirror, uint32_t slab)
               (unsigned long long)mirror->vdisk.id, slab);
 }
 
-static void co_empty_slab(struct mirror *mirror, uint32_t slab)
+/* Returns 1 (it is gone), 0 (something is written), or < 0: nobody knows yet. */
+static int co_empty_slab(struct mirror *mirror, uint32_t slab)
 {
+    int r;
+
     mirror->slabs[slab].closed = !PLANTED(RELEASE_DOOR_OPEN);
     while (mirror->slabs[slab].entered > 0 && !mirror->stopped) {
         SOMETIMES("release: a slab that looked empty is still in use");
         (void)!co_wait_at_door(mirror, UINT64_MAX);
     }
-    if (co_slab_is_unwritten(mirror, slab) > 0)
+    r = co_slab_is_unwritten(mirror, slab);
+    if (r > 0) {
         co_propose_release(mirror, slab);
+        r = vdisk_config_slab_allocated(mirror->config, slab) ? -EAGAIN : 1;
+    }
     mirror->slabs[slab].closed = false;
     co_cond_broadcast(&mirror->changed);
+    return r;
 }
 
 static void co_look_at(struct mirror *mirror, uint32_t slab)
 {
-    int r = co_column_is_unwritten(mirror, slab, 0);
+    int r;
 
-    if (r < 0 || !may_be_released(mirror, slab))
-        return;                              /* at the next look */
-    mirror->slabs[slab].maybe_empty = false; /* until the next trim */
+    mirror->slabs[slab].maybe_empty = false; /* until the next trim: one may come meanwhile */
+    r = co_column_is_unwritten(mirror, slab, 0);
+    if (!may_be_released(mirror, slab))
+        r = -EAGAIN;
     if (r > 0)
-        co_empty_slab(mirror, slab);
+        r = co_empty_slab(mirror, slab);
+    if (r < 0)
+        mirror->slabs[slab].maybe_empty = true; /* at the next look */
 }
 
 void mirror_note_trim(struct mirror *mirror, uint32_t slab)

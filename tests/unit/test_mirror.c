@@ -279,6 +279,29 @@ static void test_stale_column_keeps_its_slab(void **state)
               stale_column_keeps_its_slab);
 }
 
+/* A column was away for a moment when the slab was looked at, and nobody missed it. */
+static void absent_column_is_asked_again(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    assert_int_equal(co_owner_write(owner, 5, 'a'), 0);
+    assert_int_equal(co_trim_slab(owner, 0), 0);
+    fake_column_set_reachable(&world->columns[1], false);
+    co_sleep_ns(10 * SEC);
+    assert_true(slab_is_there(world, 0));
+    assert_int_equal(world->release_proposals, 0);
+    fake_column_set_reachable(&world->columns[1], true);
+    co_sleep_ns(20 * SEC);
+    assert_false(slab_is_there(world, 0));
+}
+
+static void test_absent_column_is_asked_again(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = be_thin},
+              absent_column_is_asked_again);
+}
+
 static void full_pool_is_enospc(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -1348,6 +1371,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_empty_slab_is_given_back),
         cmocka_unit_test(test_released_slab_takes_nothing_with_it),
         cmocka_unit_test(test_late_release_is_void),
+        cmocka_unit_test(test_absent_column_is_asked_again),
         cmocka_unit_test(test_stale_column_keeps_its_slab),
         cmocka_unit_test(test_full_pool_is_enospc),
         cmocka_unit_test(test_write_waits_for_every_column),
