@@ -251,8 +251,9 @@ must_check int co_store_mark(struct store *store, uint64_t vdisk, uint64_t epoch
  * (may be NULL): their checksums, 0 = unwritten. Every block returned was verified. Returns 0,
  * -EBADMSG (at least one does not match, or the medium would not give it: ret_bad, if not NULL, has
  * a bit for each such block; the others are right; the error handler was told), -ESTALE
- * (generation), -EINVAL (range, or another vdisk's extent), -ENOMEM, -ECANCELED. An extent that
- * this disk has not yet initialised in that generation reads as zeros. */
+ * (generation; or a damaged column until it was compared: who asks does not know yet that it is
+ * stale), -EINVAL (range, or another vdisk's extent), -ENOMEM, -ECANCELED. An extent that this disk
+ * has not yet initialised in that generation reads as zeros. */
 struct block_set { /* a bit to each block of a request of up to RECORD_BLOCKS_MAX */
     uint64_t bits[RECORD_BLOCKS_MAX / 64];
 };

@@ -78,6 +78,7 @@ static int apply_column(struct mirror *mirror, size_t index, const struct column
                    : 0;
     }
     feed->stale_columns++;
+    mirror->sources_lost += same && old->state == COLUMN_IN_SYNC;
     /* Newly stale, or a new column in the place of one that is lost: the feed begins anew, with
      * the tail of its stale columns. */
     if (!same || old->state == COLUMN_IN_SYNC)

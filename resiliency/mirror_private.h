@@ -68,6 +68,7 @@ struct mirror {
     struct feed **slab_feeds; /* slab_count × width */
     uint32_t slab_count;
     uint32_t slabs_waiting; /* allocated and not ready */
+    uint32_t sources_lost;  /* in-sync columns that turned stale in this session: resync.c */
 
     uint64_t seq;           /* the last one given */
     uint64_t issued_bytes;  /* of data, by all writes of the session */

@@ -474,12 +474,15 @@ void co_resync_await_answer(struct feed *feed)
     }
 }
 
-static int co_join(struct feed *feed)
+/* Returns 0, -EAGAIN (a source was lost since `sources_lost`: compare again), or why it ended. */
+static int co_join(struct feed *feed, uint32_t sources_lost)
 {
     struct mirror *mirror = feed->mirror;
     int r;
 
     while (feed->up && feed->stale_columns > 0) {
+        if (mirror->sources_lost != sources_lost && !PLANTED(RESYNC_KEEPS_COMPARED))
+            return -EAGAIN;
         r = co_await_may_join(feed);
         if (r < 0)
             return r;
@@ -522,13 +525,25 @@ static void co_forget_lists(struct feed *feed, const struct extent_ref *refs, si
 
 static int co_resync_feed(struct resync *resync)
 {
+    const struct mirror *mirror = resync->mirror;
     struct feed *feed = resync->feed;
+    uint32_t sources_lost;
     int r;
 
     r = PLANTED(RESYNC_NO_BARRIER) ? 0 : co_wait_for_writes(feed);
-    if (r == 0)
+    if (r < 0)
+        return r;
+    /* What turns stale by another's word may have lost its log before we heard of it: a block that
+     * was found equal to it then may be as old as it. An "in-sync" that was proposed meanwhile is
+     * void, for that is a new epoch. */
+    do {
+        sources_lost = mirror->sources_lost;
         r = co_resync_columns(resync);
-    return r == 0 ? co_join(feed) : r;
+        if (r == 0)
+            r = co_join(feed, sources_lost);
+        SOMETIMES_IF(r == -EAGAIN, "resync: all is compared again, a source was lost");
+    } while (r == -EAGAIN && mirror->sources_lost != sources_lost);
+    return r;
 }
 
 int co_resync_run(struct feed *feed)

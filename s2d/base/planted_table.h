@@ -90,6 +90,8 @@
     X(CACHE_LOSS_NOT_DAMAGED, "move", "a store whose log was lost goes on as if it held everything") \
     X(CACHE_LOSS_ROWS_KEPT, "move", "an extent that began its life in a lost log reads as zeros") \
     X(CACHE_LOSS_NOT_FENCED, "move", "the fences that a lost log held are not raised again")    \
+    X(RESYNC_KEEPS_COMPARED, "mirror-test", "a resync goes on with what was compared with a source that is stale") \
+    X(DAMAGED_IS_READ, "move", "a column that lost its log is read by who does not know") \
     X(DAMAGED_SOURCE_TRUSTED, "move", "a column that lost its log says what changed as if it knew") \
     X(HOLE_ROWS_FORGOTTEN, "cluster-cache", "an extent that began behind a hole in a log reads as zeros") \
     X(CACHE_OLD_LOG_BELIEVED, "move", "a cache disk that shows an old state of a log is believed") \

@@ -843,6 +843,47 @@ static void test_equal_blocks_leave_no_stamp(void **state)
     world_run(THREE, equal_blocks_leave_no_stamp);
 }
 
+/* As if the log went that had what `other` lacks. */
+static void lose_log(struct world *world, uint64_t disk, uint64_t other, uint64_t block)
+{
+    struct extent_ref to = world_column(world, 0, disk - 1)->where,
+                      from = world_column(world, 0, other - 1)->where;
+    struct fake_block *lost = &world->columns[disk - 1].extents[to.extent].blocks[block];
+    const struct fake_block *old = &world->columns[other - 1].extents[from.extent].blocks[block];
+
+    memcpy(lost->data, old->data, BLOCK_SIZE);
+    lost->sum = old->sum;
+}
+
+static void lost_source_is_not_believed(struct world *world)
+{
+    struct vdisk_config *config;
+    unsigned proposals;
+
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
+    evict_by_writing(world, 3, 1, 'b');
+    co_sleep_ns(100 * MS);
+    lose_log(world, 1, 3, 1); /* and the database was told, which the owner does not know yet */
+    world->raft_delay_ns = 100 * MS;
+    proposals = world->in_sync_proposals;
+    fake_column_set_reachable(&world->columns[2], true);
+    while (world->in_sync_proposals == proposals)
+        co_sleep_ns(MS);
+    assert_int_equal(world_peek(world, 3, 1), 'a'); /* found equal to disk 1 */
+    config = world_edit(world);
+    assert_int_equal(vdisk_config_mark_stale(config, 1, config->epoch), 1);
+    world_publish(world, config);
+    co_wait_in_sync(world, 3);
+    assert_int_equal(world_peek(world, 3, 1), 'b');
+}
+
+/* Its node called it stale, not the owner: whatever was compared with it is compared again. */
+static void test_lost_source_is_not_believed(void **state)
+{
+    (void)state;
+    world_run(THREE, lost_source_is_not_believed);
+}
+
 static void void_proposal_is_made_again(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -1391,6 +1432,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
+        cmocka_unit_test(test_lost_source_is_not_believed),
         cmocka_unit_test(test_void_proposal_is_made_again),
         cmocka_unit_test(test_paused_resync_waits),
         cmocka_unit_test(test_newest_is_written_again),
