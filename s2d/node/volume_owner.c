@@ -454,6 +454,9 @@ void volume_main(void *arg)
     struct node_volume *volume = arg;
     struct node *node = volume->owner_node;
 
+    /* Whoever comes before it is served waits, also when that is for this node to do: a VM that is
+     * started after an outage of all nodes would else find no disk, and be stopped for good. */
+    co_tell_exports(volume, NULL);
     while (!node->stopping && !co_cancelled() && vdisk_record_of(volume)) {
         int r;
 
