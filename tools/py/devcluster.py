@@ -238,9 +238,10 @@ class Node:
     def wipe_disk(self, name):
         path = self.disk(name)
         size = path.stat().st_size
-        # In place: the daemon has it open. Random, so that nothing of it passes for "never written".
-        run("dd", "if=/dev/urandom", f"of={path}", "bs=1M", f"count={min(size >> 20, 64)}", "conv=notrunc,fsync",
-            "status=none")
+        # In place: the daemon has it open. Random, so that nothing of it passes for "never written". Direct, as the
+        # daemon's own writes are: the page cache calls what they overtake an I/O error.
+        run("dd", "if=/dev/urandom", f"of={path}", "bs=1M", f"count={min(size >> 20, 64)}", "iflag=fullblock",
+            "oflag=direct", "conv=notrunc,fsync", "status=none")
         run("fallocate", "--zero-range", "--offset", min(size, 64 << 20), "--length", max(size - (64 << 20), 4096), path)
 
     def new_disk(self, name, size):
