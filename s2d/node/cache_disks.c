@@ -33,6 +33,17 @@ static struct node_disk *cache_of(struct node_disk *disk)
     return NULL;
 }
 
+/* The cache disk may be retired meanwhile: it is not given back before we are through. */
+static int co_release_region(struct node_disk *cache, struct disk_uuid uuid)
+{
+    int r;
+
+    cache->region_users++;
+    r = co_disk_cache_release(cache->disk, uuid);
+    cache->region_users--;
+    return r;
+}
+
 /* What a cache disk still keeps for the disk, which names another log: a binding that was cut
  * short, or one from before that cache disk was away. An error is the cache disk's, and told by its
  * users.
@@ -43,7 +54,7 @@ static void co_release_others(struct node_disk *disk)
         struct node_disk *cache = list_entry(entry, struct node_disk, node);
 
         if (cache->disk && cache->role == DISK_CACHE && !cache->failed && cache != disk->cache &&
-            co_disk_cache_release(cache->disk, disk_identity(disk->disk)->uuid) < 0)
+            co_release_region(cache, disk_identity(disk->disk)->uuid) < 0)
             cache->look_ns = 0;
     }
 }
@@ -151,12 +162,17 @@ static struct node_disk *best_cache(const struct node_disk *disk)
     return best;
 }
 
-bool node_disk_is_retiring(const struct node_disk *disk)
+static bool is_in_state(const struct node_disk *disk, enum disk_state state)
 {
     const struct disk_record *record =
         database_find(consensus_database(disk->owner_node->consensus), TABLE_DISK, disk->id);
 
-    return record && record->state == DISK_RETIRING;
+    return record && record->state == state;
+}
+
+bool node_disk_is_retiring(const struct node_disk *disk)
+{
+    return is_in_state(disk, DISK_RETIRING) || is_in_state(disk, DISK_RETIRED);
 }
 
 struct move {
@@ -180,13 +196,13 @@ static int co_move(struct node_disk *disk, struct node_disk *to)
     r = co_store_move_log(disk->store, to ? to->disk : NULL, &log);
     if (r < 0) {
         /* given back only if it is sure that the disk does not name it: -EIO may have named it */
-        int undone = to && r == -EAGAIN ? co_disk_cache_release(to->disk, uuid) : 0;
+        int undone = to && r == -EAGAIN ? co_release_region(to, uuid) : 0;
 
         (void)undone; /* the next reservation for the disk takes it up */
         return r;
     }
     disk->cache = to;
-    return from && !from->failed ? co_disk_cache_release(from->disk, uuid) : 0;
+    return from && !from->failed ? co_release_region(from, uuid) : 0;
 }
 
 static void move_main(void *arg)
@@ -274,7 +290,7 @@ static void empty_main(void *arg)
 
 static void retire_cache(struct node_disk *cache)
 {
-    if (cache->busy || !node_disk_is_retiring(cache) || node_cache_bound(cache) > 0 ||
+    if (cache->busy || !is_in_state(cache, DISK_RETIRING) || node_cache_bound(cache) > 0 ||
         node_has_read_caches(cache))
         return;
     cache->busy = true;
@@ -314,8 +330,7 @@ static struct disk_uuid orphan_of(const struct node *node, const struct cache_re
     list_for_each (entry, &node->disks) {
         const struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
-        if (disk->disk && (!disk->given_back || disk->busy) &&
-            disk_uuid_equal(disk_identity(disk->disk)->uuid, region->disk))
+        if (disk->disk && disk_uuid_equal(disk_identity(disk->disk)->uuid, region->disk))
             return none;
     }
     return region->disk;
@@ -341,7 +356,7 @@ static void release_main(void *arg)
     while (r == 0 && all_are_open(cache->owner_node) &&
            !disk_uuid_none(orphan = first_orphan(cache))) {
         SOMETIMES("node: the log of a disk that is gone is given up");
-        r = co_disk_cache_release(cache->disk, orphan);
+        r = co_release_region(cache, orphan);
     }
     if (r < 0)
         cache->look_ns = 0; /* whether it failed */
@@ -368,7 +383,7 @@ void node_bind_logs(struct node *node)
     list_for_each (entry, &node->disks) {
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
-        if (disk->role == DISK_CACHE && !disk->given_back) {
+        if (disk->role == DISK_CACHE) {
             release_orphans(disk);
             retire_cache(disk); /* also one that failed: nothing is on it then */
         }
@@ -378,7 +393,7 @@ void node_bind_logs(struct node *node)
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
         if (disk->role == DISK_CAPACITY && disk->store && !disk->failed && !disk->busy &&
-            !disk->given_back && (!moving || (disk->cache && disk->cache->failed)))
+            (!moving || (disk->cache && disk->cache->failed)))
             moving |= bind_disk(disk);
     }
 }

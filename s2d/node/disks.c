@@ -56,7 +56,7 @@ static void disk_error(void *arg, int error)
 {
     struct node_disk *disk = arg;
 
-    if (disk->failed || disk->given_back || error == -ECANCELED)
+    if (disk->failed || error == -ECANCELED)
         return;
     if (error == -EBADMSG) {
         /* For the owner to repair from another copy, and counted (node_disk_status()). It may be
@@ -103,7 +103,7 @@ static void look_main(void *arg)
     struct node_disk *disk = arg;
     int r = co_disk_look(disk->disk);
 
-    if (!disk->failed && !disk->given_back) {
+    if (!disk->failed) {
         if (r == -ENODEV)
             node_disk_fail(disk, "somebody has overwritten it", r);
         else if (r == -EIO) /* it may be idle: nothing else would tell */
@@ -354,28 +354,55 @@ int co_node_disks_start(struct node *node)
     return co_open_disks(node, io_now_ns(node->io));
 }
 
-/* The cluster has moved everything off it. */
+/* ---- giving back ---- */
+
+static void close_retired_main(void *arg)
+{
+    struct node_disk *disk = arg;
+
+    co_node_close_store(disk); /* before another disk's log takes the place of its own */
+    disk->cache = NULL;
+    disk->busy = false;
+    node_reconcile_soon(disk->owner_node);
+}
+
 static void give_back_main(void *arg)
 {
     struct node_disk *disk = arg;
     struct node *node = disk->owner_node;
     int r = 0;
 
-    co_node_close_store(disk); /* before another disk's log takes the place of its own */
-    disk->cache = NULL;
     if (disk->disk && !disk->failed)
         r = co_disk_release(disk->disk);
-    disk->busy = false;
-    node_reconcile_soon(node);
+    disk_close(take_ptr(disk->disk)); /* also if it is dead: somebody may want to exchange it */
     log_info(node->io, "disks", "a retired disk is given back", "disk=%s error=%d", disk->name, r);
+    node_reconcile_soon(node);
 }
 
+static bool is_used(const struct node_disk *disk)
+{
+    return disk->busy || disk->looking || disk->region_users > 0 || node_cache_bound(disk) > 0 ||
+           node_has_read_caches(disk);
+}
+
+/* The cluster has moved everything off it. The store goes first, while others still see whose log
+ * it has on a cache disk; then nobody finds the disk any more, and it is closed. A step that cannot
+ * be begun now is begun by a later pass. */
 static void give_back(struct node *node, struct node_disk *disk)
 {
-    disk->given_back = disk->busy = true;
+    if (is_used(disk))
+        return;
+    disk->given_back = true;
     disk->served = false;
-    if (!node_spawn(node, "give-back", give_back_main, disk))
-        disk->given_back = disk->busy = false; /* the next pass tries again */
+    if (disk->store) {
+        disk->busy = node_spawn(node, "close-retired", close_retired_main, disk);
+        return;
+    }
+    list_remove(&disk->node);
+    if (node_spawn(node, "give-back", give_back_main, disk))
+        list_push_back(&node->disks_gone, &disk->node);
+    else
+        list_push_back(&node->disks, &disk->node);
 }
 
 /* was_failed: so the database says. Its record may go while we suspend. */
@@ -404,7 +431,7 @@ void co_node_reconcile_disks(struct node *node)
 
         if (node->stopping)
             return;
-        if (disk && record->state == DISK_RETIRED && !disk->given_back && !disk->busy)
+        if (disk && record->state == DISK_RETIRED)
             give_back(node, disk);
         if (!disk || !is_to_be_open(node, record))
             continue;
@@ -425,7 +452,7 @@ void co_node_disks_stop(struct node *node)
         if (disk->role != DISK_CACHE)
             co_close_disk(node, disk);
     }
-    while ((entry = list_pop_front(&node->disks))) {
+    while ((entry = list_pop_front(&node->disks)) || (entry = list_pop_front(&node->disks_gone))) {
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
 
         co_close_disk(node, disk);
@@ -476,6 +503,43 @@ static void random_uuid(struct io *io, char text[DISK_UUID_TEXT])
     disk_uuid_format(uuid, text);
 }
 
+/* A disk of that name that was retired, and is not closed yet. */
+static bool is_being_given_back(struct node *node, const char *name)
+{
+    const struct disk_record *record =
+        database_disk_of(consensus_database(node->consensus), node->identity.node, name);
+
+    list_for_each (entry, &node->disks_gone) {
+        const struct node_disk *disk = list_entry(entry, struct node_disk, node);
+
+        if (disk->disk && strcmp(disk->name, name) == 0)
+            return true;
+    }
+    return record && record->state == DISK_RETIRED && node_find_disk(node, record->base.id);
+}
+
+/* The record of a disk stays as long as we have it open: a claim by its name takes the record's
+ * place. */
+static int co_await_given_back(struct node *node, const char *name, struct node_message *message)
+{
+    uint64_t deadline_ns = io_now_ns(node->io) + DISK_LOCK_WAIT_NS;
+    int r = 0;
+
+    node_reconcile_soon(node); /* once: each pass wakes us */
+    while (r == 0 && is_being_given_back(node, name)) {
+        SOMETIMES("node: a claim waits until the disk of that name is given back");
+        r = co_cond_wait_until(&node->changed, deadline_ns);
+    }
+    if (r == -ETIMEDOUT) {
+        node_say(message,
+                 "disk %s was retired, and is still in use here: try again later, or start "
+                 "this node again",
+                 name);
+        r = -EBUSY;
+    }
+    return r;
+}
+
 /* A place in the database for it: an id, or that of a claim that was interrupted. */
 static int co_reserve(struct node *node, const char *path, const char *role, uint64_t size_bytes,
                       enum disk_media media, uint64_t *ret_id, struct node_message *message)
@@ -516,18 +580,34 @@ static void co_unreserve(struct node *node, uint64_t id)
     command_result_done(&result);
 }
 
-/* Whether the disk at path is the one that an interrupted claim of ours has formatted. */
-static bool co_is_ours(struct node *node, const char *path, const struct disk_uuid *cluster,
-                       uint64_t id)
+static bool is_nobodys(const struct node *node, uint64_t id)
+{
+    const struct disk_record *record =
+        database_find(consensus_database(node->consensus), TABLE_DISK, id);
+
+    return !record || record->state == DISK_RETIRED;
+}
+
+/* There is a disk of this cluster at path already. It may be the one that an interrupted claim of
+ * ours has formatted; or one that was retired while it could not be given back: then it is now, and
+ * formatted. The database knows all that were claimed, for it has just answered us. */
+static int co_claim_again(struct node *node, const char *path, const struct disk_claim *claim,
+                          struct disk_message *message)
 {
     struct disk *disk;
-    bool same;
+    uint64_t id;
+    int r;
 
-    if (co_disk_open(node->io, path, cluster, NULL, &disk) < 0)
-        return false;
-    same = disk_identity(disk)->disk_id == id;
+    if (co_disk_open(node->io, path, &claim->cluster, NULL, &disk) < 0)
+        return -EALREADY;
+    id = disk_identity(disk)->disk_id;
+    r = id == claim->disk_id ? 0 : -EALREADY;
+    if (r < 0 && is_nobodys(node, id)) {
+        SOMETIMES("node: a disk that was retired, and never given back, is claimed again");
+        r = co_disk_release(disk);
+    }
     disk_close(disk);
-    return same;
+    return r < 0 || id == claim->disk_id ? r : co_disk_claim(node->io, path, claim, message);
 }
 
 static int co_ready(struct node *node, uint64_t id, const char *path, struct node_message *message)
@@ -576,6 +656,9 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
     }
     claim.log_bytes = node->options.disk_log_bytes;
     claim.extent_bytes = cluster->extent_bytes; /* the record may go while we suspend */
+    r = co_await_given_back(node, base_name(path), ret_message);
+    if (r < 0)
+        return r;
     r = co_look(node, path, &size_bytes, &claim.media);
     if (r < 0) {
         node_say(ret_message, "%s cannot be opened: %s", path, strerror(-r));
@@ -589,8 +672,8 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
         return r;
     memcpy(claim.cluster.bytes, node->identity.cluster, sizeof(claim.cluster.bytes));
     r = co_disk_claim(node->io, path, &claim, &disk_message);
-    if (r == -EALREADY && co_is_ours(node, path, &claim.cluster, claim.disk_id))
-        r = 0;
+    if (r == -EALREADY)
+        r = co_claim_again(node, path, &claim, &disk_message);
     if (r < 0) {
         node_say(ret_message, "%s", disk_message.text[0] ? disk_message.text : strerror(-r));
         co_unreserve(node, claim.disk_id);

@@ -30,11 +30,12 @@ struct node_disk { /* of this node */
     bool damaged; /* some of its columns were not compared yet (damage.c) */
     struct store_fence *taken; /* how far the store went that was closed last; NULL: unknown */
     size_t taken_count;
-    bool given_back;   /* retired: it is no disk of ours any more */
-    bool looking;      /* co_disk_look() is under way */
-    uint64_t look_ns;  /* when it is next */
-    bool busy;         /* its log moves, or the store is closed or opened anew */
-    uint64_t moved_ns; /* its log is not moved again before */
+    bool given_back;       /* retired: it is served no more, and closed step by step */
+    unsigned region_users; /* of a cache disk: who changes its regions */
+    bool looking;          /* co_disk_look() is under way */
+    uint64_t look_ns;      /* when it is next */
+    bool busy;             /* its log moves, or the store is closed or opened anew */
+    uint64_t moved_ns;     /* its log is not moved again before */
 };
 
 /* disks.c */
@@ -54,7 +55,7 @@ void node_cache_failed(struct node_disk *disk, int error);
 /* A look at who is bound to what: begins what is to change, one disk at a time. */
 void node_bind_logs(struct node *node);
 unsigned node_cache_bound(const struct node_disk *cache);
-bool node_disk_is_retiring(const struct node_disk *disk);
+bool node_disk_is_retiring(const struct node_disk *disk); /* or retired */
 /* What a disk that is claimed without a role is for: cache, when the node has slower ones and none
  * that is faster. */
 enum disk_role node_role_for(struct node *node, enum disk_media media);

@@ -73,9 +73,10 @@ struct node {
     struct co_cond
         changed; /* broadcast after each reconciling pass, for those who wait for an effect */
 
-    struct pace pace;    /* of the copies that this node's vdisks make */
-    struct list disks;   /* struct node_disk: of this node */
-    struct list volumes; /* struct node_volume: one for each vdisk */
+    struct pace pace;       /* of the copies that this node's vdisks make */
+    struct list disks;      /* struct node_disk: of this node */
+    struct list disks_gone; /* those given back: closed, or about to; mirrors know their columns */
+    struct list volumes;    /* struct node_volume: one for each vdisk */
 
     struct down_node { /* what the leader remembers of nodes that are down */
         uint64_t node; /* 0: free */

@@ -94,7 +94,7 @@ void node_fit_read_caches(struct node *node)
         struct node_disk *disk = list_entry(entry, struct node_disk, node);
         struct read_cache_part part;
 
-        if (node->stopping || disk->failed || disk->given_back || !disk->store || disk->busy)
+        if (node->stopping || disk->failed || !disk->store || disk->busy)
             continue;
         part = part_of(disk);
         if (same_part(&part, &disk->read_cache))

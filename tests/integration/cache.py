@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Cache disks on three real daemons: hard disks whose logs lie on a fast disk; under load the cache disk of one node fails, and a new one is
 claimed and takes the logs over; then those of two nodes fail at once; each time writes go on, all heals by itself, and nothing acknowledged
-is lost; the last one is retired; and all of it holds over a restart of every daemon."""
+is lost; the last one is retired, and claimed again; and all of it holds over a restart of every daemon."""
 import pathlib
 import subprocess
 import sys
@@ -70,6 +70,14 @@ def await_volume(lab, seconds=60):
         if time.monotonic() > deadline:
             raise Failed(f"the volume does not heal: {lab.json('volume', 'show', 'v')}")
         time.sleep(0.2)
+
+
+def await_retired(lab, name, seconds=20):
+    deadline = time.monotonic() + seconds
+    while lab.json("disk", "show", name)["state"] != "retired":
+        if time.monotonic() > deadline:
+            raise Failed(f"{name} is not retired")
+        time.sleep(0.05)
 
 
 def lost_logs(lab, node):
@@ -156,6 +164,11 @@ def run(lab):
     await_logs(lab, 3, "own")
     await_read_caches(lab, 3, False)
     await_writes(lab, writers, 300)
+    await_retired(lab, "node3:nvme0")
+    lab.s2d("disk", "claim", lab.node_dir(3) / "disks" / "nvme0", "--role", "cache", node=3)
+    await_logs(lab, 3, "nvme0")
+    await_read_caches(lab, 3, True)
+    await_writes(lab, writers, 300)
     for writer in writers:
         writer.finish()
     judge(writers, socket, "after three cache disks failed")
@@ -169,7 +182,7 @@ def run(lab):
         await_logs(lab, node, "nvme0", "nvme1")
     start_without_cache(lab, 2, "nvme0", 3)
     judge(writers, socket, "after a restart of all")
-    print(f"{count(writers)} acknowledged writes, three cache disks failed under them, two of them at once; one came, one was retired")
+    print(f"{count(writers)} acknowledged writes, three cache disks failed under them, two of them at once; one came, one was retired and came back")
 
 
 def main():

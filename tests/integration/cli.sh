@@ -231,4 +231,20 @@ s2d 2 volume delete v --yes >/dev/null
 [[ $(s2d 2 volume list) != *w\ * ]] || s2d 2 volume delete w --yes >/dev/null
 refused 1 "no volume" 1 volume show v
 until_is 30 0 "['used_bytes']" 1 pool status
+
+step "a retired disk is claimed again"
+for _ in 1 2; do # what an empty disk says at once: it is retired, and free
+    s2d 2 disk retire node1:ssd1 --yes >/dev/null
+    s2d 1 disk claim "$dir/ssd1" >/dev/null
+    until_is 10 ok "['state']" 2 disk show node1:ssd1
+done
+kill -9 "${pids[3]}" # retired while nobody could give it back
+wait "${pids[3]}" 2>/dev/null || true
+until_is 20 down "['state']" 1 node show node3
+s2d 1 disk retire node3:ssd3 --yes >/dev/null
+until_is 10 retired "['state']" 1 disk show node3:ssd3
+start 3
+until_is 20 up "['state']" 1 node show node3
+s2d 3 disk claim "$dir/ssd3" >/dev/null
+until_is 10 ok "['state']" 1 disk show node3:ssd3
 echo "all as it should be"

@@ -104,8 +104,8 @@ struct placed *placed_of(struct world *world, const struct database *database)
     for (size_t i = 0; (record = database_at(database, TABLE_DISK, i)); i++) {
         struct machine_disk *of = machine_disk_of(world, database, record->base.id, NULL);
 
-        if (of && record->state == DISK_RETIRED)
-            of->retired = true;
+        if (of) /* it may have been claimed again */
+            of->retired = record->state == DISK_RETIRED;
     }
     for (size_t i = 0; (slab = database_at(database, TABLE_SLAB, i)); i++) {
         const struct vdisk_record *vdisk = database_find(database, TABLE_VDISK, slab->vdisk);

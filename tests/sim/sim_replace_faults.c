@@ -68,9 +68,38 @@ static int co_retire_one(struct act *act, uint64_t disk)
     return r;
 }
 
+#define RETIRED_WAIT_NS (10 * SEC)
+#define RETIRED_POLL_NS (20 * MS)
+
+static int co_await_retired(struct act *act, uint64_t disk)
+{
+    uint64_t deadline_ns = io_now_ns(node_io(act->machine->node)) + RETIRED_WAIT_NS;
+    const struct disk_record *record;
+    int r = 0;
+
+    while (r == 0 &&
+           (record = database_find(node_database(act->machine->node), TABLE_DISK, disk)) &&
+           record->state != DISK_RETIRED) {
+        r = co_sleep_ns(RETIRED_POLL_NS);
+        if (r == 0 && io_now_ns(node_io(act->machine->node)) >= deadline_ns)
+            r = -ETIMEDOUT;
+    }
+    return r;
+}
+
+/* Half of the disks are wanted again, the moment they are empty. */
 static int co_retire(struct act *act)
 {
-    return co_retire_one(act, choose_disk_record(act));
+    struct machine *machine = act->machine;
+    uint64_t disk = choose_disk_record(act);
+    const struct machine_disk *of =
+        machine_disk_of(machine->world, node_database(machine->node), disk, NULL);
+    int r = co_retire_one(act, disk);
+
+    if (r < 0 || !of || of->dead || act->fault.draw[1] % 2 == 0)
+        return r;
+    r = co_await_retired(act, disk);
+    return r < 0 ? r : co_machine_claim(machine, (unsigned)(of - machine->disks));
 }
 
 static bool disk_retired(struct world *world, struct fault *fault)

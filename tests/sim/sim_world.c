@@ -175,8 +175,7 @@ int co_machine_claim(struct machine *machine, unsigned disk)
 
     disk_path_of(machine->world, disk, path);
     r = co_node_claim_disk(machine->node, path, role, &id, &message);
-    if (r != -EEXIST) /* else another administrator claims it, or has: he knows */
-        machine->disks[disk].claimed = r == 0 || r == -EALREADY;
+    machine->disks[disk].claimed = r == 0 || r == -EALREADY;
     return r;
 }
 
