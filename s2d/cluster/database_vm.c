@@ -131,7 +131,8 @@ static void vm_delete(struct command *command)
 }
 
 /* {vm, wanted, incarnation (the last one)}: what the administrator wants; the jobs bring it about.
- * A wish that comes late must not undo a start that was made after it. */
+ * A wish that comes late must not undo a start that was made after it, nor a start that comes late
+ * this wish: that it names what had ended before is how vm_start() knows. */
 static void vm_want(struct command *command)
 {
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
@@ -143,6 +144,8 @@ static void vm_want(struct command *command)
     if (command_refused(command))
         return;
     vm->wanted = wanted;
+    if (wanted == VM_STOPPED && !vm_runs(vm))
+        vm->ended = command->index;
     database_put(command->database, TABLE_VM, vm);
 }
 
@@ -153,15 +156,17 @@ static bool host_came_back(const struct node_record *host, uint64_t start_counte
     return host && (host->state != NODE_DOWN || host->start_counter != start_counter);
 }
 
-/* {vm, node, incarnation (the last one), force, host_start_counter, restart, reason}: it may run on
- * that node, in the next incarnation. While the last one has not ended this takes `force`, and a
- * host that is down: a failover, decided by the leader after the old node's lease. restart: void
- * when the administrator has stopped it since. */
+/* {vm, node, incarnation (the last one), ended (the last), force, host_start_counter, restart,
+ * reason}: it may run on that node, in the next incarnation. While the last one has not ended this
+ * takes `force`, and a host that is down: a failover, decided by the leader after the old node's
+ * lease. Void when the administrator has stopped it since: an administrator's start names what had
+ * ended then, the leader's says restart. */
 static void vm_start(struct command *command)
 {
     struct vm_record *vm = command_record(command, "vm", TABLE_VM);
     struct node_record *node = command_record(command, "node", TABLE_NODE);
     uint64_t incarnation = command_u64(command, "incarnation");
+    uint64_t ended = command_u64_or(command, "ended", vm ? vm->ended : 0);
     bool force = command_bool_or(command, "force", false);
     bool restart = command_bool_or(command, "restart", false);
     const char *reason = command_text_or(command, "reason", "");
@@ -179,7 +184,7 @@ static void vm_start(struct command *command)
                        vm->name, vm->name);
     if (vm && vm_runs(vm) && !force)
         command_refuse(command, -EALREADY, "VM %s runs already", vm->name);
-    if (vm && restart && vm->wanted != VM_RUNNING)
+    if (vm && (vm->ended != ended || (restart && vm->wanted != VM_RUNNING)))
         command_refuse(command, -ESTALE, "VM %s was stopped meanwhile", vm->name);
     if (force && host_came_back(host, start_counter))
         command_refuse(command, -ESTALE, "node %s, which runs VM %s, is up", host->name, vm->name);

@@ -14,7 +14,7 @@
 #define START_NS (90 * SEC)
 #define ENDED_NS (10 * SEC)
 #define TIMEOUT_MS 60000
-#define WISHES_MAX 5 /* that a stop is tried against starts */
+#define WISHES_MAX 5 /* that a stop is tried against starts, and a start against stops */
 #define TIMEOUT_MS_MAX (24 * 3600 * 1000)
 #define LOG_TAIL_BYTES (128 * KIB)
 #define GENERATION_1_DISKS 4 /* on IDE */
@@ -393,6 +393,27 @@ static void co_wait_running(struct api_context *context, uint64_t id, uint64_t i
     }
 }
 
+/* Whoever still waits for his start wants it also after a stop that came first, or that this node
+ * had not heard of; what nobody asks for again stays void. */
+static int co_propose_start(struct api_context *context, uint64_t id, uint64_t to,
+                            struct api_response *response, json_t **ret_reply)
+{
+    int r = -ESTALE;
+
+    for (unsigned i = 0; i < WISHES_MAX && r == -ESTALE; i++) {
+        const struct vm_record *vm = database_find(node_database(context->node), TABLE_VM, id);
+
+        json_decref(*ret_reply);
+        r = co_api_propose(context,
+                           json_pack("{s:s,s:I,s:I,s:I,s:I}", "verb", "vm.start", "vm",
+                                     (json_int_t)id, "node", (json_int_t)to, "incarnation",
+                                     (json_int_t)(vm ? vm->incarnation : 0), "ended",
+                                     (json_int_t)(vm ? vm->ended : 0)),
+                           response, ret_reply);
+    }
+    return r;
+}
+
 /* {node}: where; chosen if it is not there. */
 static void co_start(void *arg, const struct api_request *request, struct api_response *response)
 {
@@ -419,11 +440,7 @@ static void co_start(void *arg, const struct api_request *request, struct api_re
         api_answer_error(response, -EHOSTUNREACH, "no node is up that could run it");
         return;
     }
-    if (co_api_propose(context,
-                       json_pack("{s:s,s:I,s:I,s:I}", "verb", "vm.start", "vm", (json_int_t)id,
-                                 "node", (json_int_t)to, "incarnation",
-                                 (json_int_t)vm->incarnation),
-                       response, &reply) == 0)
+    if (co_propose_start(context, id, to, response, &reply) == 0)
         co_wait_running(context, id,
                         (uint64_t)json_integer_value(json_object_get(reply, "incarnation")),
                         response);

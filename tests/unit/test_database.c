@@ -640,6 +640,52 @@ static void a_stopped_vm_is_not_restarted(void **state)
                      -EBUSY);
 }
 
+static uint64_t ended_of(struct state *s, uint64_t vm)
+{
+    return ((const struct vm_record *)database_find(s->database, TABLE_VM, vm))->ended;
+}
+
+static int start_vm(struct state *s, uint64_t vm, uint64_t incarnation, uint64_t ended)
+{
+    return apply(s, json_pack("{s:s,s:I,s:i,s:I,s:I}", "verb", "vm.start", "vm", (json_int_t)vm,
+                              "node", 1, "incarnation", (json_int_t)incarnation, "ended",
+                              (json_int_t)ended));
+}
+
+static int stop_vm(struct state *s, uint64_t vm, uint64_t incarnation)
+{
+    return apply(s, json_pack("{s:s,s:I,s:s,s:I}", "verb", "vm.want", "vm", (json_int_t)vm,
+                              "wanted", "stopped", "incarnation", (json_int_t)incarnation));
+}
+
+/* Whoever asked for a start may be gone, and what he proposed still be on its way. It must not run
+ * a VM that was stopped since, whether that had anything to end or not. */
+static void a_late_start_does_not_undo_a_stop(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vm, ended, incarnation;
+
+    make_cluster(s, disks);
+    make_volume(s, "v", 1);
+    assert_int_equal(create_vm(s, "vm1", "v/a", NULL), 0);
+    vm = reply(s, "vm");
+    ended = ended_of(s, vm);
+    assert_int_equal(stop_vm(s, vm, 0), 0); /* "does not run" */
+    assert_int_equal(start_vm(s, vm, 0, ended), -ESTALE);
+
+    ended = ended_of(s, vm);
+    assert_int_equal(start_vm(s, vm, 0, ended), 0);
+    incarnation = reply(s, "incarnation");
+    assert_true(incarnation > ended);
+    assert_int_equal(stop_vm(s, vm, incarnation), 0);
+    assert_int_equal(ended_of(s, vm), ended); /* it runs until its node says otherwise */
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I}", "verb", "vm.ended", "vm", (json_int_t)vm,
+                                        "incarnation", (json_int_t)incarnation)),
+                     0);
+    assert_int_equal(start_vm(s, vm, incarnation, ended), -ESTALE); /* asked for while it ran */
+    assert_int_equal(start_vm(s, vm, incarnation, ended_of(s, vm)), 0);
+}
+
 /* The disks know incarnations and no VMs: the node of a deleted one may still write to a disk that
  * another VM was made with. */
 static void a_vm_made_again_has_later_incarnations(void **state)
@@ -748,8 +794,8 @@ static const char *const good_commands[] = {
     "{'verb':'vdisk.own','vdisk':VDISK,'epoch':4,'owner':NODE,'preferred':true}",
     "{'verb':'vm.create','name':'vm1','memory_bytes':67108864,'vcpus':1,'generation':1,"
     "'disks':['v/a','v/b'],'switch_name':'br0','time_ns':7}",
-    "{'verb':'vm.start','vm':LAST,'node':NODE,'incarnation':0,'force':false,'host_start_counter':0,"
-    "'restart':false,"
+    "{'verb':'vm.start','vm':LAST,'node':NODE,'incarnation':0,'ended':ENDED,'force':false,"
+    "'host_start_counter':0,'restart':false,"
     "'reason':'r','time_ns':8}",
     "{'verb':'vm.want','vm':VM,'wanted':'stopped','incarnation':STARTED}",
     "{'verb':'vm.ended','vm':VM,'incarnation':STARTED,'reason':'off','stay_stopped':true,'host_is_"
@@ -773,7 +819,7 @@ static const char *const good_commands[] = {
 struct ids {
     uint64_t disks[NODES * DISKS_PER_NODE];
     uint64_t vdisk, volume, node, vm, last;
-    uint64_t started; /* the VM's incarnation */
+    uint64_t started, ended; /* the VM's incarnation, and what had ended when it was made */
 };
 
 static uint64_t id_of_word(const struct ids *ids, const char *word)
@@ -785,6 +831,7 @@ static uint64_t id_of_word(const struct ids *ids, const char *word)
            : strcmp(word, "NODE") == 0    ? ids->node
            : strcmp(word, "VM") == 0      ? ids->vm
            : strcmp(word, "STARTED") == 0 ? ids->started
+           : strcmp(word, "ENDED") == 0   ? ids->ended
                                           : ids->last;
 }
 
@@ -824,8 +871,10 @@ static void note_ids(struct state *s, struct ids *ids)
     }
     if (json_object_get(s->result.reply, "node"))
         ids->node = ids->last;
-    if (json_object_get(s->result.reply, "vm"))
+    if (json_object_get(s->result.reply, "vm")) {
         ids->vm = ids->last;
+        ids->ended = ended_of(s, ids->vm);
+    }
     if (json_object_get(s->result.reply, "incarnation"))
         ids->started = reply(s, "incarnation");
 }
@@ -1087,6 +1136,7 @@ int main(void)
         TEST(in_sync_is_answered_also_by_no),
         TEST(in_sync_from_before_a_damage_is_void),
         TEST(a_stopped_vm_is_not_restarted),
+        TEST(a_late_start_does_not_undo_a_stop),
         TEST(a_vm_that_was_taken_up_again_has_not_ended),
         TEST(a_vm_made_again_has_later_incarnations),
         TEST(deep_json_is_refused),
