@@ -469,6 +469,7 @@ int co_node_start_member(struct node *node)
     if (r < 0)
         return r;
     node->member = true;
+    node_follow_volumes(node);
     node_membership_start(node);
     node_reconcile_soon(node);
     return node_spawn(node, "reconcile", reconcile_main, node) ? 0 : -ENOMEM;

@@ -126,8 +126,12 @@ struct column_store *node_column(struct node *node, uint64_t on_node, uint64_t d
 
 /* volumes.c */
 void node_volumes_applied(struct node *node, const struct database_change *changes, size_t count);
-void node_reconcile_volumes(struct node *node);
-void node_volumes_boot(struct node *node); /* the first lease */
+/* Begins to follow vdisks that are new to us, as soon as the database has them: who asks our
+ * exports for the volume of one waits then until somebody serves it, and is not told that there is
+ * none. */
+void node_follow_volumes(struct node *node);
+void node_reconcile_volumes(struct node *node); /* also forgets those that are gone */
+void node_volumes_boot(struct node *node);      /* the first lease */
 void co_node_volumes_stop(struct node *node, bool handover);
 
 /* authorize.c: csv_options.authorize */

@@ -76,9 +76,20 @@ static uint64_t vdisk_of_change(const struct database_change *change)
     return 0;
 }
 
+static bool concerns_vdisks(const struct database_change *changes, size_t count)
+{
+    bool concerned = changes == NULL;
+
+    for (size_t i = 0; i < count && !concerned; i++)
+        concerned = changes[i].table == TABLE_VDISK;
+    return concerned;
+}
+
 /* changes NULL: everything may be different. */
 void node_volumes_applied(struct node *node, const struct database_change *changes, size_t count)
 {
+    if (node->member && !node->stopping && concerns_vdisks(changes, count))
+        node_follow_volumes(node);
     list_for_each (entry, &node->volumes) {
         struct node_volume *volume = list_entry(entry, struct node_volume, node);
         bool touched = changes == NULL;
@@ -115,7 +126,7 @@ static void share_logs(struct node *node)
     }
 }
 
-void node_reconcile_volumes(struct node *node)
+void node_follow_volumes(struct node *node)
 {
     const struct database *database = consensus_database(node->consensus);
     const struct vdisk_record *vdisk;
@@ -139,6 +150,11 @@ void node_reconcile_volumes(struct node *node)
         }
         list_push_back(&node->volumes, &volume->node);
     }
+}
+
+void node_reconcile_volumes(struct node *node)
+{
+    node_follow_volumes(node);
     list_for_each_safe (entry, &node->volumes) {
         struct node_volume *volume = list_entry(entry, struct node_volume, node);
 
