@@ -298,6 +298,9 @@ static void settled_main(struct io *io, void *arg)
                      0);
     assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
     assert_int_equal(co_rig_seal(&other, rig.store, 2), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(columns); i++)
+        assert_int_equal(
+            co_store_clear_compare(rig.store, columns[i].vdisk, 2, &columns[i].where, 1), 0);
     co_expect(&owner, 0, 0, 100); /* still uncommitted */
     other.generation = INDEX;
     co_expect(&other, 2, 0, 0);
@@ -352,6 +355,7 @@ static void waits_main(struct io *io, void *arg)
     assert_int_equal(co_rig_open(io, &rig), 0);
     assert_false(disk_log_lost(rig.disk));
     assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
+    assert_int_equal(co_store_clear_compare(rig.store, RIG_VDISK, 2, &column.where, 1), 0);
     for (uint32_t i = 0; i < before->blocks; i++)
         co_expect(&owner, 0, i, 100 + i);
     co_rig_close(&rig);
