@@ -24,10 +24,12 @@ fail() {
     exit 1
 }
 start() {
+    rm -f "$dir/cluster.log" # "ready" is of the one before
     "$build/csv_cluster" "$dir" >"$dir/cluster.log" 2>&1 &
     cluster=$!
     pids=("$cluster")
-    for _ in $(seq 200); do grep -q ready "$dir/cluster.log" && break || sleep 0.05; done
+    for _ in $(seq 600); do grep -qs ready "$dir/cluster.log" && return || sleep 0.05; done
+    fail "it does not get ready"
 }
 
 cp -r tests "$dir/tree"
