@@ -256,6 +256,17 @@ static void test_late_release_is_void(void **state)
               late_release_is_void);
 }
 
+/* An empty slab stays while one of its columns is away, and goes when that one is back. */
+static void co_slab_waits_for_column(struct world *world)
+{
+    co_sleep_ns(10 * SEC);
+    assert_true(slab_is_there(world, 0));
+    assert_int_equal(world->release_proposals, 0);
+    fake_column_set_reachable(&world->columns[1], true);
+    co_sleep_ns(20 * SEC);
+    assert_false(slab_is_there(world, 0));
+}
+
 /* A stale copy may still have data that a resync has to compare: its slab stays. */
 static void stale_column_keeps_its_slab(struct world *world)
 {
@@ -264,12 +275,7 @@ static void stale_column_keeps_its_slab(struct world *world)
     assert_int_equal(co_owner_write(owner, 5, 'a'), 0);
     fake_column_set_reachable(&world->columns[1], false);
     assert_int_equal(co_trim_slab(owner, 0), 0);
-    co_sleep_ns(10 * SEC);
-    assert_true(slab_is_there(world, 0));
-    assert_int_equal(world->release_proposals, 0);
-    fake_column_set_reachable(&world->columns[1], true);
-    co_sleep_ns(20 * SEC);
-    assert_false(slab_is_there(world, 0));
+    co_slab_waits_for_column(world);
 }
 
 static void test_stale_column_keeps_its_slab(void **state)
@@ -287,12 +293,7 @@ static void absent_column_is_asked_again(struct world *world)
     assert_int_equal(co_owner_write(owner, 5, 'a'), 0);
     assert_int_equal(co_trim_slab(owner, 0), 0);
     fake_column_set_reachable(&world->columns[1], false);
-    co_sleep_ns(10 * SEC);
-    assert_true(slab_is_there(world, 0));
-    assert_int_equal(world->release_proposals, 0);
-    fake_column_set_reachable(&world->columns[1], true);
-    co_sleep_ns(20 * SEC);
-    assert_false(slab_is_there(world, 0));
+    co_slab_waits_for_column(world);
 }
 
 static void test_absent_column_is_asked_again(void **state)

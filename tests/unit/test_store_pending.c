@@ -14,6 +14,15 @@
 #define OTHER_VDISK (RIG_VDISK + 1)
 #define RECORDS 8 /* of each owner: the last ones have the same position */
 
+static void run(uint64_t disk_bytes, void (*fn)(struct io *io, void *arg), void *arg)
+{
+    struct rig rig;
+
+    rig_new(&rig, 1, disk_bytes, LOG_BYTES);
+    assert_true(rig_run(&rig, fn, arg));
+    rig_done(&rig);
+}
+
 static void co_expect(struct rig_owner *owner, uint32_t extent, uint32_t block, uint64_t stamp)
 {
     uint64_t found;
@@ -331,12 +340,8 @@ static void settled_main(struct io *io, void *arg)
 
 static void a_freed_extent_leaves_nothing_uncommitted(void **state)
 {
-    struct rig rig;
-
     (void)state;
-    rig_new(&rig, 1, DISK_BYTES, LOG_BYTES);
-    assert_true(rig_run(&rig, settled_main, NULL));
-    rig_done(&rig);
+    run(DISK_BYTES, settled_main, NULL);
 }
 
 /* There is so little to destage that a checkpoint would rather wait for a watermark: who would send
@@ -361,19 +366,10 @@ static void waits_main(struct io *io, void *arg)
     co_rig_close(&rig);
 }
 
-static void settle_among(struct before *before)
-{
-    struct rig rig;
-
-    rig_new(&rig, 1, DISK_BYTES, LOG_BYTES);
-    assert_true(rig_run(&rig, waits_main, before));
-    rig_done(&rig);
-}
-
 static void a_loss_is_settled_among_uncommitted_records(void **state)
 {
     (void)state;
-    settle_among(&(struct before){.blocks = UNCOMMITTED, .alone = true});
+    run(DISK_BYTES, waits_main, &(struct before){.blocks = UNCOMMITTED, .alone = true});
 }
 
 /* Their copies, a batch each, take twice the room that they have: those of a sixteenth of the log
@@ -381,7 +377,8 @@ static void a_loss_is_settled_among_uncommitted_records(void **state)
 static void a_loss_is_settled_among_many_small_ones(void **state)
 {
     (void)state;
-    settle_among(&(struct before){.blocks = 6 * TOGETHER, .apart = true, .alone = true});
+    run(DISK_BYTES, waits_main,
+        &(struct before){.blocks = 6 * TOGETHER, .apart = true, .alone = true});
 }
 
 /* ---- a takeover that writes more than a log holds ---- */
@@ -449,12 +446,8 @@ static void again_main(struct io *io, void *arg)
 
 static void a_takeover_leaves_room_for_checkpoints(void **state)
 {
-    struct rig rig;
-
     (void)state;
-    rig_new(&rig, 1, AGAIN_DISK_BYTES, LOG_BYTES);
-    assert_true(rig_run(&rig, again_main, NULL));
-    rig_done(&rig);
+    run(AGAIN_DISK_BYTES, again_main, NULL);
 }
 
 /* ---- a drop makes room ---- */
@@ -488,12 +481,8 @@ static void dropped_main(struct io *io, void *arg)
 
 static void a_drop_makes_room(void **state)
 {
-    struct rig rig;
-
     (void)state;
-    rig_new(&rig, 1, AGAIN_DISK_BYTES, LOG_BYTES);
-    assert_true(rig_run(&rig, dropped_main, NULL));
-    rig_done(&rig);
+    run(AGAIN_DISK_BYTES, dropped_main, NULL);
 }
 
 /* A column that has nothing to drop gets no list, which every checkpoint would have to write. */
@@ -522,12 +511,8 @@ static void listless_main(struct io *io, void *arg)
 
 static void nothing_dropped_is_not_listed(void **state)
 {
-    struct rig rig;
-
     (void)state;
-    rig_new(&rig, 1, AGAIN_DISK_BYTES, LOG_BYTES);
-    assert_true(rig_run(&rig, listless_main, NULL));
-    rig_done(&rig);
+    run(AGAIN_DISK_BYTES, listless_main, NULL);
 }
 
 int main(void)
