@@ -139,8 +139,8 @@ static int co_read_unit(const struct unit_read *read)
 {
     int r = co_read_directly(read);
 
-    if (r == 0 || r == -ESTALE)
-        return r;
+    if (r == 0)
+        return 0;
     r = co_read_decoded(read);
     if (r != -EIO || read->rows.count == 1)
         return r;

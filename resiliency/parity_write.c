@@ -85,6 +85,17 @@ static uint32_t up_set(const struct mirror *mirror, uint32_t slab, uint32_t set)
     return set;
 }
 
+/* The parity columns that get a record now. */
+static uint32_t wanted_parity(const struct piece_write *write)
+{
+    struct mirror *mirror = write->mirror;
+    uint32_t wanted = 0;
+
+    for (uint32_t i = mirror->config->data_columns; i < mirror->config->width; i++)
+        wanted |= write_wants_column(mirror, write->slab, i) ? BIT(i) : 0;
+    return wanted;
+}
+
 /* Which old contents to read. *ret_update: for a change by delta, else to encode. */
 static uint32_t old_columns(const struct piece_write *write, const struct stripe *stripe,
                             bool *ret_update)
@@ -92,12 +103,9 @@ static uint32_t old_columns(const struct piece_write *write, const struct stripe
     struct mirror *mirror = write->mirror;
     uint32_t usable = up_set(mirror, write->slab, stripe->sources);
     uint32_t others = data_set(mirror) & ~write->piece.columns;
-    uint32_t own = write->piece.columns;
+    uint32_t own = write->piece.columns | wanted_parity(write);
     unsigned cost_others, cost_own;
 
-    for (uint32_t i = mirror->config->data_columns; i < mirror->config->width; i++)
-        if (write_wants_column(mirror, write->slab, i))
-            own |= BIT(i);
     *ret_update = false;
     if (own & ~usable)
         return others;
@@ -123,6 +131,11 @@ static int co_make_parity(const struct piece_write *write, struct stripe *stripe
     }
     wanted = old_columns(write, stripe, &by_delta);
     r = co_stripe_fill(stripe, wanted);
+    if (r == 0 && by_delta && (wanted_parity(write) & ~stripe->have) != 0) {
+        SOMETIMES("parity: a column begins to be brought up while its parity is made");
+        by_delta = false; /* its old one is not here */
+        r = co_stripe_fill(stripe, data_set(write->mirror) & ~write->piece.columns);
+    }
     if (r < 0)
         return r;
     if (by_delta)

@@ -364,6 +364,12 @@ static int fake_read_at(struct column_store *store, uint64_t vdisk, struct exten
     struct fake_column *fake = fake_of(store);
     int r = co_delay(fake);
 
+    if (r == 0 && fake->read_ns > 0)
+        r = co_sleep_ns(fake->read_ns);
+    if (r == 0 && !fake->base.reachable)
+        r = -ENOTCONN;
+    if (r == 0)
+        r = fake->read_error;
     if (r < 0)
         return r;
     if (where.generation < fake->extents[where.extent].generation)

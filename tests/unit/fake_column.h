@@ -43,6 +43,8 @@ struct fake_column {
     struct list ended; /* struct column_append whose done() is to be called */
     /* knobs */
     uint64_t latency_ns;
+    uint64_t read_ns; /* a read takes longer by so much */
+    int read_error;   /* of reads, from now on */
     bool hang;        /* records are taken and never get durable */
     int append_error; /* of the next records */
     /* figures */

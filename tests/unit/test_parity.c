@@ -68,6 +68,77 @@ static void a_stale_column_gives_no_old_contents(void **state)
     run(1, NULL, write_beside_a_stale_column);
 }
 
+struct slow_write {
+    struct owner *owner;
+    bool done;
+};
+
+static void slow_write_run(void *arg)
+{
+    struct slow_write *write = arg;
+
+    assert_int_equal(co_owner_write(write->owner, 1, 'd'), 0);
+    write->done = true;
+}
+
+static void write_while_parity_returns(struct world *world)
+{
+    struct owner *owner = &world->owners[0];
+    struct slow_write write = {owner, false};
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, BESIDE(1), 'b'), 0);
+    co_sleep_ns(100 * MS);
+    fake_column_set_reachable(&world->columns[1], false);
+    fake_column_set_reachable(&world->columns[3], false);
+    assert_int_equal(co_owner_write(owner, 0, 'c'), 0);
+    assert_int_equal(co_owner_write(owner, BESIDE(0), 'c'), 0);
+    assert_false(world_in_sync(world, 2));
+    assert_false(world_in_sync(world, 4));
+
+    world->columns[2].read_ns = SEC; /* the old parity, to which the delta is added */
+    assert_int_equal(co_group_spawn(&world->coroutines, world->io, "write", slow_write_run, &write),
+                     0);
+    co_sleep_ns(100 * MS);
+    fake_column_set_reachable(&world->columns[3], true);
+    while (!write.done)
+        co_sleep_ns(MS);
+    world->columns[2].read_ns = 0;
+    fake_column_set_reachable(&world->columns[1], true);
+    assert_true(co_world_heal(world));
+    assert_int_equal(co_owner_read(owner, 1), 'd');
+    assert_int_equal(co_owner_read(owner, BESIDE(1)), 'b');
+    check_rows(owner);
+}
+
+/* It gets what is written from now on, and the row may be none of those that it is compared by: so
+ * what it gets must be the parity, though nobody read its old one. */
+static void parity_that_returns_during_a_write_is_right(void **state)
+{
+    (void)state;
+    run(5, NULL, write_while_parity_returns);
+}
+
+/* ---- reading ---- */
+
+static void read_a_damaged_column(struct world *world)
+{
+    struct owner *owner = &world->owners[0];
+
+    assert_int_equal(co_owner_write(owner, 0, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, BESIDE(0), 'b'), 0);
+    world->columns[1].read_error = -ESTALE;
+    assert_int_equal(co_owner_read(owner, BESIDE(0)), 'b');
+}
+
+/* A store refuses what it may have lost before its owner hears that the column is stale: that is
+ * not the end of the session. */
+static void a_refused_read_is_decoded(void **state)
+{
+    (void)state;
+    run(6, NULL, read_a_damaged_column);
+}
+
 /* ---- I6: a takeover ---- */
 
 static void plant(struct world *world, uint32_t column, uint64_t seq, uint32_t touched, char fill)
@@ -200,6 +271,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stale_column_gives_no_old_contents),
+        cmocka_unit_test(parity_that_returns_during_a_write_is_right),
+        cmocka_unit_test(a_refused_read_is_decoded),
         cmocka_unit_test(a_column_that_has_more_is_written_again),
         cmocka_unit_test(a_trim_of_rows_is_finished),
         cmocka_unit_test(a_column_joins_with_the_watermark),
