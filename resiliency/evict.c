@@ -62,14 +62,15 @@ static bool eviction_helps(const struct feed *feed, uint64_t now_ns)
     return false;
 }
 
-/* The takeover needs its tail. *ret_wanted: a client's request waits for that. */
+/* The takeover needs its tail, or what its tail names. *ret_wanted: a client's request waits for
+ * that. */
 static bool takeover_waits_for(const struct feed *feed, bool *ret_wanted)
 {
     const struct mirror *mirror = feed->mirror;
     bool waits = false;
 
     *ret_wanted = false;
-    if (feed->sealed || mirror->slabs_waiting == 0)
+    if ((feed->sealed && feed->up) || mirror->slabs_waiting == 0)
         return false;
     for (uint32_t slab = 0; slab < mirror->slab_count; slab++) {
         const struct column_config *columns = mirror_columns(mirror, slab);
@@ -152,14 +153,28 @@ static void propose_stale(struct mirror *mirror, uint64_t now_ns)
                                   count);
 }
 
-/* Being brought up, and slower than a counted column may be: does not hold up the writers. */
+/* A takeover may do nothing but read there, and no record is on its way that would tell. */
+static void break_absent_ones(struct mirror *mirror)
+{
+    list_for_each (node, &mirror->feeds) {
+        struct feed *feed = list_entry(node, struct feed, node);
+
+        if (mirror->slabs_waiting == 0 || !feed->up || feed->store->reachable)
+            continue;
+        SOMETIMES("evict: a column goes while a takeover reads");
+        feed_break(feed, -ENOTCONN);
+    }
+}
+
+/* Being brought up, also if it is counted but not proposed, and slower than a counted column may
+ * be: does not hold up the writers. */
 static void leave_slow_ones(struct mirror *mirror, uint64_t now_ns)
 {
     list_for_each (node, &mirror->feeds) {
         struct feed *feed = list_entry(node, struct feed, node);
         const struct feed_part *oldest = oldest_part(feed);
 
-        if (!feed->up || feed->in_sync_columns > 0 || feed->counted || !oldest)
+        if (!feed->up || feed->in_sync_columns > 0 || feed->proposed || !oldest)
             continue;
         if (now_ns - oldest->since_ns < mirror->limits.slow_ns)
             continue;
@@ -189,6 +204,7 @@ void evict_timer(void *arg)
 
     if (mirror->stopped)
         return;
+    break_absent_ones(mirror);
     propose_stale(mirror, now_ns);
     leave_slow_ones(mirror, now_ns);
     evict_watch(mirror);

@@ -808,6 +808,34 @@ static void test_joining_column_is_waited_for(void **state)
     world_run(THREE, joining_column_is_waited_for);
 }
 
+static void hung_joiner_is_left(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request request = {owner, 1, 'x', 0, false};
+    struct vdisk_config *config = world_edit(world);
+
+    assert_int_equal(vdisk_config_mark_stale(config, 3, config->epoch), 2);
+    fake_column_set_hang(&world->columns[2], true);
+    world_publish(world, config);
+    while (mirror_status(owner->mirror).catching_disks == 0)
+        co_sleep_ns(10 * US);
+    co_sleep_ns(350 * US); /* the first slab is compared, the second is being: nothing differs */
+    request_start(world, &request);
+    assert_true(co_done_within(&request, 5 * SEC));
+    assert_false(world_in_sync(world, 3));
+    fake_column_set_hang(&world->columns[2], false);
+    assert_true(co_world_heal(world));
+    world_check_copies(world);
+}
+
+/* Before it is proposed in-sync nobody needs it: like one that is being brought up it may hold
+ * writes up no longer than one that counts. */
+static void test_hung_joiner_is_left(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 2}, hung_joiner_is_left);
+}
+
 static void evict_by_writing(struct world *world, uint64_t disk, uint64_t block, char fill)
 {
     co_sleep_ns(100 * MS); /* all watermarks are told */
@@ -1035,6 +1063,37 @@ static void test_given_up_request_is_not_done(void **state)
     (void)state;
     world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = plant_given_up},
               given_up_request_is_not_done);
+}
+
+static void disk_3_is_slow(struct world *world)
+{
+    fake_column_plant(&world->columns[2], world_column(world, 0, 2)->where, 0, 2, 1,
+                      (struct log_position){4, 17}, 'n', 1);
+    world->columns[2].read_ns = 100 * MS;
+}
+
+static void takeover_evicts_who_goes(struct world *world)
+{
+    struct request request = {first_owner(world), 1, 0, 0, false};
+
+    request_start(world, &request);
+    co_sleep_ns(50 * MS);
+    assert_int_equal(world->columns[2].seals, 1);
+    fake_column_set_reachable(&world->columns[2], false); /* its record is being read */
+    assert_true(co_done_within(&request, 2 * SEC));
+    assert_int_equal(request.result, 0); /* 'n' was on the absent one alone */
+    assert_false(world_in_sync(world, 3));
+    fake_column_set_reachable(&world->columns[2], true);
+    assert_true(co_world_heal(world));
+    world_check_copies(world);
+}
+
+/* It was sealed before it went, and nothing is being written to it that would tell. */
+static void test_takeover_evicts_who_goes(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .prepare = disk_3_is_slow},
+              takeover_evicts_who_goes);
 }
 
 static void disk_2_is_away(struct world *world)
@@ -1432,6 +1491,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_waiting_slab_bounds_the_others),
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
+        cmocka_unit_test(test_hung_joiner_is_left),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
         cmocka_unit_test(test_lost_source_is_not_believed),
         cmocka_unit_test(test_void_proposal_is_made_again),
@@ -1439,6 +1499,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_newest_is_written_again),
         cmocka_unit_test(test_rotten_newest_is_not_guessed),
         cmocka_unit_test(test_given_up_request_is_not_done),
+        cmocka_unit_test(test_takeover_evicts_who_goes),
         cmocka_unit_test(test_takeover_evicts_the_absent),
         cmocka_unit_test(test_nobody_is_evicted_for_being_late),
         cmocka_unit_test(test_old_owner_is_fenced),
