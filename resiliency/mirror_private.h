@@ -46,6 +46,7 @@ struct mirror_slab {
     bool requesting; /* space is being asked for */
     bool closed;     /* nobody enters: it is about to go back to the pool (release.c) */
     bool maybe_empty;
+    bool took_older;  /* its takeover could not read a newest record (takeover.c) */
     uint32_t entered; /* requests that are inside */
     uint64_t trimmed_ns;
 };

@@ -35,7 +35,7 @@ struct takeover {
     uint32_t slab;
     struct version *versions; /* by block */
     uint32_t next_block;
-    bool took_older;   /* a newest record somewhere could not be read */
+    bool took_older;   /* a newest record somewhere could not be read, or at an earlier attempt */
     bool older_before; /* and by an earlier takeover, which told so */
     int error;
     struct co_group workers;
@@ -110,6 +110,11 @@ static void take_version(void *arg, uint32_t column, const struct store_tail_rec
                 .kind = record->kind,
                 .older = record->flags & RECORD_OLDER,
             };
+        /* What an attempt put in its place may be what is read there now. */
+        if (order > 0 && takeover->took_older) {
+            version->request = (struct client_request){0};
+            version->older = true;
+        }
         if (order >= 0)
             version->columns |= (uint8_t)BIT(column);
     }
@@ -438,7 +443,8 @@ static bool slab_is_sealed(const struct mirror *mirror, uint32_t slab, bool *ret
 
 static int co_rewrite_blocks(struct mirror *mirror, uint32_t slab)
 {
-    struct takeover takeover = {.mirror = mirror, .slab = slab};
+    struct takeover takeover = {
+        .mirror = mirror, .slab = slab, .took_older = mirror->slabs[slab].took_older};
     cleanup(freep) struct version *versions =
         calloc(mirror->config->slab_blocks, sizeof(*versions));
 
@@ -456,6 +462,7 @@ static int co_rewrite_blocks(struct mirror *mirror, uint32_t slab)
             break;
     }
     co_group_wait(&takeover.workers);
+    mirror->slabs[slab].took_older = takeover.took_older; /* if it is to be done again */
     if (takeover.error == 0 && takeover.next_block < mirror->config->slab_blocks &&
         next_run(&takeover, &(struct write_extent){0}))
         return -ENOMEM; /* no worker could be started */

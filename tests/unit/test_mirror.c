@@ -1065,6 +1065,41 @@ static void test_given_up_request_is_not_done(void **state)
               given_up_request_is_not_done);
 }
 
+static void plant_given_up_at_once(struct world *world)
+{
+    plant_given_up(world);
+    fake_column_set_hang(&world->columns[2], false);
+    fake_column_plant(&world->columns[2], world_column(world, 0, 2)->where, 0, 2, 1,
+                      (struct log_position){4, 17}, 'n', 1);
+    world->columns[2].read_error = -ETIMEDOUT;
+}
+
+static void given_up_request_stays_so(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    co_sleep_ns(100 * MS);
+    assert_int_equal(world_peek(world, 2, 5), 'o');
+    assert_false(mirror_ready(owner->mirror)); /* block 1 could not be read */
+    world->columns[2].read_error = 0;
+    assert_int_equal(co_mirror_wait_ready(owner->mirror, UINT64_MAX), 0);
+    assert_int_equal(co_owner_read(owner, 1), 'n');
+    assert_int_equal(co_owner_read(owner, 5), 'o');
+    assert_int_equal(co_ask(owner, 'p', 1, true), 0);
+    assert_int_equal(co_owner_read(owner, 5), 'p');
+}
+
+/* The same when it is the same owner who does it again: what it reads now in the record's place is
+ * what it put there. */
+static void test_given_up_request_stays_so(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){
+            .seed = 1, .width = 3, .slabs = 1, .prepare = plant_given_up_at_once},
+        given_up_request_stays_so);
+}
+
 static void disk_3_is_slow(struct world *world)
 {
     fake_column_plant(&world->columns[2], world_column(world, 0, 2)->where, 0, 2, 1,
@@ -1499,6 +1534,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_newest_is_written_again),
         cmocka_unit_test(test_rotten_newest_is_not_guessed),
         cmocka_unit_test(test_given_up_request_is_not_done),
+        cmocka_unit_test(test_given_up_request_stays_so),
         cmocka_unit_test(test_takeover_evicts_who_goes),
         cmocka_unit_test(test_takeover_evicts_the_absent),
         cmocka_unit_test(test_nobody_is_evicted_for_being_late),
