@@ -175,7 +175,7 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
     uint64_t held = 0;
 
     hold->count = 0;
-    list_init(&hold->node);
+    list_push_back(&alloc->holds, &hold->node); /* a checkpoint may pass while we read a map */
     /* One more than there are groups: the first one is seen again from its beginning. */
     for (uint64_t i = 0; i <= alloc->group_count && held < blocks; i++) {
         uint64_t index = (start + i) % alloc->group_count;
@@ -187,8 +187,10 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
         r = co_group_get(fs, index, &group);
         if (r == -EBADMSG)
             continue;
-        if (r < 0 && held == 0)
+        if (r < 0 && held == 0) {
+            list_remove(&hold->node);
             return r;
+        }
         if (r < 0)
             break;
         /* Others may have taken the room while we read a map. */
@@ -198,9 +200,10 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
         if (hold->count == ALLOC_HOLD_RUNS)
             break;
     }
-    if (held == 0)
+    if (held == 0) {
+        list_remove(&hold->node);
         return -ENOSPC;
-    list_push_back(&alloc->holds, &hold->node);
+    }
     *ret_blocks = held;
     return 0;
 }

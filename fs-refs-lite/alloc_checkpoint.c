@@ -117,7 +117,7 @@ static void group_snapshot(struct fs *fs, struct group *group, uint64_t *ret_blo
 
     item.slot = group->slot;
     item.free_blocks = image->free_blocks;
-    tree_put(fs, FS_TREE_GROUPS, &key, &item, sizeof(item)); /* in place: its node is dirty */
+    tree_overwrite(fs, FS_TREE_GROUPS, &key, &item, sizeof(item)); /* no address may be taken now */
     group->image = NULL;
     group->is_dirty = false;
 }

@@ -468,6 +468,22 @@ void tree_put(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key, con
     leaf_put(node, key, value, size);
 }
 
+void tree_overwrite(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key,
+                    const void *value, size_t size)
+{
+    struct path path;
+    bool exact;
+    unsigned index;
+    int r = path_find(fs, tree, key, &path);
+
+    assert(r == 0);
+    assert(path_leaf(&path)->state == NODE_DIRTY);
+    index = node_search(path_leaf(&path), key, &exact);
+    assert(exact);
+    assert(path_leaf(&path)->disk->items[index].value_size == size);
+    memcpy(item_value(path_leaf(&path), index), value, size);
+}
+
 /* Puts the children at index and index + 1 into one, if both are in RAM and it leaves room. */
 static bool children_merge(struct fs *fs, struct node *parent, unsigned index)
 {

@@ -37,5 +37,9 @@ must_check int tree_prepare(struct fs *fs, enum fs_tree_id tree, const struct fs
 void tree_put(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key, const void *value,
               size_t size);
 void tree_delete(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key); /* there or not */
+/* Of an item that is there, with a value of that size, in a leaf that is dirty: changes nothing
+ * else. (A put may split a node on its way that has become full.) */
+void tree_overwrite(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key,
+                    const void *value, size_t size);
 
 #endif

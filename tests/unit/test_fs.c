@@ -6,6 +6,7 @@
 /* cmocka wants the above first */
 #include <cmocka.h>
 
+#include "fs-refs-lite/fs_format.h"
 #include "tests/unit/fs_harness.h"
 
 #define VOLUME (64 * MIB)
@@ -1118,6 +1119,104 @@ static void a_cancelled_writer_is_no_failure(void **state)
     world_run(VOLUME, 1, co_cancelled_writer);
 }
 
+/* ---- what is only held when a checkpoint passes is free after a crash, also when the hold has
+ * to wait for the map of a second group ---- */
+
+struct held {
+    struct world *world;
+    struct fs_inode *inode;
+};
+
+static void co_allocate_over_two_groups(void *arg)
+{
+    struct held *held = arg;
+
+    check_int(co_fs_allocate(held->inode, BLOCK_SIZE, 3000 * BLOCK_SIZE, 0), -ESTALE);
+}
+
+static void co_holds_are_not_kept(struct world *world)
+{
+    static const uint64_t group = FS_GROUP_BLOCKS * (uint64_t)BLOCK_SIZE;
+    struct held held = {.world = world};
+    struct fs_inode *filler;
+    struct co_group work;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "file"), 0);
+    held.inode = co_must_open(world, "file");
+    check_int(co_write_pattern(held.inode, 0, BLOCK_SIZE, 1), 0);
+    check_int(co_create(world, "filler"), 0);
+    filler = co_must_open(world, "filler");
+    check_int(co_fs_allocate(filler, 0, group + group / 2, 0), 0);
+    check_int(co_fs_punch(filler, MIB, 8 * MIB), 0); /* room in the first group */
+    fs_inode_put(filler);
+    fs_inode_put(held.inode);
+    co_world_remount(world); /* the second one's map is not in RAM now */
+
+    held.inode = co_must_open(world, "file");
+    check_int(co_create(world, "another"), 0); /* the first one's has changed */
+    world->ram.delay_max = 3;
+    world->ram.trim_turns = 1000;
+    co_group_init(&work);
+    check_int(co_group_spawn(&work, world->io, "hold", co_allocate_over_two_groups, &held), 0);
+    co_yield ();
+    check_int(co_fs_checkpoint(world->fs), 0);
+    world->ram.is_cut = true;
+    co_group_wait(&work);
+    fs_inode_put(held.inode);
+    world->ram.trim_turns = world->ram.delay_max = 0;
+    co_world_crash(world);
+    co_world_mount(world);
+    co_world_done(world);
+}
+
+static void holds_are_not_kept(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++)
+        world_run(512 * MIB, seed, co_holds_are_not_kept);
+}
+
+/* ---- groups come into use until a node of their tree is full to the last item: the checkpoint
+ * then says of each block what is true ---- */
+
+static void co_groups_fill_a_node(struct world *world)
+{
+    static const uint64_t step = (FS_GROUP_BLOCKS - FS_GROUP_SLOTS) * (uint64_t)BLOCK_SIZE;
+    struct fs_inode *inode;
+    uint64_t size = 0;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "file"), 0);
+    inode = co_must_open(world, "file");
+    /* 100 items to a leaf, 100 leaves below one node: full with the 9,901st group. */
+    for (unsigned groups = 0; groups < 9920; groups++) {
+        struct fs_statfs before, after;
+
+        check_int(co_fs_allocate(inode, size, step, 0), 0);
+        size += step;
+        if (groups < 9880)
+            continue;
+        check_int(co_fs_checkpoint(world->fs), 0);
+        check_int(co_fs_statfs(world->fs, &before), 0);
+        fs_inode_put(inode);
+        co_world_crash(world);
+        co_world_mount(world);
+        inode = co_must_open(world, "file");
+        check_int(co_fs_statfs(world->fs, &after), 0);
+        check_int(after.free_bytes, before.free_bytes);
+    }
+    fs_inode_put(inode);
+    co_world_check(world);
+    co_world_unmount(world);
+}
+
+static void groups_fill_a_node(void **state)
+{
+    (void)state;
+    world_run(10200 * FS_GROUP_BLOCKS * (uint64_t)BLOCK_SIZE, 1, co_groups_fill_a_node);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1148,6 +1247,8 @@ int main(void)
         cmocka_unit_test(lost_ownership_ends_it),
         cmocka_unit_test(failing_writes_are_told),
         cmocka_unit_test(a_cancelled_writer_is_no_failure),
+        cmocka_unit_test(holds_are_not_kept),
+        cmocka_unit_test(groups_fill_a_node),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
