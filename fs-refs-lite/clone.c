@@ -123,8 +123,9 @@ static int co_clone_locked(const struct clone_range *range, struct fs_request re
     return r < 0 ? r : co_txn_run(fs, TXN_SHRINKS, request, clone_done_plan, &done, NULL);
 }
 
-/* Both ranges, in an order that all follow; of one file, all that both span. A target that grows is
- * locked from its end on. */
+/* Both files, in an order that all follow. The source is locked from its beginning: a mark is one
+ * for a whole extent, and who writes to the part of it before the range would take it off again
+ * (extent_claim()) before anything is shared. A target that grows is locked from its end on. */
 struct clone_locks {
     struct range_lock_hold from, to;
     uint64_t to_start;
@@ -133,20 +134,13 @@ struct clone_locks {
 static void co_clone_lock(const struct clone_range *range, struct clone_locks *locks)
 {
     struct fs_inode *from = range->from, *to = range->to;
-    uint64_t from_start = range->from_offset;
 
-    locks->to_start = ALIGN_DOWN(MIN(range->to_offset, to->item.size), BLOCK_SIZE);
-    if (from == to) {
-        locks->to_start = MIN(locks->to_start, ALIGN_DOWN(from_start, BLOCK_SIZE));
-        co_range_lock(&to->lock, &locks->to, locks->to_start, FILE_LOCK_END - locks->to_start,
-                      true);
-        return;
-    }
+    locks->to_start = from == to ? 0 : ALIGN_DOWN(MIN(range->to_offset, to->item.size), BLOCK_SIZE);
     if (from->ino < to->ino)
-        co_range_lock(&from->lock, &locks->from, from_start, FILE_LOCK_END - from_start, false);
+        co_range_lock(&from->lock, &locks->from, 0, FILE_LOCK_END, false);
     co_range_lock(&to->lock, &locks->to, locks->to_start, FILE_LOCK_END - locks->to_start, true);
     if (from->ino > to->ino)
-        co_range_lock(&from->lock, &locks->from, from_start, FILE_LOCK_END - from_start, false);
+        co_range_lock(&from->lock, &locks->from, 0, FILE_LOCK_END, false);
 }
 
 static void clone_unlock(const struct clone_range *range, struct clone_locks *locks)

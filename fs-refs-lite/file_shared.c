@@ -123,8 +123,8 @@ static int replace_plan(struct fs *fs, struct txn *txn, void *arg)
 
     if (r == 0)
         r = extent_unmap(fs, txn, ino, &item, replace->file_block, end, &next);
-    if (r == 0 && next != end) /* one run of one extent */
-        r = -EBADMSG;
+    if (r == 0 && next != end) /* others have cut its counts into too many pieces meanwhile */
+        r = -EBUSY;
     if (r == 0)
         r = extent_map(fs, txn, ino, &item, replace->file_block, replace->hold);
     if (r < 0)
@@ -170,7 +170,8 @@ static int co_replace(struct fs_inode *inode, const struct extent *run, const ch
         inode->fs->counters.replaced_blocks += replace.blocks;
         *ret_done = MAX(done, offset);
     }
-    return r;
+    return r == -EBUSY ? 0
+                       : r; /* nothing is done yet: the caller looks at one of the pieces next */
 }
 
 /* ---- what is where ---- */

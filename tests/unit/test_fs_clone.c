@@ -454,6 +454,130 @@ static void terabyte_is_metadata_only(void **state)
     world_run(TIB + TIB / 8, 1, co_terabyte);
 }
 
+/* ---- a range is cloned while somebody writes to another part of the same extent ---- */
+
+struct clone_race {
+    struct world *world;
+    struct fs_inode *from, *to;
+    uint64_t to_offset;
+    bool is_done;
+};
+
+static void co_clone_second_half(void *arg)
+{
+    struct clone_race *race = arg;
+
+    check_int(co_fs_clone_range(race->from, 512 * KIB, race->to, race->to_offset, 512 * KIB,
+                                FS_NO_REQUEST),
+              0);
+    race->is_done = true;
+}
+
+/* The clone has marked the extent and has yet to read its target's: then a writer that finds nobody
+ * else in it would take the mark off again, and what comes later would go in place, into the clone.
+ */
+static void co_range_and_its_extent(struct world *world)
+{
+    struct clone_race race = {.world = world, .to_offset = 50 * MIB};
+    struct co_group group;
+
+    co_world_fresh(world);
+    race.from = make_file(world, "from", MIB, 1);
+    race.to = make_file(world, "to", BLOCK_SIZE, 2);
+    for (uint64_t at = 0; at <= 400; at++) /* extents of several leaves */
+        check_int(co_write_pattern(race.to, MIB + at * 128 * KIB, BLOCK_SIZE, 2), 0);
+    fs_inode_put(race.from);
+    fs_inode_put(race.to);
+    co_world_remount(world);
+    race.from = co_must_open(world, "from");
+    race.to = co_must_open(world, "to");
+
+    world->ram.delay_max = 20;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "clone", co_clone_second_half, &race), 0);
+    while (!race.is_done) {
+        check_int(co_write_pattern(race.from, 0, BLOCK_SIZE, 3), 0);
+        co_yield ();
+    }
+    co_group_wait(&group);
+    world->ram.delay_max = 0;
+    check_int(co_write_pattern(race.from, 600 * KIB, 64 * KIB, 4), 0);
+    check_pattern(race.from, 600 * KIB, 64 * KIB, 4);
+    for (uint64_t i = 0; i < 512 * KIB; i += BLOCK_SIZE) {
+        uint8_t data[BLOCK_SIZE];
+        uint64_t got;
+
+        check_int(co_fs_read(race.to, data, race.to_offset + i, BLOCK_SIZE, &got), 0);
+        check_int(data[0], pattern_byte(1, 512 * KIB + i));
+    }
+    fs_inode_put(race.from);
+    fs_inode_put(race.to);
+    co_world_done(world);
+}
+
+static void range_and_its_extent(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++)
+        world_run(VOLUME, seed, co_range_and_its_extent);
+}
+
+/* ---- what others do to the counts of a run while its replacement is written is no error ---- */
+
+struct one_write {
+    struct fs_inode *inode;
+    uint64_t offset, length, seed;
+    int result;
+};
+
+static void co_write_one(void *arg)
+{
+    struct one_write *write = arg;
+
+    write->result = co_write_pattern(write->inode, write->offset, write->length, write->seed);
+}
+
+#define HOLES 100 /* more than one record can give back */
+
+static void co_counts_change_meanwhile(struct world *world)
+{
+    static const uint64_t size = 900 * KIB; /* not filled by clusters */
+    struct fs_inode *from, *to;
+    struct one_write writes[HOLES + 1];
+    struct co_group group;
+
+    co_world_fresh(world);
+    from = make_file(world, "from", size, 1);
+    to = clone_file(world, from, "to");
+    world->ram.slow_from = 1;
+    world->ram.slow_turns = 10;
+    co_group_init(&group);
+    for (unsigned i = 0; i <= HOLES; i++) {
+        writes[i] = i < HOLES
+                        ? (struct one_write){to, (uint64_t)i * 2 * BLOCK_SIZE, BLOCK_SIZE, 2, 0}
+                        : (struct one_write){from, 0, size, 3, 0};
+        check_int(co_group_spawn(&group, world->io, "write", co_write_one, &writes[i]), 0);
+    }
+    co_group_wait(&group);
+    world->ram.slow_from = 0;
+    for (unsigned i = 0; i <= HOLES; i++)
+        check_int(writes[i].result, 0);
+    check_pattern(from, 0, size, 3);
+    for (unsigned i = 0; i < HOLES; i++) {
+        check_pattern(to, (uint64_t)i * 2 * BLOCK_SIZE, BLOCK_SIZE, 2);
+        check_pattern(to, (uint64_t)(i * 2 + 1) * BLOCK_SIZE, BLOCK_SIZE, 1);
+    }
+    fs_inode_put(from);
+    fs_inode_put(to);
+    co_world_done(world);
+}
+
+static void counts_change_meanwhile(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_counts_change_meanwhile);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -466,6 +590,8 @@ int main(void)
         cmocka_unit_test(checker_counts_references),
         cmocka_unit_test(damaged_counts_cost_space_only),
         cmocka_unit_test(terabyte_is_metadata_only),
+        cmocka_unit_test(range_and_its_extent),
+        cmocka_unit_test(counts_change_meanwhile),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
