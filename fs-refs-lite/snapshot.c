@@ -478,8 +478,10 @@ static int co_snapshot_begin(struct fs *fs, const char *name, struct fs_request 
     r = co_caretaker_begin(fs);
     if (r == 0)
         r = session_look_up(fs, request, &result);
-    if (r == 0 && result.is_repeat)
-        r = 1;
+    if (r == 0 && result.is_repeat) {
+        r = co_journal_wait(fs, result.lsn);
+        r = r < 0 ? r : 1;
+    }
     if (r == 0)
         r = co_fs_inode_get(fs, FS_SNAPSHOTS_INO, 0, ret_snapshots);
     if (r != 0)

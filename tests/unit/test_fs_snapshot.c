@@ -453,6 +453,55 @@ static void a_clone_and_a_snapshot_do_not_wait_for_each_other(void **state)
         world_run(VOLUME, seed, co_clone_meets_snapshot);
 }
 
+/* ---- a repeat is answered when the first one's promise holds, not before ---- */
+
+struct repeat {
+    struct world *world;
+    struct fs_inode *root;
+    int result;
+};
+
+static void co_ask(void *arg)
+{
+    struct repeat *repeat = arg;
+
+    repeat->result = co_fs_snapshot_create(
+        repeat->root, "s", (struct fs_request){.session = 7, .slot = 1, .sequence = 1});
+    if (repeat->result == 0)
+        repeat->world->ram.is_cut = true; /* at the first answer */
+}
+
+static void co_repeat_is_durable(struct world *world)
+{
+    struct repeat first = {.world = world}, second = {.world = world};
+    struct co_group group;
+    bool was_promised;
+
+    co_world_fresh(world);
+    write_file(world, "top", 10000, 1);
+    first.root = second.root = co_must_open(world, "");
+    world->ram.delay_max = 10;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "first", co_ask, &first), 0);
+    check_int(co_group_spawn(&group, world->io, "repeat", co_ask, &second), 0);
+    co_group_wait(&group);
+    was_promised = first.result == 0 || second.result == 0;
+    check(was_promised);
+    fs_inode_put(first.root);
+    co_world_crash(world);
+    world->ram.delay_max = 0;
+    co_world_mount(world);
+    check_file(world, ".snapshots/s/top", 10000, 1);
+    co_world_done(world);
+}
+
+static void repeat_is_durable(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++)
+        world_run(VOLUME, seed, co_repeat_is_durable);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -462,6 +511,7 @@ int main(void)
         cmocka_unit_test(snapshot_is_one_moment),
         cmocka_unit_test(power_cut_at_every_write),
         cmocka_unit_test(a_clone_and_a_snapshot_do_not_wait_for_each_other),
+        cmocka_unit_test(repeat_is_durable),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
