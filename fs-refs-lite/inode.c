@@ -163,8 +163,12 @@ static int co_inode_flush_one(struct fs *fs, struct fs_inode *inode)
     if (r == 0)
         r = tree_prepare(fs, FS_TREE_FILES, &key);
     if (r == -EAGAIN) {
+        uint64_t ino = inode->ino;
+
         r = co_node_load(fs);
-        return r == -EBADMSG || r == 0 ? -EAGAIN : r;
+        inode = inode_find(fs, ino); /* others went on meanwhile */
+        if (r != -EBADMSG || !inode || list_empty(&inode->times_node))
+            return r == -EBADMSG || r == 0 ? -EAGAIN : r;
     }
     if (r == 0)
         tree_put(fs, FS_TREE_FILES, &key, &inode->item, sizeof(inode->item));

@@ -477,6 +477,94 @@ static void checker_finds_wrong_counts(void **state)
     world_run(VOLUME, 1, co_planted);
 }
 
+/* ---- times that no leaf takes any more do not keep a volume from being unmounted ---- */
+
+#define EXTENTS 16000
+#define COPIES 24 /* with so many extents each: more leaves than the cache has room for */
+
+static void co_fill_many_leaves(struct world *world)
+{
+    struct fs_inode *root = co_must_open(world, ""), *file;
+    char name[16];
+
+    check_int(co_create(world, "many"), 0);
+    file = co_must_open(world, "many");
+    check_int(co_fs_truncate(file, MIB, FS_NO_REQUEST), 0);
+    for (uint64_t i = 0; i < EXTENTS; i++)
+        check_int(co_write_pattern(file, i * 128 * KIB, BLOCK_SIZE, 1), 0);
+    for (unsigned i = 0; i < COPIES; i++) {
+        snprintf(name, sizeof(name), "copy-%u", i);
+        check_int(co_fs_clone_file(file, root, name, FS_NO_REQUEST, NULL), 0);
+    }
+    fs_inode_put(file);
+    fs_inode_put(root);
+}
+
+static void co_look_at_all(struct world *world)
+{
+    char name[16];
+
+    for (unsigned i = COPIES; i-- > 0;) {
+        struct fs_inode *file;
+        uint64_t length;
+        bool is_data;
+
+        snprintf(name, sizeof(name), "copy-%u", i);
+        file = co_must_open(world, name);
+        for (uint64_t at = 0; at < EXTENTS * 128 * KIB; at += length)
+            check_int(co_fs_block_status(file, at, EXTENTS * 128 * KIB - at, &is_data, &length), 0);
+        fs_inode_put(file);
+    }
+}
+
+/* Every leaf that ever held the inode. */
+static void rot_leaves_of(struct world *world, uint64_t ino)
+{
+    for (uint64_t block = 80; block < world->ram.vdisk.size_bytes / BLOCK_SIZE; block++) {
+        const struct fs_node *node = (const struct fs_node *)block_at(world, block);
+
+        if (!world->ram.in_use[block] || node->header.magic != FS_NODE_MAGIC ||
+            node->tree != FS_TREE_FILES || node->level > 0)
+            continue;
+        for (unsigned i = 0; i < node->count; i++) {
+            if (node->items[i].object == ino && node->items[i].kind == FS_KIND_INODE) {
+                flip(world, block, 100);
+                break;
+            }
+        }
+    }
+}
+
+static void co_times_of_a_lost_leaf(struct world *world)
+{
+    struct fs_mount_options options = {.cache_bytes = 16 * MIB};
+    struct fs_inode *victim;
+
+    co_world_format(world);
+    co_world_mount(world);
+    co_fill_many_leaves(world);
+    check_int(co_create(world, "victim"), 0);
+    victim = co_must_open(world, "victim");
+    check_int(co_write_pattern(victim, 0, 10000, 1), 0);
+    fs_inode_put(victim);
+    co_world_unmount(world);
+    check_int(co_fs_mount(world->io, &world->ram.vdisk, &options, &world->fs), 0);
+
+    victim = co_must_open(world, "victim");
+    check_int(co_write_pattern(victim, 0, 5000, 2), 0); /* changes its times, in RAM */
+    co_look_at_all(world);                              /* its leaf leaves the cache */
+    rot_leaves_of(world, fs_inode_number(victim));
+    fs_inode_put(victim);
+    world->ram.cut_after = world->ram.writes + world->ram.trims + 1000; /* not for ever */
+    co_world_unmount(world);
+}
+
+static void times_of_a_lost_leaf(void **state)
+{
+    (void)state;
+    world_run(2 * GIB, 1, co_times_of_a_lost_leaf);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -485,6 +573,7 @@ int main(void)
         cmocka_unit_test(copies_are_there_for_this),
         cmocka_unit_test(journal_hole_is_not_a_torn_tail),
         cmocka_unit_test(checker_finds_wrong_counts),
+        cmocka_unit_test(times_of_a_lost_leaf),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
