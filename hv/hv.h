@@ -116,14 +116,15 @@ void hv_judge(struct hv *hv, hv_is_current *is_current, void *arg);
 
 /* Starts QEMU; returns when it runs and QMP answers. definition: borrowed during the call.
  * Returns 0, -EINVAL (definition), -EEXIST (this VM runs here), -ESTALE (no deadline ahead: no
- * lease), -EBUSY (an earlier incarnation's processes still live and would not go within 5 s),
- * -ENODEV (no such bridge), -ENOSPC (HV_VMS_MAX), -EIO (QEMU ended at once: hv_error() says why),
- * -EAGAIN (QEMU or its keeper was killed meanwhile, or did not come up in time: another start may
- * do).
- * After an error nothing of it runs, and on_ended() is not called. */
+ * lease), -EBUSY (an earlier incarnation's processes still live and would not go within 5 s:
+ * another start may do), -ENODEV (no such bridge), -ENOSPC (HV_VMS_MAX), -EIO (QEMU ended at once:
+ * hv_error() says why), -EAGAIN (QEMU or its keeper was killed meanwhile, or did not come up in
+ * time: another start may do). After an error nothing of it runs, and on_ended() is not called. */
 must_check int co_hv_start(struct hv *hv, const struct hv_definition *definition);
 const char *
 hv_error(const struct hv *hv); /* what the last failed call says to people; "" if nothing */
+/* The daemon stops: what is being started is killed, and the co_hv_start()s return -EAGAIN soon. */
+void hv_call_off_starts(struct hv *hv);
 
 /* These end one incarnation, the one that the caller knows of: a request that comes late must not
  * hit the next one. -ENOENT: it is not here, or not any more.

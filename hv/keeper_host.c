@@ -15,6 +15,22 @@
 
 /* ---- folders ---- */
 
+static int path_in(const char *folder, const char *name, char path[PATH_BYTES])
+{
+    return snprintf(path, PATH_BYTES, "%s/%s", folder, name) < PATH_BYTES ? 0 : -ENAMETOOLONG;
+}
+
+/* Something lives there, or ended and was not told. Folders stay when their VMs are gone: there may
+ * be more of them than a node runs VMs. */
+static bool is_in_use(const char *vms, const char *name)
+{
+    struct keeper_outcome outcome;
+    char path[PATH_BYTES];
+
+    return path_in(vms, name, path) == 0 &&
+           (keeper_gone(path) != true || keeper_outcome(path, &outcome) == 0);
+}
+
 static int linux_list(struct keeper_host *host, const char *dir, char (*ret_names)[HV_NAME_BYTES],
                       size_t max, size_t *ret_count)
 {
@@ -29,16 +45,12 @@ static int linux_list(struct keeper_host *host, const char *dir, char (*ret_name
     if (!folder)
         return errno == ENOENT ? 0 : -errno;
     while ((entry = readdir(folder)) && *ret_count < max) {
-        if (entry->d_name[0] != '.' && strlen(entry->d_name) < HV_NAME_BYTES)
+        if (entry->d_name[0] != '.' && strlen(entry->d_name) < HV_NAME_BYTES &&
+            is_in_use(path, entry->d_name))
             strcpy(ret_names[(*ret_count)++], entry->d_name);
     }
     closedir(folder);
     return 0;
-}
-
-static int path_in(const char *folder, const char *name, char path[PATH_BYTES])
-{
-    return snprintf(path, PATH_BYTES, "%s/%s", folder, name) < PATH_BYTES ? 0 : -ENAMETOOLONG;
 }
 
 static int fail(char why[HV_REASON_BYTES], const char *what, const char *path)
@@ -54,14 +66,26 @@ static int make_folder(const char *path, char why[HV_REASON_BYTES])
     return mkdir(path, 0700) < 0 && errno != EEXIST ? fail(why, "cannot create", path) : 0;
 }
 
+/* text becomes the whole file, and stays so when the power goes. Returns whether it did. */
+static bool write_whole(const char *path, const char *text, size_t length)
+{
+    FILE *file = fopen(path, "we");
+    bool written;
+
+    if (!file)
+        return false;
+    written =
+        fwrite(text, 1, length, file) == length && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    return fclose(file) == 0 && written;
+}
+
 /* The VM's own UEFI variables: made once on each node, then kept. */
 static int copy_variables(const char *folder, const char *firmware, char why[HV_REASON_BYTES])
 {
     char from[PATH_BYTES], to[PATH_BYTES], part[PATH_BYTES];
     cleanup(freep) char *buffer = malloc(MIB);
-    FILE *source, *target;
-    size_t length;
-    bool copied;
+    size_t length = 0;
+    FILE *source;
 
     if (path_in(folder, QEMU_VARS_FILE, to) < 0 || path_in(folder, "vars.new", part) < 0 ||
         path_in(firmware, QEMU_VARS_NAME, from) < 0)
@@ -69,17 +93,19 @@ static int copy_variables(const char *folder, const char *firmware, char why[HV_
     if (access(to, F_OK) == 0)
         return 0;
     source = fopen(from, "re");
-    if (!source || !buffer)
-        return fail(why, "cannot read", from);
-    length = fread(buffer, 1, MIB, source);
+    if (source && buffer)
+        length = fread(buffer, 1, MIB, source);
+    if (length == 0 || ferror(source)) {
+        int r = fail(why, "cannot read", from);
+
+        if (source)
+            fclose(source);
+        return r;
+    }
     fclose(source);
-    target = fopen(part, "we");
-    if (!target)
-        return fail(why, "cannot create", part);
-    copied = fwrite(buffer, 1, length, target) == length;
-    if (fclose(target) != 0 || !copied || rename(part, to) < 0)
-        return fail(why, "cannot write", part);
-    return 0;
+    return write_whole(part, buffer, length) && rename(part, to) == 0
+               ? 0
+               : fail(why, "cannot write", part);
 }
 
 static int make_folders(const char *folder, char why[HV_REASON_BYTES])

@@ -98,6 +98,30 @@ static int co_explain_failure(struct start_job *job)
     return job->was_killed ? -EAGAIN : job->result;
 }
 
+/* By a VM that was deleted: this one was made again under its name. */
+static bool folder_is_used(const struct vm *vm)
+{
+    list_for_each (node, &vm->hv->vms) {
+        const struct vm *other = list_entry(node, struct vm, node);
+
+        if (other != vm && strcmp(other->folder, vm->folder) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Until nothing of an earlier one lives, and nothing of it will be forgotten any more: that would
+ * be the record of our keeper. */
+static int co_wait_folder(const struct vm *vm)
+{
+    uint64_t deadline_ns = io_now_ns(vm->hv->io) + PREDECESSOR_TIMEOUT_NS;
+    int r = 0;
+
+    while (r == 0 && folder_is_used(vm))
+        r = co_cond_wait_until(&vm->hv->changed, deadline_ns);
+    return r < 0 ? r : co_wait_gone(vm->hv, vm->folder, deadline_ns);
+}
+
 static int co_start_keeper(struct vm *vm, const struct hv_definition *definition)
 {
     struct hv *hv = vm->hv;
@@ -105,7 +129,7 @@ static int co_start_keeper(struct vm *vm, const struct hv_definition *definition
     uint64_t lapses;
     int r;
 
-    r = co_wait_gone(hv, vm->folder, io_now_ns(hv->io) + PREDECESSOR_TIMEOUT_NS);
+    r = co_wait_folder(vm);
     if (r < 0) {
         hv_set_error(hv, "an earlier QEMU of this VM still lives");
         return r == -ETIMEDOUT ? -EBUSY : r;
@@ -241,4 +265,14 @@ int co_hv_start(struct hv *hv, const struct hv_definition *definition)
     if (r == 0 && definition->switch_name && definition->switch_name[0])
         plug_in(vm, definition->switch_name);
     return r;
+}
+
+void hv_call_off_starts(struct hv *hv)
+{
+    list_for_each (node, &hv->vms) {
+        struct vm *vm = list_entry(node, struct vm, node);
+
+        if (vm->starting)
+            vm_kill(vm, "the daemon stopped before it was up");
+    }
 }

@@ -340,16 +340,23 @@ static void co_stop_talker(struct vm *vm)
 
 /* ---- the watcher ---- */
 
-/* What stands in the way of waiting (no memory) passes. */
-static int co_wait_exit(struct vm *vm)
+static int co_wait_end(struct vm *vm)
 {
     struct keeper_host *host = vm->hv->host;
     int r = host->ops->co_wait_exit(host, vm->hv->io, vm->keeper);
 
+    return r < 0 ? r : co_wait_gone(vm->hv, vm->folder, UINT64_MAX);
+}
+
+/* What stands in the way of waiting (no memory, no descriptors) passes. Returns 0 or -ECANCELED. */
+static int co_see_end(struct vm *vm)
+{
+    int r = co_wait_end(vm);
+
     while (r < 0 && r != -ECANCELED) {
         r = co_sleep_ns(GONE_RETRY_NS);
         if (r == 0)
-            r = host->ops->co_wait_exit(host, vm->hv->io, vm->keeper);
+            r = co_wait_end(vm);
     }
     return r;
 }
@@ -360,17 +367,12 @@ static void co_vm_watch(void *arg)
     struct hv *hv = vm->hv;
     int r;
 
-    r = co_wait_exit(vm);
-    if (r >= 0)
-        r = co_wait_gone(hv, vm->folder, UINT64_MAX);
+    r = co_see_end(vm);
     co_stop_talker(vm);
     if (r >= 0) {
         co_vm_end(vm);
         vm->watcher = NULL;
         co_cond_broadcast(&hv->changed);
-    } else if (r != -ECANCELED) {
-        log_error(hv->io, "hv", "cannot watch a VM any more: it runs on until its deadline",
-                  "vm=%s error=%s", vm->name, strerror(-r));
     }
     if (!vm->starting) /* else co_hv_start() frees it */
         vm_free(vm);

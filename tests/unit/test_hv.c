@@ -1,5 +1,6 @@
 /* struct hv on real keepers, with fake_qemu for QEMU: at most one copy of a VM, and every end is
  * told once. */
+#include <dirent.h>
 #include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -483,10 +484,71 @@ static void co_an_end_that_was_not_told_is_told_by_the_next(struct bench *bench)
 }
 HV_TEST(an_end_that_was_not_told_is_told_by_the_next)
 
+/* The folder that a daemon comes to last, of more than there may be VMs. */
+static void make_old_folders(const struct bench *bench, char last[HV_NAME_BYTES])
+{
+    char path[64];
+    struct dirent *entry;
+    DIR *folder;
+
+    snprintf(path, sizeof(path), "%s/vms", bench->dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    for (unsigned i = 0; i <= HV_VMS_MAX; i++) {
+        snprintf(path, sizeof(path), "%s/vms/plain%u", bench->dir, i);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    snprintf(path, sizeof(path), "%s/vms", bench->dir);
+    folder = opendir(path);
+    assert_non_null(folder);
+    while ((entry = readdir(folder))) {
+        if (entry->d_name[0] != '.')
+            snprintf(last, HV_NAME_BYTES, "%.40s", entry->d_name);
+    }
+    closedir(folder);
+}
+
+/* The folders of VMs that once ran here stay. */
+static void co_old_folders_hide_no_vm(struct bench *bench)
+{
+    char name[HV_NAME_BYTES];
+
+    make_old_folders(bench, name);
+    assert_int_equal(co_start(bench, 1, 1, name), 0);
+    co_new_daemon(bench);
+    assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
+}
+HV_TEST(old_folders_hide_no_vm)
+
+/* UEFI variables that could not be read are no variables: QEMU would refuse them for ever. */
+static void co_variables_are_whole_or_not_there(struct bench *bench)
+{
+    struct keeper_host *host = keeper_host_linux();
+    char folder[64], path[96], why[HV_REASON_BYTES] = "";
+    struct stat status;
+    FILE *file;
+
+    snprintf(folder, sizeof(folder), "%s/vms/plain", bench->dir);
+    snprintf(path, sizeof(path), "%s/OVMF_VARS_4M.fd", bench->dir);
+    assert_int_equal(mkdir(path, 0700), 0); /* opens, and cannot be read */
+    assert_true(host->ops->prepare(host, folder, bench->dir, why) < 0);
+    assert_true(strlen(why) > 0);
+    assert_int_equal(rmdir(path), 0);
+    file = fopen(path, "we");
+    assert_non_null(file);
+    assert_true(fputs("variables", file) >= 0);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(host->ops->prepare(host, folder, bench->dir, why), 0);
+    snprintf(path, sizeof(path), "%s/vars.fd", folder);
+    assert_int_equal(stat(path, &status), 0);
+    assert_int_equal(status.st_size, strlen("variables"));
+}
+HV_TEST(variables_are_whole_or_not_there)
+
 /* ---- starts that meet trouble ---- */
 
 struct start_call {
     struct bench *bench;
+    uint64_t id;
     const char *name;
     int result;
     bool done;
@@ -496,13 +558,13 @@ static void co_start_call(void *arg)
 {
     struct start_call *call = arg;
 
-    call->result = co_start(call->bench, 1, 1, call->name);
+    call->result = co_start(call->bench, call->id, 1, call->name);
     call->done = true;
 }
 
 static void co_a_start_that_hangs_can_be_killed(struct bench *bench)
 {
-    struct start_call call = {.bench = bench, .name = "mute"};
+    struct start_call call = {.bench = bench, .id = 1, .name = "mute"};
 
     assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
@@ -513,11 +575,28 @@ static void co_a_start_that_hangs_can_be_killed(struct bench *bench)
 }
 HV_TEST(a_start_that_hangs_can_be_killed)
 
+/* A daemon that stops cannot wait a minute for disks that are not there. */
+static void co_a_start_is_called_off(struct bench *bench)
+{
+    struct start_call call = {.bench = bench, .id = 2, .name = "mute"};
+
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
+    co_wait_until(bench, hv_state(bench->hv, 2) == HV_STARTING);
+    hv_call_off_starts(bench->hv);
+    co_wait_until(bench, call.done);
+    assert_int_equal(call.result, -EAGAIN);
+    assert_int_equal(hv_state(bench->hv, 2), HV_NONE);
+    assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
+    assert_int_equal(bench->end_count, 0);
+}
+HV_TEST(a_start_is_called_off)
+
 /* Whoever killed it (the kernel, for want of memory): what ends by itself would end so again, this
  * need not. */
 static void co_a_start_that_dies_may_be_tried_again(struct bench *bench)
 {
-    struct start_call call = {.bench = bench, .name = "mute"};
+    struct start_call call = {.bench = bench, .id = 1, .name = "mute"};
 
     assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
@@ -528,37 +607,72 @@ static void co_a_start_that_dies_may_be_tried_again(struct bench *bench)
 }
 HV_TEST(a_start_that_dies_may_be_tried_again)
 
-/* This machine, but for a disk that hangs while the folder "mute" is forgotten. */
+/* This machine, but for a disk that hangs while a folder is forgotten, or a keeper started. */
 struct hanging_host {
     struct keeper_host host;
     struct keeper_host_ops ops;
+    const char *folder; /* ends so */
     atomic_bool hangs;
     sem_t go_on;
+    struct keeper_link *link; /* of what was started */
 };
+
+static void hang(struct hanging_host *hanging)
+{
+    atomic_store(&hanging->hangs, true);
+    while (sem_wait(&hanging->go_on) < 0)
+        ;
+}
 
 static void hanging_forget(struct keeper_host *host, const char *folder)
 {
     struct hanging_host *hanging = container_of(host, struct hanging_host, host);
 
-    if (strstr(folder, "/mute")) {
-        atomic_store(&hanging->hangs, true);
-        while (sem_wait(&hanging->go_on) < 0)
-            ;
-    }
+    if (strstr(folder, hanging->folder))
+        hang(hanging);
     keeper_host_linux()->ops->forget(keeper_host_linux(), folder);
+}
+
+static int hanging_start(struct keeper_host *host, const struct keeper_order *order,
+                         struct keeper_link **ret_link)
+{
+    struct hanging_host *hanging = container_of(host, struct hanging_host, host);
+    int r;
+
+    hang(hanging);
+    r = keeper_host_linux()->ops->start(keeper_host_linux(), order, ret_link);
+    hanging->link = r == 0 ? *ret_link : NULL;
+    return r;
+}
+
+/* folder: that hangs when it is forgotten; NULL: starts hang. */
+static void co_open_hanging(struct bench *bench, struct hanging_host *hanging, const char *folder)
+{
+    *hanging = (struct hanging_host){.ops = *keeper_host_linux()->ops, .folder = folder};
+    hanging->host.ops = &hanging->ops;
+    if (folder)
+        hanging->ops.forget = hanging_forget;
+    else
+        hanging->ops.start = hanging_start;
+    assert_int_equal(sem_init(&hanging->go_on, 0, 0), 0);
+    bench->host = &hanging->host;
+    co_new_daemon(bench);
+}
+
+static void co_close_hanging(struct bench *bench, struct hanging_host *hanging)
+{
+    bench->host = NULL;
+    co_new_daemon(bench);
+    sem_destroy(&hanging->go_on);
 }
 
 /* Its watcher still uses the VM while the folder is forgotten; another VM's end wakes the start. */
 static void co_a_failed_start_waits_for_the_watcher(struct bench *bench)
 {
-    struct hanging_host hanging = {.ops = *keeper_host_linux()->ops};
-    struct start_call call = {.bench = bench, .name = "mute"};
+    struct start_call call = {.bench = bench, .id = 1, .name = "mute"};
+    struct hanging_host hanging;
 
-    hanging.host.ops = &hanging.ops;
-    hanging.ops.forget = hanging_forget;
-    assert_int_equal(sem_init(&hanging.go_on, 0, 0), 0);
-    bench->host = &hanging.host;
-    co_new_daemon(bench);
+    co_open_hanging(bench, &hanging, "/mute");
     assert_int_equal(co_start(bench, 2, 1, "web"), 0);
     assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
@@ -570,16 +684,84 @@ static void co_a_failed_start_waits_for_the_watcher(struct bench *bench)
     sem_post(&hanging.go_on);
     co_wait_until(bench, call.done);
     assert_int_equal(call.result, -EAGAIN);
-    bench->host = NULL;
-    co_new_daemon(bench);
-    sem_destroy(&hanging.go_on);
+    co_close_hanging(bench, &hanging);
 }
 HV_TEST(a_failed_start_waits_for_the_watcher)
+
+struct kill_call {
+    struct bench *bench;
+    bool done;
+};
+
+static void co_kill_call(void *arg)
+{
+    struct kill_call *call = arg;
+
+    assert_int_equal(co_hv_kill(call->bench->hv, 1, 1), 0);
+    call->done = true;
+}
+
+/* A VM that was deleted, and made again under its name, has the same folder: what is forgotten of
+ * the old one must not be the record of the new one's keeper, or no later daemon finds that. */
+static void co_the_next_of_a_name_starts_when_the_last_is_forgotten(struct bench *bench)
+{
+    struct start_call call = {.bench = bench, .id = 2, .name = "plain"};
+    struct kill_call killing = {.bench = bench};
+    struct hanging_host hanging;
+
+    co_open_hanging(bench, &hanging, "/plain");
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    assert_int_equal(co_spawn(bench->io, "kill", co_kill_call, &killing), 0);
+    co_wait_until(bench, atomic_load(&hanging.hangs));
+    assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
+    assert_int_equal(co_sleep_ns(300 * MS), 0); /* what a start takes */
+    assert_false(call.done);
+    sem_post(&hanging.go_on);
+    co_wait_until(bench, killing.done && call.done);
+    assert_int_equal(call.result, 0);
+    co_close_hanging(bench, &hanging);
+    assert_int_equal(hv_state(bench->hv, 2), HV_RUNNING);
+}
+HV_TEST(the_next_of_a_name_starts_when_the_last_is_forgotten)
+
+/* This machine, out of descriptors when it first looks whether anything lives in a folder. */
+struct short_host {
+    struct keeper_host host;
+    struct keeper_host_ops ops;
+    atomic_bool is_short;
+};
+
+static int short_gone(struct keeper_host *host, const char *folder)
+{
+    if (atomic_exchange(&container_of(host, struct short_host, host)->is_short, false))
+        return -EMFILE;
+    return keeper_host_linux()->ops->gone(keeper_host_linux(), folder);
+}
+
+/* Else nobody is told, and the guest that powered off is started again. */
+static void co_an_end_that_cannot_be_seen_is_looked_for_again(struct bench *bench)
+{
+    struct short_host host = {.ops = *keeper_host_linux()->ops};
+
+    host.host.ops = &host.ops;
+    host.ops.gone = short_gone;
+    bench->host = &host.host;
+    co_new_daemon(bench);
+    assert_int_equal(co_start(bench, 1, 1, "plain"), 0);
+    atomic_store(&host.is_short, true);
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, PATIENCE_NS), 0);
+    assert_false(atomic_load(&host.is_short));
+    assert_int_equal(bench->end_count, 1);
+    expect_end(bench, 0, 1, 1, HV_ENDED_OFF);
+    bench->host = NULL;
+    co_new_daemon(bench);
+}
+HV_TEST(an_end_that_cannot_be_seen_is_looked_for_again)
 
 /* A lease that ends while QEMU starts stops it as any other. */
 static void co_a_starting_vm_needs_the_lease_too(struct bench *bench)
 {
-    struct start_call call = {.bench = bench, .name = "mute"};
+    struct start_call call = {.bench = bench, .id = 1, .name = "mute"};
 
     assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
     co_wait_until(bench, hv_state(bench->hv, 1) == HV_STARTING && status(bench, 1).qemu_pid > 0);
@@ -590,32 +772,24 @@ static void co_a_starting_vm_needs_the_lease_too(struct bench *bench)
 }
 HV_TEST(a_starting_vm_needs_the_lease_too)
 
-static bool spawning(const struct bench *bench)
-{
-    char path[64];
-
-    snprintf(path, sizeof(path), "%s/vms/mute/lock", bench->dir);
-    return access(path, F_OK) == 0;
-}
-
 /* What is renewed while the keeper is being started is for this VM too. */
 static void co_a_starting_vm_is_renewed(struct bench *bench)
 {
-    struct start_call call = {.bench = bench, .name = "mute"};
-    uint64_t renewed_ns;
+    struct start_call call = {.bench = bench, .id = 1, .name = "mute"};
+    struct hanging_host hanging;
+    uint64_t deadline_ns;
 
+    co_open_hanging(bench, &hanging, NULL);
     assert_int_equal(co_spawn(bench->io, "start", co_start_call, &call), 0);
-    while (!spawning(bench) && !call.done) {
-        hv_renew(bench->hv, in(bench, 500 * MS));
-        assert_int_equal(co_sleep_ns(US), 0);
-    }
-    hv_renew(bench->hv, in(bench, LONG_NS));
-    renewed_ns = io_clock_ns(bench->io);
-    co_wait_until(bench, io_clock_ns(bench->io) > renewed_ns + 700 * MS);
-    assert_true(status(bench, 1).qemu_pid > 0);
-    assert_int_not_equal(process_state(status(bench, 1).qemu_pid), 'T');
+    co_wait_until(bench, atomic_load(&hanging.hangs));
+    deadline_ns = in(bench, 2 * LONG_NS);
+    hv_renew(bench->hv, deadline_ns);
+    sem_post(&hanging.go_on);
+    co_wait_until(bench, status(bench, 1).qemu_pid > 0);
+    assert_true(atomic_load(&keeper_memory(hanging.link)->deadline_ns) == deadline_ns);
     assert_int_equal(co_hv_kill(bench->hv, 1, 1), 0);
     co_wait_until(bench, call.done);
+    co_close_hanging(bench, &hanging);
 }
 HV_TEST(a_starting_vm_is_renewed)
 
@@ -638,9 +812,14 @@ int main(void)
         cmocka_unit_test(without_a_lease_recovery_leaves_the_verdict_open),
         cmocka_unit_test(an_end_without_a_daemon_is_told_by_the_next),
         cmocka_unit_test(an_end_that_was_not_told_is_told_by_the_next),
+        cmocka_unit_test(old_folders_hide_no_vm),
+        cmocka_unit_test(variables_are_whole_or_not_there),
         cmocka_unit_test(a_start_that_hangs_can_be_killed),
+        cmocka_unit_test(a_start_is_called_off),
         cmocka_unit_test(a_start_that_dies_may_be_tried_again),
         cmocka_unit_test(a_failed_start_waits_for_the_watcher),
+        cmocka_unit_test(the_next_of_a_name_starts_when_the_last_is_forgotten),
+        cmocka_unit_test(an_end_that_cannot_be_seen_is_looked_for_again),
         cmocka_unit_test(a_starting_vm_needs_the_lease_too),
         cmocka_unit_test(a_starting_vm_is_renewed),
     };
