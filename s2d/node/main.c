@@ -326,7 +326,8 @@ static void co_stop(struct daemon *daemon)
     co_api_server_close(daemon->api_server);
     co_api_routes_stop(&daemon->api);
     io_timer_disarm(daemon->io, &daemon->patience);
-    co_vms_free(take_ptr(daemon->vms));
+    co_vms_free(daemon->vms); /* told of the lease until then: guests are not to wait for a start */
+    daemon->vms = NULL;
     if (daemon->nbd_server)
         nbd_server_shutdown(daemon->nbd_server);
     if (daemon->node && node_csv(daemon->node))

@@ -10,6 +10,7 @@
 
 #define LOOK_NS SEC
 #define WORKING_MAX 64
+#define START_PATIENCE_NS (5 * SEC) /* with starts that are under way when the daemon stops */
 
 struct vms {
     struct node *node;
@@ -151,8 +152,8 @@ static void start_main(void *arg)
         log_error(node_io(vms->node), "vms", "a VM could not be started", "vm=%llu reason=\"%s\"",
                   (unsigned long long)work->vm, reason);
         /* What was killed is started again, as later in its life: a restart after a failure would
-         * else be its end when it meets the next failure. */
-        (void)co_tell_ended(vms, work->vm, work->incarnation, r != -EAGAIN, reason);
+         * else be its end when it meets the next failure. So is what only met an earlier QEMU. */
+        (void)co_tell_ended(vms, work->vm, work->incarnation, r != -EAGAIN && r != -EBUSY, reason);
     }
     end(work);
 }
@@ -295,7 +296,7 @@ void vms_changed(struct vms *vms)
  * new as the lease asks for. */
 void vms_lease(struct vms *vms, uint64_t expires_ns)
 {
-    if (expires_ns == 0)
+    if (expires_ns == 0 || !vms->hv)
         return;
     if (PLANTED(VM_DEADLINE_LATE))
         expires_ns += 3 * SEC;
@@ -334,13 +335,29 @@ int vms_new(struct node *node, const struct vms_options *options, struct vms **r
     return 0;
 }
 
+static void lose_patience(void *arg)
+{
+    struct vms *vms = arg;
+
+    hv_call_off_starts(vms->hv);
+}
+
 void co_vms_free(struct vms *vms)
 {
+    struct io_timer patience;
+    struct io *io;
+
     if (!vms)
         return;
+    io = node_io(vms->node);
     vms->stopping = true;
     co_cond_signal(&vms->changed);
+    io_timer_init(&patience, lose_patience, vms);
+    io_timer_arm(io, &patience, io_now_ns(io) + START_PATIENCE_NS);
     co_group_wait(&vms->group);
+    io_timer_disarm(io, &patience);
     co_hv_free(vms->hv);
+    vms->hv = NULL;
+    co_group_wait(&vms->group); /* what VMs told until then */
     free(vms);
 }

@@ -19,7 +19,8 @@ struct vms_options {
 };
 
 must_check int vms_new(struct node *node, const struct vms_options *options, struct vms **ret_vms);
-/* The VMs go on running until their deadline. */
+/* The VMs go on running until their deadline; it may be renewed until this returns. What is being
+ * started has 5 s to come up. */
 void co_vms_free(struct vms *vms);
 
 /* What the node tells (node_options). */

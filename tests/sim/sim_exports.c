@@ -83,7 +83,8 @@ void co_exports_stop(struct exports *exports)
     while (!list_empty(&exports->asks))
         co_cond_wait_always(&exports->asks_changed);
     co_api_routes_stop(&exports->api);
-    co_vms_free(take_ptr(exports->vms));
+    co_vms_free(exports->vms);
+    exports->vms = NULL;
     if (exports->nbd_server)
         nbd_server_shutdown(exports->nbd_server);
 }
