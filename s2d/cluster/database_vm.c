@@ -47,6 +47,12 @@ static bool is_named_before(const json_t *disks, size_t index)
     return false;
 }
 
+/* A file has one path without empty names in it, and others with them. */
+static bool has_empty_name(const char *path)
+{
+    return path[0] == '/' || strstr(path, "//") || path[strlen(path) - 1] == '/';
+}
+
 /* Whether text is VOLUME/PATH, the volume is there, and the disk is no other VM's: two that write
  * to it would spoil it, and a node that looked before it asked may not have known of the other. */
 static void check_disk(struct command *command, const char *text)
@@ -56,8 +62,9 @@ static void check_disk(struct command *command, const char *text)
     char volume[NAME_MAX_BYTES];
 
     if (!slash || !slash[1] || (size_t)(slash - text) >= sizeof(volume) || slash == text ||
-        strlen(text) > DISK_NAME_MAX) {
-        command_refuse(command, -EINVAL, "a disk is named VOLUME/PATH, at most %d bytes",
+        strlen(text) > DISK_NAME_MAX || has_empty_name(slash + 1)) {
+        command_refuse(command, -EINVAL,
+                       "a disk is named VOLUME/PATH, at most %d bytes, with one '/' between names",
                        DISK_NAME_MAX);
         return;
     }

@@ -5,8 +5,28 @@
  * look at them read-only. An incarnation that is newer than this node's database is right: only a
  * member can name one, and it was read from a database that is ahead of ours. One of a deleted VM,
  * whose node still writes, is older than the making of any VM that has the disk now. */
+#include "s2d/node/authorize.h"
+
 #include "s2d/node/node_internal.h"
 
+/* The file system walks them alike: slashes only stand between names. */
+static bool is_same_path(const char *a, const char *b)
+{
+    size_t length;
+
+    do {
+        a += strspn(a, "/");
+        b += strspn(b, "/");
+        length = strcspn(a, "/");
+        if (length != strcspn(b, "/") || memcmp(a, b, length) != 0)
+            return false;
+        a += length;
+        b += length;
+    } while (length > 0);
+    return true;
+}
+
+/* path: NULL: any. */
 static bool has_disk(const struct vm_record *vm, const char *volume, const char *path)
 {
     size_t length = strlen(volume);
@@ -15,7 +35,40 @@ static bool has_disk(const struct vm_record *vm, const char *volume, const char 
         const char *disk = vm->disks[i];
 
         if (strncmp(disk, volume, length) == 0 && disk[length] == '/' &&
-            strcmp(disk + length + 1, path) == 0)
+            (!path || is_same_path(disk + length, path)))
+            return true;
+    }
+    return false;
+}
+
+static bool vm_runs(const struct vm_record *vm)
+{
+    return vm->incarnation > vm->ended;
+}
+
+int authorize_open(const struct database *database, const char *volume, const char *path,
+                   uint64_t incarnation, bool read_only)
+{
+    const struct vm_record *vm;
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        if (!has_disk(vm, volume, path))
+            continue;
+        if (incarnation >= vm->incarnation && incarnation > vm->ended)
+            return 0;
+        if (incarnation == 0 && (read_only || !vm_runs(vm)))
+            return 0;
+        return -EPERM;
+    }
+    return incarnation == 0 ? 0 : -EPERM;
+}
+
+bool authorize_vm_runs_from(const struct database *database, const char *volume)
+{
+    const struct vm_record *vm;
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        if (vm_runs(vm) && has_disk(vm, volume, NULL))
             return true;
     }
     return false;
@@ -25,16 +78,7 @@ int node_authorize(void *arg, const char *volume, const char *path, uint64_t inc
                    bool read_only)
 {
     struct node *node = arg;
-    const struct vm_record *vm;
 
-    for (size_t i = 0; (vm = database_at(consensus_database(node->consensus), TABLE_VM, i)); i++) {
-        if (!has_disk(vm, volume, path))
-            continue;
-        if (incarnation >= vm->incarnation && incarnation > vm->ended)
-            return 0;
-        if (incarnation == 0 && (read_only || vm->incarnation <= vm->ended))
-            return 0;
-        return -EPERM;
-    }
-    return incarnation == 0 ? 0 : -EPERM;
+    return authorize_open(consensus_database(node->consensus), volume, path, incarnation,
+                          read_only);
 }

@@ -294,6 +294,9 @@ static void a_disk_is_one_vms(void **state)
     vm = reply(s, "vm");
     assert_int_equal(create_vm(s, "vm2", "v/c", "v/b"), -EBUSY);
     assert_int_equal(create_vm(s, "vm2", "v/c", "v/c"), -EINVAL);
+    assert_int_equal(create_vm(s, "vm2", "v//a", NULL), -EINVAL); /* the same file */
+    assert_int_equal(create_vm(s, "vm2", "v/a/", NULL), -EINVAL);
+    assert_int_equal(create_vm(s, "vm2", "v/c", "v/d//a"), -EINVAL);
     assert_int_equal(create_vm(s, "vm2", "v/c", NULL), 0);
     assert_int_equal(apply(s, json_pack("{s:s,s:I}", "verb", "vm.delete", "vm", (json_int_t)vm)),
                      0);
