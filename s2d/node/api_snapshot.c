@@ -4,6 +4,7 @@
 
 #include "csv-export/csv.h"
 #include "s2d/node/api_private.h"
+#include "s2d/node/authorize.h"
 
 static void answer_failure(struct api_response *response, int error, const char *volume,
                            const char *name)
@@ -134,7 +135,14 @@ static void co_change(void *arg, const struct api_request *request, struct api_r
 
     if (!volume)
         return;
-    r = co_csv_snapshot(volume, verb, FS_SNAPSHOTS_INO, name);
+    /* The volume's owner refuses it while a VM has a disk open; one whose daemon is away for a
+     * moment has not, and goes on as it was when that is back. */
+    if (verb == CSV_SNAPSHOT_RESTORE &&
+        authorize_vm_runs_from(node_database(((struct api_context *)arg)->node),
+                               csv_volume_name(volume)))
+        r = -EBUSY;
+    else
+        r = co_csv_snapshot(volume, verb, FS_SNAPSHOTS_INO, name);
     if (r < 0)
         answer_failure(response, r, csv_volume_name(volume), name);
     else
