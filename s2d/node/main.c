@@ -31,6 +31,7 @@
 #define NICE (-10)
 #define LOOK_NS SEC
 #define MOUNTS_MAX 64
+#define NBD_CONNECTIONS_MAX 1024 /* one for each disk of the VMs here; the rest for others */
 
 struct mount { /* one volume's FUSE mount */
     struct list node;
@@ -99,7 +100,8 @@ static void on_lease(void *arg, uint64_t expires_ns)
 
 static int co_open_nbd(struct daemon *daemon)
 {
-    struct nbd_server_options options = {.metrics = node_metrics(daemon->node)};
+    struct nbd_server_options options = {.connections_max = NBD_CONNECTIONS_MAX,
+                                         .metrics = node_metrics(daemon->node)};
     char path[600], address[620];
     int r;
 
