@@ -180,8 +180,8 @@ static void judge(struct liveness *liveness, uint64_t id)
         database_find(consensus_database(liveness->options.consensus), TABLE_NODE, id);
     uint64_t now_ns = io_clock_ns(liveness->io), start_counter;
     size_t others = nodes_up_besides(liveness, id);
-    const char *reason = watch_down_reason(&liveness->watch, id);
-    bool dead = watch_proven_dead(&liveness->watch, now_ns, id, others);
+    const char *reason;
+    bool dead;
 
     if (!node || id == liveness->options.node)
         return;
@@ -190,6 +190,9 @@ static void judge(struct liveness *liveness, uint64_t id)
         return;
     }
     start_counter = node->start_counter; /* what comes next may change the database */
+    watch_started(&liveness->watch, now_ns, id, start_counter);
+    reason = watch_down_reason(&liveness->watch, id);
+    dead = watch_proven_dead(&liveness->watch, now_ns, id, others);
     if (dead)
         consensus_peer_down(liveness->options.consensus, id);
     if (!consensus_leads(liveness->options.consensus) ||
@@ -198,7 +201,7 @@ static void judge(struct liveness *liveness, uint64_t id)
     if (!reason) /* what was decided first stays: proof goes stale */
         reason = dead ? LIVENESS_DAEMON_DEAD : LIVENESS_SILENT;
     if (liveness->options.on_down(liveness->options.arg, id, start_counter, reason))
-        watch_decide_down(&liveness->watch, id, reason);
+        watch_decide_down(&liveness->watch, id, start_counter, reason);
 }
 
 void liveness_node_down(struct liveness *liveness, uint64_t node)

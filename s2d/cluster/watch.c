@@ -69,12 +69,27 @@ uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t
     return MIN(until_ns - now_ns, LEASE_NS);
 }
 
-void watch_decide_down(struct watch *watch, uint64_t id, const char *reason)
+void watch_started(struct watch *watch, uint64_t now_ns, uint64_t id, uint64_t start_counter)
+{
+    struct watch_node *node = find(watch, id);
+
+    if (!node || start_counter <= node->start_counter)
+        return;
+    node->start_counter = start_counter;
+    node->down_reason = NULL;
+    node->report_count = 0;
+    if (node->heard_ns > watch->led_ns)
+        node->heard_ns = now_ns;
+}
+
+void watch_decide_down(struct watch *watch, uint64_t id, uint64_t start_counter, const char *reason)
 {
     struct watch_node *node = need(watch, id);
 
-    if (node)
-        node->down_reason = reason;
+    if (!node)
+        return;
+    node->start_counter = MAX(node->start_counter, start_counter);
+    node->down_reason = reason;
 }
 
 const char *watch_down_reason(const struct watch *watch, uint64_t id)
@@ -86,7 +101,7 @@ const char *watch_down_reason(const struct watch *watch, uint64_t id)
 
 void watch_settle(struct watch *watch, uint64_t now_ns, uint64_t id)
 {
-    struct watch_node *node = find(watch, id);
+    struct watch_node *node = need(watch, id);
 
     if (!node)
         return;

@@ -15,8 +15,8 @@
 #define WATCH_HEAR_NS SEC  /* in which a new leader is heard from, or not: five heartbeats */
 
 struct watch_node {
-    uint64_t id;             /* 0: free */
-    uint64_t start_counter;  /* of the process that heartbeats */
+    uint64_t id;            /* 0: free */
+    uint64_t start_counter; /* of the newest process that heartbeats, or that a decision is about */
     const char *down_reason; /* that process is being declared down: it gets no lease any more */
     uint64_t heard_ns;
     uint64_t granted_until_ns;             /* no lease that we granted runs longer */
@@ -45,11 +45,17 @@ void watch_unlead(struct watch *watch);
 uint64_t watch_grant(struct watch *watch, uint64_t now_ns, uint64_t node, uint64_t start_counter,
                      uint64_t quorum_round_ns);
 
-/* The leader has decided: what it grants from now on must not outlive the decision, which may be
- * committed late. So that process of the node gets nothing any more; watch_may_declare_down() stays
- * true. watch_down_reason(): why; NULL: it is not so. Settled by watch_settle() (the database says
- * that it is down), by a newer process, and by the end of this leadership. reason: a constant. */
-void watch_decide_down(struct watch *watch, uint64_t node, const char *reason);
+/* The database names this process of the node: what was decided or reported of an earlier one is
+ * void. If that one was heard in this leadership, this one has the time of a lease to be heard. */
+void watch_started(struct watch *watch, uint64_t now_ns, uint64_t node, uint64_t start_counter);
+
+/* The leader has decided about the process of that start counter: what it grants from now on must
+ * not outlive the decision, which may be committed late. So that process gets nothing any more,
+ * also if it was never heard before; watch_may_declare_down() stays true. watch_down_reason(): why;
+ * NULL: it is not so. Settled by watch_settle() (the database says that it is down), by a newer
+ * process, and by the end of this leadership. reason: a constant. */
+void watch_decide_down(struct watch *watch, uint64_t node, uint64_t start_counter,
+                       const char *reason);
 const char *watch_down_reason(const struct watch *watch, uint64_t node);
 void watch_settle(struct watch *watch, uint64_t now_ns, uint64_t node);
 /* The node is no member any more. */

@@ -157,14 +157,54 @@ static void who_is_given_up_gets_no_lease(void **state)
     watch_lead(&watch, SEC, SEC);
     assert_true(watch_grant(&watch, SEC, 5, 1, SEC) > 0);
     assert_true(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
-    watch_decide_down(&watch, 5, "silent");
+    watch_decide_down(&watch, 5, 1, "silent");
     assert_int_equal(watch_grant(&watch, 4 * SEC, 5, 1, 4 * SEC), 0); /* it was only slow */
     assert_true(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
     /* its successor is another matter, and so is it itself once the database has said it */
     assert_true(watch_grant(&watch, 4 * SEC, 5, 2, 4 * SEC) > 0);
-    watch_decide_down(&watch, 5, "silent");
+    watch_decide_down(&watch, 5, 2, "silent");
     watch_settle(&watch, 5 * SEC, 5);
     assert_true(watch_grant(&watch, 5 * SEC, 5, 2, 5 * SEC) > 0);
+}
+
+/* The same for a process that this leader has never granted anything: its first heartbeat comes
+ * while the decision about it, or about its predecessor, is on its way to be committed. */
+static void who_is_given_up_unheard_gets_no_lease(void **state)
+{
+    struct watch watch;
+
+    (void)state;
+    watch_init(&watch);
+    watch_lead(&watch, SEC, SEC);
+    assert_true(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
+    watch_decide_down(&watch, 5, 7, "silent");
+    assert_int_equal(watch_grant(&watch, 4 * SEC, 5, 7, 4 * SEC), 0);
+    assert_true(watch_grant(&watch, 4 * SEC, 5, 8, 4 * SEC) > 0);
+
+    assert_true(watch_grant(&watch, 4 * SEC, 6, 1, 4 * SEC) > 0);
+    watch_decide_down(&watch, 6, 2, "silent");
+    assert_int_equal(watch_grant(&watch, 5 * SEC, 6, 2, 5 * SEC), 0);
+}
+
+/* What was decided or proven of a process is no reason to give its successor up. */
+static void a_successor_begins_anew(void **state)
+{
+    struct watch watch;
+
+    (void)state;
+    watch_init(&watch);
+    watch_lead(&watch, SEC, SEC);
+    assert_true(watch_grant(&watch, SEC + 1, 5, 1, SEC) > 0);
+    watch_refused(&watch, 4 * SEC, 5, 1, 1);
+    watch_refused(&watch, 4 * SEC, 5, 1, 2);
+    watch_decide_down(&watch, 5, 1, "silent");
+    watch_started(&watch, 4 * SEC, 5, 1); /* the database names nobody else yet */
+    assert_non_null(watch_down_reason(&watch, 5));
+    assert_true(watch_proven_dead(&watch, 4 * SEC, 5, 2));
+    watch_started(&watch, 4 * SEC, 5, 2);
+    assert_null(watch_down_reason(&watch, 5));
+    assert_false(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
+    assert_true(watch_may_declare_down(&watch, 4 * SEC + LEASE_NS + LEASE_MARGIN_NS, 5, 2));
 }
 
 /* A node that was down and is up again was silent for long, of course: that is not held against it,
@@ -178,10 +218,13 @@ static void who_comes_back_has_time_to_be_heard(void **state)
     watch_lead(&watch, SEC, SEC);
     assert_true(watch_grant(&watch, SEC, 5, 1, SEC) > 0);
     assert_true(watch_may_declare_down(&watch, 4 * SEC, 5, 2));
-    watch_decide_down(&watch, 5, "silent");
+    watch_decide_down(&watch, 5, 1, "silent");
     watch_settle(&watch, 60 * SEC, 5); /* the last look while the database says that it is down */
     assert_false(watch_may_declare_down(&watch, 60 * SEC + 100 * MS, 5, 2));
     assert_true(watch_may_declare_down(&watch, 60 * SEC + LEASE_NS + LEASE_MARGIN_NS, 5, 2));
+    watch_settle(&watch, 60 * SEC, 6); /* it went down under another leader */
+    assert_false(watch_may_declare_down(&watch, 60 * SEC + 100 * MS, 6, 2));
+    assert_true(watch_may_declare_down(&watch, 60 * SEC + LEASE_NS + LEASE_MARGIN_NS, 6, 2));
 }
 
 /* Whoever never spoke with a new leader gets the time to do so, however long there was none. But no
@@ -223,6 +266,8 @@ int main(void)
         cmocka_unit_test(two_refusals_prove_a_death),
         cmocka_unit_test(reports_name_the_process),
         cmocka_unit_test(who_is_given_up_gets_no_lease),
+        cmocka_unit_test(who_is_given_up_unheard_gets_no_lease),
+        cmocka_unit_test(a_successor_begins_anew),
         cmocka_unit_test(who_comes_back_has_time_to_be_heard),
         cmocka_unit_test(a_new_leader_gives_strangers_time),
         cmocka_unit_test(a_leader_remembers_what_it_granted),
