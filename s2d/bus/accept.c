@@ -327,6 +327,10 @@ void accept_main(void *arg)
 
 void accept_cancel(struct bus *bus)
 {
-    list_for_each (node, &bus->handshakes)
-        bus->transport->shutdown(list_entry(node, struct handshake, node)->stream);
+    list_for_each (node, &bus->handshakes) {
+        struct handshake *handshake = list_entry(node, struct handshake, node);
+
+        if (handshake->stream) /* else it is a connection now */
+            bus->transport->shutdown(handshake->stream);
+    }
 }

@@ -652,6 +652,33 @@ static void closing_waits_for_kept_messages(void **state)
     world_free(world);
 }
 
+static void stop_at_once(void *arg, uint64_t peer, enum bus_channel channel)
+{
+    struct node *node = arg;
+
+    node->ups[peer][channel]++;
+    node->stopping = true;
+    co_cond_broadcast(&node->stop);
+}
+
+/* A daemon that stops has its last wait ended by the very handshake that is still on its way back
+ * to its coroutine: its stream is the connection's by now. */
+static void closing_meets_a_handshake_that_has_ended(void **state)
+{
+    struct world *world = world_new(backend_of(state), 1);
+    struct node *a = &world->nodes[1], *b = &world->nodes[2];
+    const char *nowhere = world->nodes[3].address;
+
+    b->options.on_up = stop_at_once;
+    node_start(a);
+    node_start(b);
+    assert_int_equal(bus_add_peer(b->bus, a->id, nowhere), 0); /* a dials, b accepts */
+    node_add_peer(a, b);
+    assert_true(world_run(world, WAIT_NS, bus_is_closed, b));
+    assert_int_equal(b->ups[1][BUS_CONTROL], 1);
+    world_free(world);
+}
+
 /* ---- connections that end and come back ---- */
 
 struct expected {
@@ -1345,6 +1372,7 @@ int main(void)
         ON_BOTH(waiting_for_credit_ends_with_the_connection),
         ON_BOTH(a_cancelled_call_ends),
         ON_BOTH(closing_waits_for_kept_messages),
+        ON_BOTH(closing_meets_a_handshake_that_has_ended),
         ON_BOTH(a_dead_process_is_noticed_and_refuses),
         cmocka_unit_test(a_restart_is_proof_of_death),
         ON_BOTH(an_older_start_is_refused),
