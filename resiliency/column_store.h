@@ -115,6 +115,13 @@ static inline bool column_stream_idle(const struct column_stream *stream)
     return list_empty(&stream->in_flight);
 }
 
+/* False: it has broken. Nothing else tells so when nothing was in flight. (A store of this node
+ * that came back without all that it had is not noticed here; it refuses to be marked.) */
+static inline bool column_stream_attached(const struct column_stream *stream)
+{
+    return stream->attached;
+}
+
 must_check static inline int co_column_mark(struct column_store *store, uint64_t vdisk,
                                             uint64_t epoch, struct log_position watermark,
                                             bool durable)

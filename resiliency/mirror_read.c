@@ -45,9 +45,18 @@ static int verify_received(const struct mirror *mirror, struct write_extent exte
     return r;
 }
 
+static bool is_as_before(const struct column_config *now, const struct column_config *before)
+{
+    return now->state == before->state && now->disk == before->disk &&
+           now->where.extent == before->where.extent &&
+           now->where.generation == before->where.generation;
+}
+
 /* at: session 0 is the newest. Asked anew in each look: a column that was in-sync may have a new
- * place by now, where there are only zeros. Returns 0, -EBADMSG (*bad says which blocks), -ESTALE
- * (not in-sync), or another error of the column. */
+ * place by now, where there are only zeros. And looked at again behind it: one that turned stale
+ * may have dropped what was committed, before it came to read it. (Is it in-sync again, the blocks
+ * were equal all the while: they cannot be copied to under the caller's lock.) Returns 0, -EBADMSG
+ * (*bad says which blocks), -ESTALE (not in-sync), or another error of the column. */
 static int co_read_column(struct mirror *mirror, uint32_t column, struct write_extent extent,
                           struct log_position at, char *buffer, uint64_t *sums,
                           struct block_set *bad)
@@ -72,6 +81,10 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
     else
         r = co_column_read_at(store, mirror->vdisk.id, config.where, extent.block, extent.count,
                               address, at, buffer, sums, bad);
+    if (!is_as_before(&mirror_columns(mirror, extent.slab)[column], &config)) {
+        SOMETIMES("mirror: a column changes while it is read");
+        return -ESTALE;
+    }
     if (r == 0 && !store->is_local)
         r = verify_received(mirror, extent, address, buffer, sums, bad);
     return r;

@@ -491,6 +491,11 @@ static int co_join(struct feed *feed, uint32_t sources_lost)
         r = co_wait_for_feed(feed);
         if (r == 0)
             r = PLANTED(JOIN_NO_MARK) ? 0 : co_feed_tell(feed, true);
+        /* It went and came back, and may have lost what was compared. */
+        if (r == 0 && !column_stream_attached(&feed->column)) {
+            SOMETIMES("resync: the column went before it was proposed");
+            r = -ENOTCONN;
+        }
         if (mirror->stopped || !feed->up)
             return -ENOTCONN;
         if (r < 0) {

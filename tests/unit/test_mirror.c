@@ -913,6 +913,69 @@ static void test_lost_source_is_not_believed(void **state)
     world_run(THREE, lost_source_is_not_believed);
 }
 
+static void slow_read_of_dropped_tail(struct world *world)
+{
+    struct request read = {first_owner(world), 1, 0, 0, false};
+    struct vdisk_config *config;
+
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
+    co_sleep_ns(100 * MS);
+    world->columns[0].read_ns = 200 * MS;
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'b'), 0);
+    config = world_edit(world); /* before disk 1 hears that it is committed */
+    assert_int_equal(vdisk_config_mark_stale(config, 1, config->epoch), 1);
+    world_publish(world, config);
+    request_start(world, &read); /* of disk 1, which is in-sync as yet */
+    co_sleep_ns(100 * MS);
+    assert_int_equal(world->columns[0].drops, 1);
+    assert_int_equal(world_peek(world, 1, 1), 'a');
+    assert_true(co_done_within(&read, SEC));
+    assert_int_equal(read.result, 'b');
+    assert_true(co_world_heal(world));
+    world_check_copies(world);
+}
+
+/* A read may take longer than the column stays in-sync: it drops what nobody told it is committed.
+ */
+static void test_slow_read_of_dropped_tail(void **state)
+{
+    (void)state;
+    world_run(THREE, slow_read_of_dropped_tail);
+}
+
+static void lost_target_is_compared_again(struct world *world)
+{
+    struct fake_column *target = &world->columns[2];
+    struct fake_block *lost;
+    unsigned proposals;
+
+    assert_int_equal(co_owner_write(first_owner(world), 1, 'a'), 0);
+    evict_by_writing(world, 3, 1, 'b');
+    world->raft_delay_ns = 100 * MS;
+    proposals = world->in_sync_proposals;
+    fake_column_set_reachable(target, true);
+    while (world->in_sync_proposals == proposals)
+        co_sleep_ns(MS);
+    assert_int_equal(world_peek(world, 3, 1), 'b');
+    fake_column_set_reachable(target, false); /* it starts anew behind a hole in its log: */
+    lost = &target->extents[world_column(world, 0, 2)->where.extent].blocks[1];
+    memset(lost->data, 'a', BLOCK_SIZE);
+    checksum_blocks(lost->data, 1, WORLD_VDISK, 1, &lost->sum);
+    lost->compare = true;
+    world_publish(world, world_edit(world)); /* and says so: the proposal is void */
+    fake_column_set_reachable(target, true);
+    assert_true(co_world_heal(world));
+    assert_int_equal(world_peek(world, 3, 1), 'b');
+    world_check_copies(world);
+}
+
+/* Nothing was on its way to it that would have told that it went. */
+static void test_lost_target_is_compared_again(void **state)
+{
+    (void)state;
+    world_run(THREE, lost_target_is_compared_again);
+}
+
 static void void_proposal_is_made_again(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -1529,6 +1592,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_hung_joiner_is_left),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
         cmocka_unit_test(test_lost_source_is_not_believed),
+        cmocka_unit_test(test_slow_read_of_dropped_tail),
+        cmocka_unit_test(test_lost_target_is_compared_again),
         cmocka_unit_test(test_void_proposal_is_made_again),
         cmocka_unit_test(test_paused_resync_waits),
         cmocka_unit_test(test_newest_is_written_again),

@@ -1,7 +1,7 @@
-/* Random schedules of the mirror on fake stores: breaks, hangs, slow disks, failing media, changes
- * of owner while the old one still believes in itself, commands that void proposals. After each run
- * everything heals, and throughout a block shows the last acknowledged write, or one that was under
- * way and then for good.
+/* Random schedules of mirrors, and of parity 2+2, on fake stores: breaks, hangs, slow disks,
+ * failing media, changes of owner while the old one still believes in itself, commands that void
+ * proposals. After each run everything heals, and throughout a block shows the last acknowledged
+ * write, or one that was under way and then for good.
  *
  * test_mirror_random [first seed [runs]]; S2D_TEST_LOG=1 shows what the mirrors say. */
 #include <setjmp.h>
@@ -212,7 +212,7 @@ static void fault(struct play *play)
 {
     struct fake_column *column = any_column(play);
 
-    switch (draw(play, 12)) {
+    switch (draw(play, 14)) {
     case 0:
     case 1:
     case 2:
@@ -243,6 +243,12 @@ static void fault(struct play *play)
     case 11:
         play->world->raft_delay_ns = draw(play, 100 * MS);
         break;
+    case 12:
+        column->read_ns = draw(play, 20) == 0 ? SEC : draw(play, 50 * MS);
+        break;
+    case 13:
+        column->read_error = draw(play, 3) == 0 ? (draw(play, 2) ? -ESTALE : -ETIMEDOUT) : 0;
+        break;
     }
 }
 
@@ -252,10 +258,26 @@ static void heal_all(struct play *play)
         struct fake_column *column = &play->world->columns[i];
 
         column->append_error = 0;
+        column->read_error = 0;
+        column->read_ns = 0;
         column->latency_ns = 100 * US;
         fake_column_set_hang(column, false);
         fake_column_set_reachable(column, true);
     }
+}
+
+static void tell_line(void *arg, const char *line)
+{
+    (void)arg;
+    print_error("%s\n", line);
+}
+
+static void check_rows(struct play *play)
+{
+    struct mirror_scrub found = {0};
+
+    assert_int_equal(co_mirror_scrub(play->owner->mirror, tell_line, NULL, &found), 0);
+    assert_int_equal(found.rotten + found.different + found.unread, 0);
 }
 
 static void play_random(struct world *world)
@@ -296,7 +318,10 @@ static void play_random(struct world *world)
         saw(play, block, stamp_of(buffer));
         buffer_put(world->buffers, buffer, BLOCK_SIZE);
     }
-    world_check_copies(world);
+    if (world->config->data_columns == 1)
+        world_check_copies(world);
+    else
+        check_rows(play);
     assert_true(play->reads + play->writes > 0);
     if (getenv("S2D_TEST_LOG"))
         print_message("%u reads, %u writes, %u moves, %u faults\n", play->reads, play->writes,
@@ -306,25 +331,38 @@ static void play_random(struct world *world)
 
 static uint64_t first_seed = 1, runs = 25;
 
+static void run_seed(uint64_t seed, bool parity)
+{
+    struct world_options options = {
+        .seed = seed,
+        .width = parity ? 4 : 1 + (uint32_t)(seed * 7 % 5 + 1) / 2,
+        .slabs = (uint32_t)(seed % 4),
+        .data_columns = parity ? 2 : 0,
+    };
+
+    print_message("seed %llu width %u\n", (unsigned long long)seed, options.width);
+    world_run(&options, play_random);
+}
+
 static void test_random_schedules(void **state)
 {
     (void)state;
-    for (uint64_t seed = first_seed; seed < first_seed + runs; seed++) {
-        struct world_options options = {
-            .seed = seed,
-            .width = 1 + (uint32_t)(seed * 7 % 5 + 1) / 2,
-            .slabs = (uint32_t)(seed % 4),
-        };
+    for (uint64_t seed = first_seed; seed < first_seed + runs; seed++)
+        run_seed(seed, false);
+}
 
-        print_message("seed %llu width %u\n", (unsigned long long)seed, options.width);
-        world_run(&options, play_random);
-    }
+static void test_random_schedules_of_parity(void **state)
+{
+    (void)state;
+    for (uint64_t seed = first_seed; seed < first_seed + runs; seed++)
+        run_seed(seed, true);
 }
 
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_schedules),
+        cmocka_unit_test(test_random_schedules_of_parity),
     };
 
     if (argc > 1)
