@@ -345,6 +345,8 @@ int extent_share(struct fs *fs, struct txn *txn, uint64_t from_ino, uint64_t fro
         r = extent_at_or_before(fs, ino, file_block - 1, &last);
     if (r < 0 && r != -ENOENT)
         return r;
+    if (last.blocks) /* what lay behind file_block is unmapped by now */
+        last = extent_cut(&last, last.file_block, file_block - last.file_block);
     end = from + (reached - file_block);
     for (unsigned i = 0; i < pieces.count && pieces.extents[i].file_block < end; i++) {
         struct extent next = extent_cut(&pieces.extents[i], pieces.extents[i].file_block,

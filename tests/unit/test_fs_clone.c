@@ -578,6 +578,33 @@ static void counts_change_meanwhile(void **state)
     world_run(VOLUME, 1, co_counts_change_meanwhile);
 }
 
+/* ---- a hole is cloned over the end of an extent, and what follows lies behind that end ---- */
+
+static void co_hole_over_an_end(struct world *world)
+{
+    struct fs_inode *from, *to;
+
+    co_world_fresh(world);
+    from = make_file(world, "from", 160 * KIB, 1);
+    check_int(co_create(world, "to"), 0);
+    to = co_must_open(world, "to");
+    check_int(co_fs_clone_range(from, 0, to, 0, 92 * KIB, FS_NO_REQUEST), 0);
+    check_int(co_fs_punch(from, 80 * KIB, 12 * KIB), 0);
+    check_int(co_fs_clone_range(from, 80 * KIB, to, 80 * KIB, 40 * KIB, FS_NO_REQUEST), 0);
+    check_pattern(to, 0, 80 * KIB, 1);
+    check_pattern(to, 80 * KIB, 12 * KIB, 0);
+    check_pattern(to, 92 * KIB, 28 * KIB, 1);
+    fs_inode_put(from);
+    fs_inode_put(to);
+    co_world_done(world);
+}
+
+static void hole_over_an_end(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_hole_over_an_end);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -592,6 +619,7 @@ int main(void)
         cmocka_unit_test(terabyte_is_metadata_only),
         cmocka_unit_test(range_and_its_extent),
         cmocka_unit_test(counts_change_meanwhile),
+        cmocka_unit_test(hole_over_an_end),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
