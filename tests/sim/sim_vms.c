@@ -339,6 +339,8 @@ static const char *fault_of(struct sim_vms *vms, struct sim_vm *vm)
         return "is not wanted to run any more";
     if (running != 1 || record->incarnation <= record->ended)
         return "does not run";
+    if (vm->opened != vm_serial(vm, record->incarnation) && !world->exposed)
+        return "has not opened its disk";
     return node_id(world->machines[machine].node) == record->node ? NULL : "runs on another node";
 }
 
