@@ -236,23 +236,23 @@ static uint64_t choose_host(const struct database *database)
 
 /* A dead host's VMs go on elsewhere at once (its lease has run out: the keepers have stopped what
  * may still live there); those of a host whose daemon alone died get some time to be taken up
- * again. */
-static bool may_leave(struct node *node, const struct node_record *host)
+ * again. One that was evicted meanwhile takes up nothing, but its keepers are as they were. */
+static bool may_leave(struct node *node, uint64_t id)
 {
-    const struct cluster_record *cluster = database_cluster(consensus_database(node->consensus));
+    const struct database *database = consensus_database(node->consensus);
+    const struct node_record *host = database_find(database, TABLE_NODE, id);
+    uint64_t start_counter = host ? host->start_counter : 0, delay_ns = 0;
     const struct down_node *down;
-    uint64_t delay_ns;
 
-    if (!host)
-        return true;
-    if (host->state != NODE_DOWN)
+    if (host && host->state != NODE_DOWN)
         return false;
-    down = find_down(node, host->base.id);
+    down = find_down(node, id);
     if (PLANTED(VM_FAILOVER_AT_ONCE))
         return true;
-    if (!down || down->start_counter != host->start_counter) /* an earlier leader declared it */
-        down = note_down(node, host->base.id, host->start_counter, true);
-    delay_ns = down->host_answers ? cluster->vm_restart_delay_ms * MS : 0;
+    if (!down || down->start_counter != start_counter) /* an earlier leader declared it */
+        down = note_down(node, id, start_counter, true);
+    if (down->host_answers && host)
+        delay_ns = database_cluster(database)->vm_restart_delay_ms * MS;
     if (down->host_answers)
         delay_ns = MAX(delay_ns, LEASE_NS + LEASE_MARGIN_NS);
     return io_now_ns(node->io) >= down->since_ns + delay_ns;
@@ -288,7 +288,7 @@ static void find_hosts(struct node *node)
 
         if (vm->wanted != VM_RUNNING || vm->incarnation == 0)
             continue;
-        if (runs && may_leave(node, database_find(database, TABLE_NODE, vm->node))) {
+        if (runs && may_leave(node, vm->node)) {
             restart_vm(node, vm, true);
         } else if (!runs && may_retry) {
             node->vm_retried_ns = io_now_ns(node->io);
