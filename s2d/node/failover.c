@@ -12,6 +12,7 @@ struct leader_task {
     struct node *node;
     uint64_t subject; /* id of the node, vdisk, VM or volume that it is about */
     uint64_t term;    /* in which its command may be proposed; 0: any */
+    uint64_t host;    /* that it gives a VM to; 0: none */
     json_t *command;
     bool missed; /* a later pass had something to do about the subject, and left it alone */
 };
@@ -211,21 +212,35 @@ static void find_owners(struct node *node)
 
 /* ---- virtual machines ---- */
 
-/* The node that is up and runs the fewest. 0: none is up. */
-static uint64_t choose_host(const struct database *database)
+/* Also those that the database does not know there yet: a dead host's are given away in one pass.
+ */
+static size_t count_vms(const struct node *node, uint64_t host)
 {
+    const struct database *database = consensus_database(node->consensus);
+    const struct vm_record *vm;
+    size_t count = 0;
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++)
+        count += vm->node == host && vm->incarnation > vm->ended;
+    list_for_each (entry, &node->leader_tasks)
+        count += list_entry(entry, struct leader_task, link)->host == host;
+    return count;
+}
+
+/* The node that is up and runs the fewest. 0: none is up. */
+static uint64_t choose_host(const struct node *node)
+{
+    const struct database *database = consensus_database(node->consensus);
     const struct node_record *candidate;
     uint64_t best = 0;
     size_t best_count = SIZE_MAX;
 
     for (size_t i = 0; (candidate = database_at(database, TABLE_NODE, i)); i++) {
-        const struct vm_record *vm;
-        size_t count = 0;
+        size_t count;
 
         if (candidate->state != NODE_UP)
             continue;
-        for (size_t j = 0; (vm = database_at(database, TABLE_VM, j)); j++)
-            count += vm->node == candidate->base.id && vm->incarnation > vm->ended;
+        count = count_vms(node, candidate->base.id);
         if (count < best_count) {
             best_count = count;
             best = candidate->base.id;
@@ -262,16 +277,17 @@ static void restart_vm(struct node *node, const struct vm_record *vm, bool force
 {
     const struct database *database = consensus_database(node->consensus);
     const struct node_record *left = database_find(database, TABLE_NODE, vm->node);
-    uint64_t host = choose_host(database);
+    uint64_t host = choose_host(node);
+    json_t *command = json_pack("{s:s,s:I,s:I,s:I,s:b,s:I,s:b,s:s}", "verb", "vm.start", "vm",
+                                (json_int_t)vm->base.id, "node", (json_int_t)host, "incarnation",
+                                (json_int_t)vm->incarnation, "force", force, "host_start_counter",
+                                (json_int_t)(left ? left->start_counter : 0), "restart", true,
+                                "reason", force ? "its node is down" : "it had failed");
 
-    if (host)
-        node_propose_as_leader(
-            node, vm->base.id, 0,
-            json_pack("{s:s,s:I,s:I,s:I,s:b,s:I,s:b,s:s}", "verb", "vm.start", "vm",
-                      (json_int_t)vm->base.id, "node", (json_int_t)host, "incarnation",
-                      (json_int_t)vm->incarnation, "force", force, "host_start_counter",
-                      (json_int_t)(left ? left->start_counter : 0), "restart", true, "reason",
-                      force ? "its node is down" : "it had failed"));
+    if (host == 0)
+        json_decref(command);
+    else if (node_propose_as_leader(node, vm->base.id, 0, command))
+        list_entry(node->leader_tasks.prev, struct leader_task, link)->host = host;
 }
 
 #define RESTART_FAILED_NS                                                                          \
