@@ -20,6 +20,15 @@ static void *item_value(const struct node *node, unsigned index)
     return (char *)node->disk + node->disk->items[index].value_at;
 }
 
+static void item_set_key(struct node *node, unsigned index, struct fs_key key)
+{
+    struct fs_item *item = &node->disk->items[index];
+
+    item->object = key.object;
+    item->kind = key.kind;
+    item->offset = key.offset;
+}
+
 /* Index of the first item that is not below key. */
 static unsigned node_search(const struct node *node, const struct fs_key *key, bool *ret_exact)
 {
@@ -400,6 +409,8 @@ static void child_split(struct fs *fs, struct node *parent, unsigned index,
     assert(left->state == NODE_DIRTY);
     node_append_from(right, left, at);
     node_cut(left, at);
+    if (index == 0) /* it may hold keys below its own, and the bound may be one of them */
+        item_set_key(parent, 0, fs_item_key(&left->disk->items[0]));
     node_insert(parent, index + 1, &bound, &child, sizeof(child));
 }
 
@@ -503,11 +514,8 @@ static bool children_merge(struct fs *fs, struct node *parent, unsigned index)
     left = child_writable(fs, parent, index);
     joint = left->disk->count;
     node_append_from(left, right, 0);
-    if (left->disk->level > 0) { /* the first child's range begins at the bound, not at its key */
-        left->disk->items[joint].object = bound.object;
-        left->disk->items[joint].kind = bound.kind;
-        left->disk->items[joint].offset = bound.offset;
-    }
+    if (left->disk->level > 0) /* the first child's range begins at the bound, not at its key */
+        item_set_key(left, joint, bound);
     node_drop(fs, right);
     node_remove(parent, index + 1);
     return true;

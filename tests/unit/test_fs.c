@@ -1217,6 +1217,51 @@ static void groups_fill_a_node(void **state)
     world_run(10200 * FS_GROUP_BLOCKS * (uint64_t)BLOCK_SIZE, 1, co_groups_fill_a_node);
 }
 
+/* ---- the first leaf below an inner node empties, and others take its keys: they split below that
+ * node's first key ---- */
+
+#define TRIMMED_EXTENTS 16000 /* two inner nodes above the leaves */
+
+static void co_write_extents(struct fs_inode *inode, uint64_t from, uint64_t to, uint64_t seed)
+{
+    for (uint64_t i = from; i < to; i++)
+        check_int(co_write_pattern(inode, i * 128 * KIB, BLOCK_SIZE, seed), 0);
+}
+
+static void co_trim_and_write_again(struct world *world)
+{
+    static const uint64_t window = 300;
+    struct fs_inode *inode;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "disk"), 0);
+    inode = co_must_open(world, "disk");
+    check_int(co_fs_truncate(inode, TRIMMED_EXTENTS * 128 * KIB, FS_NO_REQUEST), 0);
+    co_write_extents(inode, 0, TRIMMED_EXTENTS, 1);
+    for (uint64_t at = 0; at < TRIMMED_EXTENTS; at += window / 3) {
+        uint64_t to = MIN(at + window, (uint64_t)TRIMMED_EXTENTS);
+
+        check_int(co_fs_punch(inode, at * 128 * KIB, (to - at) * 128 * KIB), 0);
+        co_write_extents(inode, at, to, at + 2);
+    }
+    check_int(co_fs_checkpoint(world->fs), 0);
+    for (uint64_t i = 0; i < TRIMMED_EXTENTS; i++) {
+        uint64_t last = i - i % (window / 3), offset = i * 128 * KIB, length;
+        uint8_t byte;
+
+        check_int(co_fs_read(inode, &byte, offset, 1, &length), 0);
+        check_int(byte, pattern_byte(last + 2, offset));
+    }
+    fs_inode_put(inode);
+    co_world_done(world);
+}
+
+static void trim_and_write_again(void **state)
+{
+    (void)state;
+    world_run(2 * GIB, 1, co_trim_and_write_again);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1249,6 +1294,7 @@ int main(void)
         cmocka_unit_test(a_cancelled_writer_is_no_failure),
         cmocka_unit_test(holds_are_not_kept),
         cmocka_unit_test(groups_fill_a_node),
+        cmocka_unit_test(trim_and_write_again),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
