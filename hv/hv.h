@@ -39,7 +39,8 @@ enum hv_accel {
 
 enum hv_end_cause {
     HV_ENDED_OFF,    /* the guest powered itself off (by itself, or asked by co_hv_shutdown()) */
-    HV_ENDED_KILLED, /* by co_hv_stop(), co_hv_kill(), or because the incarnation was not current */
+    HV_ENDED_KILLED, /* by co_hv_stop(), co_hv_kill(), because the incarnation was not current, or
+                        its keeper was told to end (the host shuts down) */
     HV_ENDED_FAILED, /* QEMU did not start or died, or its keeper did */
 };
 

@@ -167,15 +167,17 @@ static void kill_main(void *arg)
     end(work);
 }
 
+/* Only a guest that powered itself off stays so. One that was killed may have been by whoever shut
+ * its host down; an administrator who kills one has said first that it shall not run. */
 static bool on_ended(void *arg, const struct hv_end *ended)
 {
     struct vms *vms = arg;
-    bool failed = ended->cause == HV_ENDED_FAILED;
+    bool off = ended->cause == HV_ENDED_OFF;
 
     log_info(node_io(vms->node), "vms", "a VM has ended", "vm=%s incarnation=%llu reason=\"%s\"",
              ended->name, (unsigned long long)ended->incarnation, ended->reason);
     return !is_current(vms, ended->vm_id, ended->incarnation) ||
-           co_tell_ended(vms, ended->vm_id, ended->incarnation, !failed, ended->reason);
+           co_tell_ended(vms, ended->vm_id, ended->incarnation, off, ended->reason);
 }
 
 /* ---- a VM that finds no room ---- */
