@@ -85,8 +85,9 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
         SOMETIMES("mirror: a column changes while it is read");
         return -ESTALE;
     }
-    if (r == 0 && !store->is_local)
-        r = verify_received(mirror, extent, address, buffer, sums, bad);
+    if ((r == 0 || r == -EBADMSG) && !store->is_local &&
+        verify_received(mirror, extent, address, buffer, sums, bad) < 0)
+        r = -EBADMSG;
     return r;
 }
 

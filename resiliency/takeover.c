@@ -483,6 +483,7 @@ static void slab_done(struct mirror *mirror, uint32_t slab)
     mirror->slabs[slab].ready = true;
     mirror->slabs_waiting--;
     co_cond_broadcast(&mirror->progress); /* of what is above the watermark */
+    co_cond_broadcast(&mirror->changed);  /* before the next one, which may take long */
 }
 
 /* Takes over what can be. Returns true if the look was worth repeating: something was done. */
@@ -550,10 +551,8 @@ void co_takeover_run(void *arg)
         int r;
 
         evict_watch(mirror);
-        if (co_take_slabs(mirror)) {
-            co_cond_broadcast(&mirror->changed);
+        if (co_take_slabs(mirror))
             continue;
-        }
         SOMETIMES("takeover: a slab waits for an in-sync column");
         r = co_mirror_wait(mirror, io_now_ns(mirror->io) + mirror->limits.propose_ns);
         if (r == -ECANCELED)

@@ -390,6 +390,8 @@ static int fake_read_at(struct column_store *store, uint64_t vdisk, struct exten
         if (ret_bad)
             ret_bad->bits[i / 64] |= UINT64_C(1) << (i % 64);
     }
+    if (fake->garbled > 0 && fake->garbled < count)
+        ((char *)buffer)[(size_t)fake->garbled * BLOCK_SIZE] ^= 1;
     return r;
 }
 

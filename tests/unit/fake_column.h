@@ -45,6 +45,7 @@ struct fake_column {
     uint64_t latency_ns;
     uint64_t read_ns; /* a read takes longer by so much */
     int read_error;   /* of reads, from now on */
+    uint32_t garbled; /* the network spoils this block of each read; 0: none */
     bool hang;        /* records are taken and never get durable */
     int append_error; /* of the next records */
     /* figures */

@@ -1163,6 +1163,36 @@ static void test_given_up_request_stays_so(void **state)
         given_up_request_stays_so);
 }
 
+static void two_slabs_have_tails(struct world *world)
+{
+    fake_column_plant(&world->columns[0], world_column(world, 0, 0)->where, 0, 0, 1,
+                      (struct log_position){4, 16}, 'm', 1);
+    fake_column_plant(&world->columns[0], world_column(world, 1, 0)->where, 1, 0, 1,
+                      (struct log_position){4, 17}, 'n', WORLD_SLAB_BLOCKS + 1);
+    world->columns[0].read_ns = 50 * MS;
+}
+
+static void slabs_serve_one_by_one(struct world *world)
+{
+    struct request request = {first_owner(world), 1, 0, 0, false};
+
+    request_start(world, &request);
+    co_sleep_ns(75 * MS);
+    fake_column_set_hang(&world->columns[2], true); /* the second slab's is being read */
+    assert_true(co_done_within(&request, SEC));
+    assert_int_equal(request.result, 'm');
+    assert_false(mirror_ready(first_owner(world)->mirror));
+}
+
+/* Who waits for a slab is not kept waiting by the next one's takeover. */
+static void test_slabs_serve_one_by_one(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){.seed = 1, .width = 3, .slabs = 2, .prepare = two_slabs_have_tails},
+        slabs_serve_one_by_one);
+}
+
 static void disk_3_is_slow(struct world *world)
 {
     fake_column_plant(&world->columns[2], world_column(world, 0, 2)->where, 0, 2, 1,
@@ -1392,6 +1422,30 @@ static void test_rotten_copy_is_healed(void **state)
     world_run(THREE, rotten_copy_is_healed);
 }
 
+static void garbled_beside_rot(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    char *buffer = co_buffer_get(world->buffers, 2 * BLOCK_SIZE);
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, 2, 'b'), 0);
+    evict_by_writing(world, 1, 3, 'c'); /* the local one */
+    fake_column_rot(&world->columns[1], world_column(world, 0, 1)->where, 1);
+    world->columns[1].garbled = 1;
+    assert_int_equal(co_vdisk_read(mirror_vdisk(owner->mirror), buffer, BLOCK_SIZE, 2 * BLOCK_SIZE),
+                     0);
+    assert_int_equal(buffer[0], 'a');
+    assert_int_equal(buffer[BLOCK_SIZE], 'b');
+    buffer_put(world->buffers, buffer, 2 * BLOCK_SIZE);
+}
+
+/* What comes over the network is verified also beside a block that its store calls rotten. */
+static void test_garbled_beside_rot(void **state)
+{
+    (void)state;
+    world_run(THREE, garbled_beside_rot);
+}
+
 /* Between the two looks at a copy that seems rotten its column may get a new place, where there is
  * nothing yet: zeros that match their checksum. */
 static void column_moves_between_two_looks(struct world *world)
@@ -1600,6 +1654,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_rotten_newest_is_not_guessed),
         cmocka_unit_test(test_given_up_request_is_not_done),
         cmocka_unit_test(test_given_up_request_stays_so),
+        cmocka_unit_test(test_slabs_serve_one_by_one),
         cmocka_unit_test(test_takeover_evicts_who_goes),
         cmocka_unit_test(test_takeover_evicts_the_absent),
         cmocka_unit_test(test_nobody_is_evicted_for_being_late),
@@ -1609,6 +1664,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_senseless_configurations_are_refused),
         cmocka_unit_test(test_idle_watermark_is_told),
         cmocka_unit_test(test_rotten_copy_is_healed),
+        cmocka_unit_test(test_garbled_beside_rot),
         cmocka_unit_test(test_column_moves_between_two_looks),
         cmocka_unit_test(test_scrub_finds_what_is_wrong),
         cmocka_unit_test(test_scrub_encodes_rows),
