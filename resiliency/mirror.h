@@ -132,8 +132,8 @@ struct mirror_scrub {
     uint64_t unread;    /* copies that are stale or away */
 };
 /* Reads and compares every copy of all that was ever written, while it is in use. report(): one
- * line for each finding; must not suspend. Returns 0 when it could look, -ESTALE (stopped),
- * -ENOMEM, -ECANCELED. */
+ * line for each finding; must not suspend. Returns 0 when it could look, -ESTALE (stopped, or being
+ * handed over), -ENOMEM, -ECANCELED. */
 must_check int co_mirror_scrub(struct mirror *mirror, void (*report)(void *arg, const char *line),
                                void *arg, struct mirror_scrub *ret_result);
 

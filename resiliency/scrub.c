@@ -170,6 +170,12 @@ static void co_repair_bad(struct scrub *scrub, const struct scrub_piece *piece, 
     }
 }
 
+/* Nobody else has written since the lock was taken. */
+static bool is_ours(const struct mirror *mirror)
+{
+    return !mirror->stopped && !mirror->draining && mirror->options.lease_held(mirror->options.arg);
+}
+
 static int co_scrub_piece(struct scrub *scrub, struct write_extent extent)
 {
     struct mirror *mirror = scrub->mirror;
@@ -180,6 +186,7 @@ static int co_scrub_piece(struct scrub *scrub, struct write_extent extent)
     void *blocks[VDISK_COLUMNS_MAX + PARITY_COLUMNS];
     struct range_lock_hold hold;
     char *buffer;
+    bool ours;
 
     if (!piece)
         return -ENOMEM;
@@ -191,15 +198,16 @@ static int co_scrub_piece(struct scrub *scrub, struct write_extent extent)
                   extent.count, false);
     for (uint32_t i = 0; i < width && !mirror->stopped; i++)
         co_read_piece_of(scrub, piece, i, blocks[mirror->erasure ? i : 0]);
-    if (!mirror->stopped && mirror->erasure)
+    ours = is_ours(mirror);
+    if (ours && mirror->erasure)
         check_rows(scrub, piece, blocks);
-    else if (!mirror->stopped)
+    else if (ours)
         compare_all(scrub, piece);
     range_unlock(&mirror->lock, &hold);
     buffer_put(mirror->options.buffers, buffer, rooms * bytes);
-    for (uint32_t i = 0; i < width && !mirror->stopped; i++)
+    for (uint32_t i = 0; i < width && ours && !mirror->stopped; i++)
         co_repair_bad(scrub, piece, i);
-    return mirror->stopped ? -ESTALE : 0;
+    return ours && !mirror->stopped ? 0 : -ESTALE;
 }
 
 /* ---- all of it ---- */

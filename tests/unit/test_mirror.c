@@ -1553,6 +1553,50 @@ static void test_scrub_finds_what_is_wrong(void **state)
               scrub_finds_what_is_wrong);
 }
 
+struct slow_scrub {
+    struct mirror *mirror;
+    unsigned lines;
+    int result;
+    bool done;
+};
+
+static void slow_scrub_run(void *arg)
+{
+    struct slow_scrub *scrub = arg;
+    struct mirror_scrub found;
+
+    scrub->result = co_mirror_scrub(scrub->mirror, count_line, &scrub->lines, &found);
+    scrub->done = true;
+}
+
+static void scrub_ends_with_the_lease(struct world *world)
+{
+    struct owner *owner = world_take_over(world, 1);
+    struct slow_scrub scrub = {.mirror = owner->mirror};
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    co_sleep_ns(100 * MS);
+    world->columns[1].read_ns = 100 * MS;
+    assert_int_equal(co_group_spawn(&world->coroutines, world->io, "scrub", slow_scrub_run, &scrub),
+                     0);
+    co_sleep_ns(10 * MS); /* disk 1 was read */
+    owner->lease = false;
+    owner->cut_off = true;
+    assert_int_equal(co_owner_write(world_take_over(world, 2), 1, 'b'), 0);
+    while (!scrub.done)
+        co_sleep_ns(MS);
+    assert_int_equal(scrub.result, -ESTALE);
+    assert_int_equal(scrub.lines, 0);
+}
+
+/* Copies that it read before and after another owner wrote do not differ. */
+static void test_scrub_ends_with_the_lease(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1, .no_owner = true},
+              scrub_ends_with_the_lease);
+}
+
 /* In parity block n of the first unit is in row n of column 0. */
 static void scrub_encodes_rows(struct world *world)
 {
@@ -1667,6 +1711,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_garbled_beside_rot),
         cmocka_unit_test(test_column_moves_between_two_looks),
         cmocka_unit_test(test_scrub_finds_what_is_wrong),
+        cmocka_unit_test(test_scrub_ends_with_the_lease),
         cmocka_unit_test(test_scrub_encodes_rows),
         cmocka_unit_test(test_rot_here_and_there_is_healed),
     };
