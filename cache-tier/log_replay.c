@@ -467,6 +467,10 @@ static int co_replay(struct reader *reader, struct chain *chain, bool recent)
         return r;
     chain->position = recent ? found->start.head_position : found->start.tail_position;
     chain->sequence = recent ? found->start.head_sequence : found->start.tail_sequence;
+    /* Anchors are written before any batch of their open, so what is behind their head is of it or
+     * of a later one. (What a scan found has no head.) */
+    if (recent && chain->position > found->start.tail_position)
+        chain->incarnation = found->start.incarnation;
     r = co_follow(reader, chain);
     if (r < 0)
         return r;
@@ -477,6 +481,10 @@ static int co_replay(struct reader *reader, struct chain *chain, bool recent)
         return 0;
     found->start.head_position = chain->position;
     found->start.head_sequence = chain->sequence;
+    /* Before a hole may lie what they spoke of: of the batches that will be there they say nothing.
+     */
+    found->start.images_done = MIN(found->start.images_done, chain->sequence - 1);
+    found->start.copies_done = MIN(found->start.copies_done, chain->position);
     found->start.incarnation =
         MAX(MAX(found->start.incarnation, chain->incarnation), chain->incarnation_seen) + 1;
     found->start.anchor_generation++;
