@@ -721,7 +721,11 @@ bool log_quiet(const struct log *log)
 
 void log_hand_over(struct log *from, struct log *to)
 {
-    assert(log_quiet(from));
+    assert(!from->flight);
+    assert(from->gather->record_count == 0 && !from->close_batch);
+    list_splice(&from->gather->items, &to->gather->items); /* turned away in this very turn */
+    if (!list_empty(&to->gather->items))
+        commit_soon(to);
     log_waiting_hand_over(&from->waiting, &to->waiting);
     admit(to);
 }

@@ -111,7 +111,8 @@ void log_reject_waiting(struct log *log, log_match_fn *match, void *arg, int res
 void log_hold(struct log *log, bool held);
 /* Nothing is in flight or gathered; items may wait. */
 bool log_quiet(const struct log *log);
-/* What waits goes on in another log, in its order. */
+/* What waits, or was turned away and not told yet, goes on in another log, in its order. Nothing is
+ * in flight, nor gathered to be written. */
 void log_hand_over(struct log *from, struct log *to);
 /* Whether match() names a waiting LOG_NORMAL item. */
 bool log_any_waiting(const struct log *log, log_match_fn *match, void *arg);

@@ -410,6 +410,61 @@ static void what_is_gone_does_not_hold_a_log(void **state)
     rig_done(&rig);
 }
 
+/* ---- refused in the instant of the move ---- */
+
+struct instant {
+    struct io *io;
+    struct opened opened;
+    struct rig_owner stale;
+    struct rig_write refused;
+    struct io_timer timer;
+    uint64_t took_ns; /* by the move; 0: not known yet */
+};
+
+/* A record of a session that is over. Timers come before coroutines that are ready. */
+static void instant_came(void *arg)
+{
+    struct instant *instant = arg;
+
+    rig_submit(&instant->stale, &instant->refused);
+}
+
+static void instant_main(struct io *io, void *arg)
+{
+    struct instant *instant = arg;
+    uint64_t start_ns, took_ns = instant->took_ns;
+    struct rig_owner owner = {0};
+
+    assert_int_equal(co_open(io, &instant->opened), 0);
+    assert_int_equal(co_rig_seal(&owner, instant->opened.store, 2), 0);
+    instant->stale = owner;
+    instant->stale.epoch = instant->stale.session = 1;
+    rig_prepare(&instant->stale, &instant->refused, RECORD_WRITE, 0, 0, 1, 1);
+    io_timer_init(&instant->timer, instant_came, instant);
+    start_ns = io_now_ns(io);
+    io_timer_arm(io, &instant->timer, start_ns + (took_ns > 0 ? took_ns : SEC));
+    assert_int_equal(co_move_to_cache(&instant->opened), 0);
+    instant->took_ns = io_now_ns(io) - start_ns;
+    assert_int_equal(co_rig_wait(&instant->refused), -ESTALE);
+    assert_int_equal(co_rig_write(&owner, 0, 0, 1, 1), 0);
+    co_close(&instant->opened);
+}
+
+/* In the very turn in which the superblock names the new log: it is in neither then. */
+static void a_write_may_be_refused_whenever(void **state)
+{
+    struct instant instant = {0};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) { /* the first time it is learned when that is */
+        struct rig rig;
+
+        new_world(&rig, 1);
+        assert_true(rig_run(&rig, instant_main, &instant));
+        rig_done(&rig);
+    }
+}
+
 /* ---- a new log that fails ---- */
 
 #define FAIL_STEP_NS (50 * US)
@@ -826,6 +881,7 @@ int main(void)
         cmocka_unit_test(power_goes_at_each_write_of_a_move),
         cmocka_unit_test(a_log_waits_for_watermarks),
         cmocka_unit_test(what_is_gone_does_not_hold_a_log),
+        cmocka_unit_test(a_write_may_be_refused_whenever),
         cmocka_unit_test(a_log_that_failed_to_begin_vouches_for_nothing),
         cmocka_unit_test(a_lost_log_is_told),
         cmocka_unit_test(the_last_copy_is_withheld),
