@@ -8,6 +8,7 @@
 
 #define FLUSH_NS (500 * MS) /* state that no batch of Raft's carried is written after */
 #define COMPACT_ENTRIES 4096
+#define LOG_BYTES_MAX (256 * MIB)
 
 /* ---- applying ---- */
 
@@ -152,7 +153,9 @@ static void send_chunk(struct consensus *consensus, const struct raft_chunk_requ
     chunk.size = snapshot_writer_piece(consensus->outgoing, chunk.offset, RAFT_CHUNK_BYTES_MAX,
                                        &chunk.data, &chunk.done);
     r = raft_send_chunk(consensus->raft, io_now_ns(consensus->io), request->peer, &chunk);
-    (void)r; /* -ESTALE: nobody waits for it any more */
+    if (r == -EINVAL) /* the log begins after it by now: asked again, another one is begun */
+        snapshot_writer_free(take_ptr(consensus->outgoing));
+    /* -ESTALE: nobody waits for it any more */
 }
 
 /* ---- writing ---- */
@@ -204,7 +207,8 @@ static void compact(struct consensus *consensus)
     struct raft_status status;
 
     raft_status(consensus->raft, &status);
-    if (consensus->durable_applied > status.base_index + COMPACT_ENTRIES)
+    if (consensus->durable_applied > status.base_index + COMPACT_ENTRIES ||
+        status.log_bytes > consensus->options.log_bytes_max / 2) /* at the whole it takes no more */
         raft_compact(consensus->raft, consensus->durable_applied);
 }
 
@@ -439,6 +443,8 @@ static struct consensus *consensus_new(struct io *io, const struct consensus_opt
         return NULL;
     consensus->io = io;
     consensus->options = *options;
+    if (consensus->options.log_bytes_max == 0)
+        consensus->options.log_bytes_max = LOG_BYTES_MAX;
     kv_batch_init(&consensus->state);
     list_init(&consensus->proposals);
     co_group_init(&consensus->group);
@@ -465,6 +471,7 @@ int co_consensus_open(struct io *io, const struct consensus_options *options,
         return -ENOMEM;
     loader.raft.random = raft_random;
     loader.raft.random_arg = consensus;
+    loader.raft.log_bytes_max = consensus->options.log_bytes_max;
     co_offload(io, consensus_load, &loader);
     r = loader.result;
     if (r == 0)

@@ -23,6 +23,7 @@ struct consensus_options {
     uint64_t start_counter;
     struct bus *bus; /* borrowed, outlive the consensus */
     struct kv *kv;
+    uint64_t log_bytes_max; /* of Raft's log; 0: 256 MiB */
     /* On the loop, must not suspend; any may be NULL. */
     void (*on_applied)(void *arg, const struct database_change *changes,
                        size_t count); /* after each command */

@@ -13,6 +13,7 @@
 
 #define NODES 3
 #define PORT 7800
+#define LOG_BYTES_MAX (4 * MIB)
 
 struct machine {
     struct world *world;
@@ -49,7 +50,8 @@ static void open_all(struct machine *machine, struct io *io)
                               .key_bytes = sizeof(key),
                               .cluster = "one cluster....",
                               .listen = listen};
-    struct consensus_options options = {.node = machine->id, .start_counter = machine->starts};
+    struct consensus_options options = {
+        .node = machine->id, .start_counter = machine->starts, .log_bytes_max = LOG_BYTES_MAX};
 
     snprintf(listen, sizeof(listen), "10.83.0.%u:%d", (unsigned)machine->id, PORT);
     assert_int_equal(bus_new(io, &bus, &machine->bus), 0);
@@ -327,6 +329,63 @@ static void a_late_node_is_sent_a_snapshot(void **state)
                      database_count(consensus_database(world->machines[1].consensus), TABLE_EVENT));
 }
 
+/* A command of 64 KiB; what the verb does not know is carried along. */
+static json_t *large_command(unsigned number)
+{
+    json_t *command = event_command(number);
+    char *text = calloc(1, 64 * KIB + 1);
+
+    assert_non_null(text);
+    memset(text, 'x', 64 * KIB);
+    assert_int_equal(json_object_set_new(command, "padding", json_string(text)), 0);
+    free(text);
+    return command;
+}
+
+/* A log of few large commands is cut as well, or it would take no more one day, for ever. */
+static void large_commands_do_not_fill_the_log(void **state)
+{
+    struct world *world = *state;
+    struct raft_status status;
+
+    start_cluster(world);
+    for (unsigned number = 0; number < 3 * LOG_BYTES_MAX / (64 * KIB); number++)
+        assert_int_equal(ask_and_wait(world, 1, large_command(number)), 0);
+    raft_status(consensus_raft(world->machines[1].consensus), &status);
+    assert_true(status.log_bytes < LOG_BYTES_MAX);
+}
+
+static bool is_sent_a_snapshot(void *arg)
+{
+    struct raft_peer_status peer;
+    struct world *world = arg;
+
+    return raft_peer_status(consensus_raft(world->machines[1].consensus), 3, &peer) == 0 &&
+           peer.snapshot;
+}
+
+/* The log was cut behind a snapshot that was being sent, when it grew too large: the one who waits
+ * for it is sent another. */
+static void a_snapshot_older_than_the_log_is_begun_anew(void **state)
+{
+    struct world *world = *state;
+
+    start_cluster(world);
+    assert_int_equal(leader_of(world), 1);
+    sim_crash(world->sim, 3, SIM_PROCESS_DIES);
+    for (unsigned number = 0; number < MANY; number++)
+        assert_int_equal(ask_and_wait(world, 1, event_command(number)), 0);
+    start(world, 3);
+    assert_true(sim_run(world->sim, sim_now_ns(world->sim) + 20 * SEC, is_sent_a_snapshot, world));
+    sim_crash(world->sim, 3, SIM_PROCESS_DIES);
+    for (unsigned number = 0; number < 2 * LOG_BYTES_MAX / (64 * KIB); number++)
+        assert_int_equal(ask_and_wait(world, 1, large_command(MANY + number)), 0);
+    assert_true(is_sent_a_snapshot(world));
+    start(world, 3);
+    run_for(world, 20 * SEC);
+    assert_int_equal(count_event(&world->machines[3], MANY), 1);
+}
+
 /* Without a quorum nothing is acknowledged, and the answer says so in time. */
 static void no_quorum_is_an_answer(void **state)
 {
@@ -417,6 +476,8 @@ int main(void)
         TEST(proposals_survive_leaders),
         TEST(the_database_survives_all_power_lost),
         TEST(a_late_node_is_sent_a_snapshot),
+        TEST(large_commands_do_not_fill_the_log),
+        TEST(a_snapshot_older_than_the_log_is_begun_anew),
         TEST(no_quorum_is_an_answer),
         TEST(a_command_during_a_flush_is_written),
         TEST(a_leaders_word_is_good_in_its_term),
