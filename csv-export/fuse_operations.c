@@ -379,8 +379,10 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     int r;
 
     r = co_csv_create(volume, parent, name, &new, &attr);
-    if (r == -EEXIST && !(info->flags & O_EXCL)) /* another node was quicker */
-        r = co_csv_lookup(volume, parent, name, &attr);
+    /* Another node was quicker. The kernel takes what we open here for new, and neither asks for
+     * its permissions nor cuts it: told this it looks again, and opens what it finds. */
+    if (r == -EEXIST && !(info->flags & O_EXCL))
+        r = -ESTALE;
     if (r == 0)
         r = co_open(volume, attr.ino, info, &attr);
     if (r < 0) {
