@@ -541,11 +541,19 @@ void csv_assert_files(struct csv_volume *volume)
 
 /* ---- data ---- */
 
+/* The file system would say so too, but the request must be one that can be sent. */
+static int check_range(uint64_t offset, uint64_t length)
+{
+    return length > FS_FILE_SIZE_MAX || offset > FS_FILE_SIZE_MAX - length ? -EFBIG : 0;
+}
+
 int co_csv_read(struct csv_file *file, void *buffer, uint64_t offset, uint64_t length,
                 uint64_t *ret_length)
 {
     uint64_t done = 0;
 
+    if (check_range(offset, length) < 0)
+        return -EFBIG;
     while (done < length) {
         uint32_t piece = MIN(length - done, CSV_DATA_MAX);
         struct csv_request request = {.op = CSV_READ, .offset = offset + done, .length = piece};
@@ -566,6 +574,8 @@ int co_csv_write(struct csv_file *file, const void *buffer, uint64_t offset, uin
 {
     uint64_t done = 0;
 
+    if (check_range(offset, length) < 0)
+        return -EFBIG;
     while (done < length) {
         struct csv_request request = {
             .op = CSV_WRITE,
@@ -589,7 +599,7 @@ static int co_change(struct csv_file *file, enum csv_op op, uint64_t offset, uin
     struct csv_request request = {.op = op, .offset = offset, .length = length, .flags = flags};
     struct csv_reply reply = {0};
 
-    if (offset > FS_FILE_SIZE_MAX || length > FS_FILE_SIZE_MAX)
+    if (check_range(offset, length) < 0)
         return -EFBIG;
     return co_run_on_file(file, &request, &reply);
 }

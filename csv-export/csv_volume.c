@@ -253,6 +253,14 @@ static unsigned slot_take(struct csv_volume *volume)
 
 static_assert(FS_SLOTS_PER_SESSION <= 64, "a bit to each slot");
 
+/* Never 0, also when it has gone round (struct fs_request). */
+static uint32_t next_sequence(struct csv_volume *volume, unsigned slot)
+{
+    if (++volume->sequences[slot] == 0)
+        volume->sequences[slot] = 1;
+    return volume->sequences[slot];
+}
+
 /* Gives the request its name: the same for all its repeats, also for those after its file had to be
  * opened again (co_run_on_file()). */
 static int co_name_request(struct csv_volume *volume, struct csv_request *request)
@@ -269,7 +277,7 @@ static int co_name_request(struct csv_volume *volume, struct csv_request *reques
         return r;
     request->name_of.session = csv_client_session(options->node, options->start_counter);
     request->name_of.slot = slot_take(volume);
-    request->name_of.sequence = ++volume->sequences[request->name_of.slot];
+    request->name_of.sequence = next_sequence(volume, request->name_of.slot);
     return 0;
 }
 

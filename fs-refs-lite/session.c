@@ -51,7 +51,8 @@ int session_look_up(struct fs *fs, struct fs_request request, struct txn_result 
     if (!session)
         return 0;
     slot = &session->slots[request.slot];
-    if (request.sequence < slot->sequence)
+    /* The counter goes round: a client that works for months comes by 2^32. */
+    if (slot->sequence && (int32_t)(request.sequence - slot->sequence) < 0)
         return -EPROTO;
     if (request.sequence == slot->sequence && !PLANTED(FS_REPEAT_RUNS)) {
         result->is_repeat = true;

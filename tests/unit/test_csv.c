@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "csv-export/csv_internal.h"
 #include "csv-export/csv_message.h"
 #include "csv-export/nbd_files.h"
 #include "csv_world.h"
@@ -187,6 +188,53 @@ static void test_from_everywhere(void **state)
 {
     (void)state;
     csv_world_run(from_everywhere);
+}
+
+/* Behind all that a file can hold: an error, from every node, and no request that no owner takes.
+ */
+static void far_offsets(struct csv_world *world)
+{
+    for (unsigned node = 1; node <= 2; node++) {
+        struct csv_file *file = co_make_and_open(world->volume[node], node == 1 ? "one" : "two");
+        uint64_t length;
+        char byte = 1;
+
+        assert_int_equal(co_csv_write(file, &byte, FS_FILE_SIZE_MAX, 1), -EFBIG);
+        assert_int_equal(co_csv_write(file, &byte, INT64_MAX - 1, 1), -EFBIG);
+        assert_int_equal(co_csv_read(file, &byte, INT64_MAX - 1, 1, &length), -EFBIG);
+        assert_int_equal(co_csv_punch(file, INT64_MAX - 1, 1), -EFBIG);
+        csv_file_close(file);
+        co_closed(world);
+    }
+}
+
+static void test_far_offsets(void **state)
+{
+    (void)state;
+    csv_world_run(far_offsets);
+}
+
+/* The numbers of requests go round after months. */
+static void numbers_go_round(struct csv_world *world)
+{
+    static const uint32_t starts[] = {1u << 30, 1u << 31, 3u << 30, UINT32_MAX - 3};
+    struct csv_volume *volume = world->volume[2];
+    struct fs_attr attr;
+
+    for (size_t i = 0; i < ARRAY_SIZE(starts); i++) {
+        volume->sequences[0] = starts[i];
+        for (unsigned round = 0; round < 4; round++) {
+            assert_int_equal(co_csv_create(volume, FS_ROOT_INO, "a", &new_file, &attr), 0);
+            assert_int_equal(co_csv_unlink(volume, FS_ROOT_INO, "a"), 0);
+        }
+    }
+    assert_true(volume->sequences[0] < 10);
+}
+
+static void test_numbers_go_round(void **state)
+{
+    (void)state;
+    csv_world_run(numbers_go_round);
 }
 
 /* A directory of many pages, through a redirect. */
@@ -1063,6 +1111,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_from_everywhere),
+        cmocka_unit_test(test_far_offsets),
+        cmocka_unit_test(test_numbers_go_round),
         cmocka_unit_test(test_large_directory),
         cmocka_unit_test(test_open_without_name),
         cmocka_unit_test(test_same_name),
