@@ -528,11 +528,8 @@ static int co_check_window(struct check *check, uint64_t first_group)
 static int co_check(struct check *check)
 {
     struct fs *fs = check->fs;
-    int r;
+    int r = co_checkpoint_gated(fs); /* times of files that are written meanwhile stay in RAM */
 
-    do {
-        r = co_checkpoint_gated(fs);
-    } while (r == 0 && !fs->is_read_only && !list_empty(&fs->inodes.times_dirty));
     for (uint64_t group = 0; r == 0 && group < fs->alloc.group_count; group += WINDOW_GROUPS)
         r = co_check_window(check, group);
     if (r == 0)

@@ -107,8 +107,9 @@ int co_fs_walk(struct fs *fs, const char *path, struct fs_inode **ret_inode)
     return r;
 }
 
-int co_fs_readdir(struct fs_inode *dir, uint64_t cookie,
-                  bool (*emit)(void *arg, const struct fs_dirent *entry), void *arg)
+/* Gives the entries as they are now, durable or not. */
+static int co_readdir(struct fs_inode *dir, uint64_t cookie,
+                      bool (*emit)(void *arg, const struct fs_dirent *entry), void *arg)
 {
     static const char *const dots[] = {".", ".."};
     struct fs *fs = dir->fs;
@@ -118,7 +119,7 @@ int co_fs_readdir(struct fs_inode *dir, uint64_t cookie,
         struct fs_inode_item item;
         struct name name = {.type = S_IFDIR, .cookie = cookie + 1};
         const char *shown = text;
-        int r = fs->error ? fs->error : co_inode_settle(dir);
+        int r = fs->error;
 
         if (r == 0)
             r = CO_RETRY(fs, dir_item_get(fs, dir->ino, &item));
@@ -134,8 +135,6 @@ int co_fs_readdir(struct fs_inode *dir, uint64_t cookie,
         }
         if (r < 0)
             return r == -ENOENT ? 0 : r;
-        if (!journal_is_durable(&fs->journal, dir->lsn))
-            continue; /* changed while we read nodes */
         if (cookie >= ARRAY_SIZE(dots) && name_is_private(fs, dir->ino, shown)) {
             cookie = name.cookie;
             continue;
@@ -146,6 +145,16 @@ int co_fs_readdir(struct fs_inode *dir, uint64_t cookie,
             return 0;
         cookie = name.cookie;
     }
+}
+
+/* One wait for all that was seen: to wait at each entry until nothing is about to change would be
+ * to wait for ever in a directory where several are at work. */
+int co_fs_readdir(struct fs_inode *dir, uint64_t cookie,
+                  bool (*emit)(void *arg, const struct fs_dirent *entry), void *arg)
+{
+    int r = co_readdir(dir, cookie, emit, arg);
+
+    return r < 0 ? r : co_inode_settle(dir);
 }
 
 /* ---- making ---- */

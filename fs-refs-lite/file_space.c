@@ -362,8 +362,6 @@ int co_fs_block_status(struct fs_inode *inode, uint64_t offset, uint64_t length,
 
     if (r == 0)
         r = file_check_range(offset, length);
-    if (r == 0)
-        r = co_inode_settle(inode);
     if (r < 0)
         return r;
     while (at < end) {
@@ -387,5 +385,5 @@ int co_fs_block_status(struct fs_inode *inode, uint64_t offset, uint64_t length,
     }
     *ret_data = is_data;
     *ret_length = at - offset;
-    return 0;
+    return co_inode_settle(inode);
 }

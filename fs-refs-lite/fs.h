@@ -234,8 +234,9 @@ struct fs_dirent {
     const char *name; /* 0-terminated, valid during the call */
 };
 /* Gives the entries after `cookie` (0: from the start), "." and ".." included, to emit() until it
- * returns false (that entry was not taken) or the end. emit() does not suspend. Names made or
- * removed meanwhile may be seen or not; others are seen exactly once. */
+ * returns false (that entry was not taken) or the end. emit() does not suspend; what it got is to
+ * be told to others only when 0 was returned: then it is durable. Names made or removed meanwhile
+ * may be seen or not; others are seen exactly once. */
 int co_fs_readdir(struct fs_inode *dir, uint64_t cookie,
                   bool (*emit)(void *arg, const struct fs_dirent *entry), void *arg);
 

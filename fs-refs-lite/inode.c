@@ -123,8 +123,8 @@ void inode_changed(struct fs *fs, uint64_t ino, const struct fs_inode_item *item
     list_remove(&inode->times_node); /* the item has them now */
     if (item)
         memcpy(&inode->item, item, sizeof(inode->item));
-    else if (inode->references == 0 && !inode->is_reaping)
-        inode_free(inode);
+    if (inode->references == 0 && !inode->is_reaping)
+        inode_free(inode); /* it was here for its times only, or is gone */
 }
 
 void inode_forget_extent(struct fs_inode *inode)
@@ -361,6 +361,29 @@ static int orphan_next(struct fs *fs, uint64_t *ino)
     return 0;
 }
 
+/* In steps, between which nobody may reference it: half of its blocks are holes by then. */
+static int co_reap_unreferenced(struct fs *fs, uint64_t ino)
+{
+    struct fs_inode *inode = NULL;
+    struct fs_inode_item item;
+    int r = CO_RETRY(fs, inode_item_get(fs, ino, &item));
+
+    if (r < 0 && r != -ENOENT)
+        return r;
+    if (inode_find(fs, ino))
+        return 0; /* referenced, or being reaped */
+    if (r == 0) {
+        inode = inode_new(fs, ino, &item);
+        if (!inode)
+            return -ENOMEM;
+        inode->is_reaping = true;
+    }
+    r = co_reap(fs, ino);
+    if (inode)
+        inode_free(inode);
+    return r;
+}
+
 int co_fs_reap_orphans(struct fs *fs)
 {
     for (uint64_t ino = 0;; ino++) {
@@ -368,9 +391,7 @@ int co_fs_reap_orphans(struct fs *fs)
 
         if (r < 0)
             return r == -ENOENT ? co_snapshots_sweep(fs) : r;
-        if (inode_find(fs, ino))
-            continue; /* referenced, or being reaped */
-        r = co_reap(fs, ino);
+        r = co_reap_unreferenced(fs, ino);
         if (r < 0 && r != -EBADMSG)
             return r;
     }
@@ -381,10 +402,8 @@ int co_fs_reap_orphans(struct fs *fs)
 int co_fs_getattr(struct fs_inode *inode, struct fs_attr *ret_attr)
 {
     const struct fs_inode_item *item = &inode->item;
-    int r = co_inode_settle(inode);
 
-    if (r < 0)
-        return r;
+    /* First, and then the wait: behind it they may be newer than what was waited for. */
     *ret_attr = (struct fs_attr){
         .ino = inode->ino,
         .generation = item->generation,
@@ -402,7 +421,7 @@ int co_fs_getattr(struct fs_inode *inode, struct fs_attr *ret_attr)
         /* Changes of the counter that a crash took back must not come again with other contents. */
         .change = item->change + (inode->fs->root.crashes << 40),
     };
-    return 0;
+    return co_inode_settle(inode);
 }
 
 struct set {

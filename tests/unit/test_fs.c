@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "fs-refs-lite/fs_format.h"
+#include "fs-refs-lite/fs_internal.h"
 #include "tests/unit/fs_harness.h"
 
 #define VOLUME (64 * MIB)
@@ -409,6 +410,82 @@ static void orphan_of_a_dead_node_is_freed(void **state)
     world_run(VOLUME, 1, co_orphan_reaped);
 }
 
+struct reaper {
+    struct world *world;
+    bool is_done;
+};
+
+static void co_reaper(void *arg)
+{
+    struct reaper *reaper = arg;
+
+    check_int(co_fs_reap_orphans(reaper->world->fs), 0);
+    reaper->is_done = true;
+}
+
+/* A large one goes in several steps. Who comes between them is told that it is gone; shown a file
+ * with holes where data was he never is. */
+static void co_orphan_reaped_in_steps(struct world *world)
+{
+    struct reaper reaper = {.world = world};
+    struct fs_inode *inode;
+    struct co_group group;
+    uint64_t ino;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = co_must_open(world, "a");
+    ino = fs_inode_number(inode);
+    for (uint64_t i = 0; i < 500; i++)
+        check_int(co_write_pattern(inode, i * 128 * KIB, BLOCK_SIZE, 1), 0);
+    check_int(co_unlink(world, "a"), 0);
+    fs_fail(world->fs);
+    fs_inode_put(inode);
+    co_world_crash(world);
+    co_world_mount(world);
+    world->ram.delay_max = 20;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "reaper", co_reaper, &reaper), 0);
+    for (uint64_t writes = world->ram.writes; writes == world->ram.writes;)
+        co_yield (); /* the first step's record */
+    check(!reaper.is_done);
+    check_int(co_fs_inode_get(world->fs, ino, 0, &inode), -ESTALE);
+    co_group_wait(&group);
+    co_world_done(world);
+}
+
+static void orphan_is_gone_while_it_goes(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_orphan_reaped_in_steps);
+}
+
+/* A file that nobody has open stays in RAM while its times are newer than its item, no longer:
+ * those that are renamed as soon as they are written would be there for ever. */
+static void co_times_go(struct world *world)
+{
+    struct fs_inode *inode;
+    size_t before;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "a"), 0);
+    before = world->fs->inodes.count;
+    inode = co_must_open(world, "a");
+    check_int(co_write_pattern(inode, 0, BLOCK_SIZE, 1), 0);
+    check_int(co_write_pattern(inode, 0, BLOCK_SIZE, 2), 0);
+    fs_inode_put(inode);
+    check_int(world->fs->inodes.count, before + 1);
+    check_int(co_rename(world, "a", "b", 0), 0);
+    check_int(world->fs->inodes.count, before);
+    co_world_done(world);
+}
+
+static void closed_files_leave_ram(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_times_go);
+}
+
 /* ---- data ---- */
 
 /* The hot path: no journal record, no metadata, one request to the vdisk with the caller's own
@@ -571,6 +648,248 @@ static void co_shown_is_durable(struct world *world)
     inode = co_must_open(world, "a");
     fs_inode_put(inode);
     co_world_done(world);
+}
+
+struct changer {
+    struct fs_inode *inode;
+    uint32_t mode; /* to set; or what was seen */
+    bool is_done;
+};
+
+static void co_changer(void *arg)
+{
+    struct changer *changer = arg;
+    struct fs_attr attr = {.mode = changer->mode};
+
+    (void)co_fs_setattr(changer->inode, &attr, FS_SET_MODE, FS_NO_REQUEST);
+}
+
+static void co_looker(void *arg)
+{
+    struct changer *looker = arg;
+    struct fs_attr attr;
+
+    check_int(co_fs_getattr(looker->inode, &attr), 0);
+    looker->mode = attr.mode;
+    world_now->ram.is_cut = true;
+    looker->is_done = true;
+}
+
+/* Nor is anybody shown attributes that were changed while he waited for those before. */
+static void co_shown_attributes(struct world *world)
+{
+    struct changer first = {.mode = 0640}, looker = {0}, second = {.mode = 0600};
+    struct fs_inode *inode;
+    struct co_group group;
+    struct fs_attr attr;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "a"), 0);
+    first.inode = looker.inode = second.inode = inode = co_must_open(world, "a");
+    world->ram.slow_from = BLOCK_SIZE;
+    world->ram.slow_turns = 20;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "first", co_changer, &first), 0);
+    co_yield ();
+    check_int(co_group_spawn(&group, world->io, "looker", co_looker, &looker), 0);
+    co_yield ();
+    check_int(co_group_spawn(&group, world->io, "second", co_changer, &second), 0);
+    co_group_wait(&group);
+    check(looker.is_done);
+    fs_inode_put(inode);
+    world->ram.slow_from = 0;
+    co_world_crash(world);
+    co_world_mount(world);
+    inode = co_must_open(world, "a");
+    check_int(co_fs_getattr(inode, &attr), 0);
+    check(attr.mode == looker.mode || attr.mode == (S_IFREG | 0600)); /* that, or newer */
+    fs_inode_put(inode);
+    co_world_done(world);
+}
+
+static void shown_attributes_are_durable(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++)
+        world_run(VOLUME, seed, co_shown_attributes);
+}
+
+struct churner {
+    struct world *world;
+    unsigned number;
+    const bool *stop;
+    unsigned rounds;
+};
+
+static void co_churner(void *arg)
+{
+    struct churner *churner = arg;
+    char path[32];
+
+    snprintf(path, sizeof(path), "churn-%u", churner->number);
+    for (; !*churner->stop && churner->rounds < 1000; churner->rounds++)
+        check_int(churner->rounds % 2 ? co_unlink(churner->world, path)
+                                      : co_create(churner->world, path),
+                  0);
+}
+
+static bool count_entry(void *arg, const struct fs_dirent *entry)
+{
+    unsigned *count = arg;
+
+    *count += strncmp(entry->name, "file", 4) == 0;
+    return true;
+}
+
+struct puncher {
+    struct fs_inode *inode;
+    bool is_data; /* what was seen */
+};
+
+static void co_puncher(void *arg)
+{
+    struct puncher *puncher = arg;
+
+    (void)co_fs_punch(puncher->inode, 0, 64 * KIB);
+}
+
+static void co_status_looker(void *arg)
+{
+    struct puncher *looker = arg;
+    uint64_t length;
+
+    check_int(co_fs_block_status(looker->inode, 0, 64 * KIB, &looker->is_data, &length), 0);
+    world_now->ram.is_cut = true;
+}
+
+/* Nor a hole, which reads as zeros, where data may be again after a power cut. */
+static void co_shown_holes(struct world *world)
+{
+    struct changer first = {.mode = 0640};
+    struct puncher looker = {0};
+    struct fs_inode *inode;
+    struct co_group group;
+    uint64_t length;
+    bool is_data;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "a"), 0);
+    first.inode = looker.inode = inode = co_must_open(world, "a");
+    check_int(co_write_pattern(inode, 0, 64 * KIB, 1), 0);
+    world->ram.slow_from = BLOCK_SIZE;
+    world->ram.slow_turns = 20;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "first", co_changer, &first), 0);
+    co_yield ();
+    check_int(co_group_spawn(&group, world->io, "looker", co_status_looker, &looker), 0);
+    co_yield ();
+    check_int(co_group_spawn(&group, world->io, "puncher", co_puncher, &looker), 0);
+    co_group_wait(&group);
+    fs_inode_put(inode);
+    world->ram.slow_from = 0;
+    co_world_crash(world);
+    co_world_mount(world);
+    inode = co_must_open(world, "a");
+    check_int(co_fs_block_status(inode, 0, 64 * KIB, &is_data, &length), 0);
+    check(looker.is_data || !is_data);
+    fs_inode_put(inode);
+    co_world_done(world);
+}
+
+static void shown_holes_are_durable(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++)
+        world_run(VOLUME, seed, co_shown_holes);
+}
+
+/* Where some are at work all the time, so that there always is a change on its way to the disk, a
+ * directory can be listed all the same. */
+static void co_busy_directory(struct world *world)
+{
+    struct churner churners[4];
+    struct co_group group;
+    struct fs_inode *root;
+    unsigned count = 0;
+    bool stop = false;
+    char path[32];
+
+    co_world_fresh(world);
+    for (unsigned i = 0; i < 50; i++) {
+        snprintf(path, sizeof(path), "file-%u", i);
+        check_int(co_create(world, path), 0);
+    }
+    root = co_must_open(world, "");
+    world->ram.slow_from = BLOCK_SIZE;
+    world->ram.slow_turns = 20;
+    co_group_init(&group);
+    for (unsigned i = 0; i < ARRAY_SIZE(churners); i++) {
+        churners[i] = (struct churner){.world = world, .number = i, .stop = &stop};
+        check_int(co_group_spawn(&group, world->io, "churner", co_churner, &churners[i]), 0);
+        co_yield (); /* not all in one batch */
+    }
+    for (unsigned i = 0; i < 100; i++)
+        co_yield ();
+    check_int(co_fs_readdir(root, 0, count_entry, &count), 0);
+    check_int(count, 50);
+    for (unsigned i = 0; i < ARRAY_SIZE(churners); i++)
+        check(churners[i].rounds < 20);
+    stop = true;
+    co_group_wait(&group);
+    fs_inode_put(root);
+    co_world_done(world);
+}
+
+static void busy_directory_is_listed(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_busy_directory);
+}
+
+struct overwriter {
+    struct fs_inode *inode;
+    bool stop;
+    unsigned count;
+};
+
+static void co_overwriter(void *arg)
+{
+    struct overwriter *writer = arg;
+
+    for (; !writer->stop && writer->count < 3000; writer->count++)
+        check_int(co_write_pattern(writer->inode, 0, BLOCK_SIZE, writer->count), 0);
+}
+
+/* A running VM never ceases to write to its disk: the check, for which all changes of metadata
+ * wait, comes to its end. */
+static void co_check_while_written(struct world *world)
+{
+    struct overwriter writer = {0};
+    struct co_group group;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "disk"), 0);
+    writer.inode = co_must_open(world, "disk");
+    check_int(co_write_pattern(writer.inode, 0, BLOCK_SIZE, 0), 0);
+    world->ram.slow_from = BLOCK_SIZE;
+    world->ram.slow_turns = 3;
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "writer", co_overwriter, &writer), 0);
+    for (unsigned i = 0; i < 100; i++)
+        co_yield ();
+    check(writer.count > 0);
+    co_world_check(world);
+    check(writer.count < 1000);
+    writer.stop = true;
+    co_group_wait(&group);
+    fs_inode_put(writer.inode);
+    co_world_done(world);
+}
+
+static void check_ends_while_files_are_written(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_check_while_written);
 }
 
 static void what_was_shown_is_durable(void **state)
@@ -772,6 +1091,15 @@ static void co_sessions(struct world *world)
     check_int(co_fs_unlink(root, "a", request), -EPROTO);
     request.slot = FS_SLOTS_PER_SESSION;
     check_int(co_fs_unlink(root, "a", request), -EINVAL);
+
+    /* Its counter may go round. */
+    request = (struct fs_request){.session = 77, .slot = 4, .sequence = UINT32_MAX};
+    check_int(co_fs_create(root, "r", &new, request, NULL), 0);
+    request.sequence = 1;
+    check_int(co_fs_unlink(root, "r", request), 0);
+    check_int(co_fs_unlink(root, "r", request), 0);
+    request.sequence = UINT32_MAX;
+    check_int(co_fs_create(root, "r", &new, request, NULL), -EPROTO);
 
     check_int(co_fs_session_end(world->fs, 77), 0);
     check_int(co_fs_session_end(world->fs, 78), 0);
@@ -1262,7 +1590,7 @@ static void trim_and_write_again(void **state)
     world_run(2 * GIB, 1, co_trim_and_write_again);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(format_mounts),
@@ -1276,10 +1604,16 @@ int main(void)
         cmocka_unit_test(attributes),
         cmocka_unit_test(orphan_lives_while_open),
         cmocka_unit_test(orphan_of_a_dead_node_is_freed),
+        cmocka_unit_test(orphan_is_gone_while_it_goes),
+        cmocka_unit_test(closed_files_leave_ram),
         cmocka_unit_test(overwrite_is_cheap),
         cmocka_unit_test(one_write_an_operation),
         cmocka_unit_test(commits_are_grouped),
         cmocka_unit_test(what_was_shown_is_durable),
+        cmocka_unit_test(shown_attributes_are_durable),
+        cmocka_unit_test(shown_holes_are_durable),
+        cmocka_unit_test(busy_directory_is_listed),
+        cmocka_unit_test(check_ends_while_files_are_written),
         cmocka_unit_test(sparse_files),
         cmocka_unit_test(old_data_never_shows),
         cmocka_unit_test(limits),
@@ -1297,5 +1631,7 @@ int main(void)
         cmocka_unit_test(trim_and_write_again),
     };
 
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
