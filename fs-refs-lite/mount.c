@@ -200,6 +200,9 @@ static int fs_start(struct fs *fs)
     r = node_cache_init(&fs->nodes, nodes);
     if (r == 0)
         r = alloc_init(&fs->alloc, &fs->super, &fs->root, maps, nodes + 1024);
+    /* Before the replay: records may have taken blocks that no root tells of yet. */
+    if (r == 0 && fs->vdisk->size_bytes / BLOCK_SIZE > fs->alloc.total_blocks)
+        r = alloc_grow(&fs->alloc, fs->vdisk->size_bytes / BLOCK_SIZE);
     if (r == 0)
         r = journal_init(&fs->journal, &fs->super, &fs->root);
     if (r == 0)
@@ -276,8 +279,6 @@ int co_fs_mount(struct io *io, struct vdisk *vdisk, const struct fs_mount_option
     r = fs_new(io, vdisk, options, &fs);
     if (r == 0)
         r = co_mount(fs);
-    if (r == 0 && vdisk->size_bytes / BLOCK_SIZE > fs->alloc.total_blocks)
-        r = co_fs_grow(fs);
     if (fs)
         co_group_wait(&fs->background);
     if (r < 0)

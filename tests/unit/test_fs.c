@@ -20,6 +20,18 @@ static uint64_t allocated(struct fs_inode *inode)
     return attr.allocated_bytes;
 }
 
+static void check_bytes(struct fs_inode *inode, uint64_t offset, uint64_t length, uint64_t seed)
+{
+    uint8_t *buffer = malloc(length);
+    uint64_t got;
+
+    check_int(co_fs_read(inode, buffer, offset, length, &got), 0);
+    check_int(got, length);
+    for (uint64_t i = 0; i < length; i++)
+        check_int(buffer[i], seed ? pattern_byte(seed, offset + i) : 0);
+    free(buffer);
+}
+
 /* ---- volume ---- */
 
 static void co_format_mounts(struct world *world)
@@ -90,6 +102,46 @@ static void grows(void **state)
 {
     (void)state;
     world_run(VOLUME, 1, co_grows);
+}
+
+/* What was written to the new space before a root that tells of it is durable is there after a
+ * crash, and in nobody else's way. */
+static void co_grows_and_crashes(struct world *world)
+{
+    struct fs_inode *inode;
+
+    world->ram.vdisk.size_bytes = VOLUME / 4;
+    co_world_fresh(world);
+    check_int(co_create(world, "full"), 0);
+    inode = co_must_open(world, "full");
+    check_int(co_write_pattern(inode, 0, VOLUME / 4, 1), -ENOSPC);
+    fs_inode_put(inode);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    world->ram.vdisk.size_bytes = VOLUME;
+    world->ram.fail_error = -EIO;
+    world->ram.fail_after = 1;
+    check_int(co_fs_grow(world->fs), -EIO);
+    check_int(co_create(world, "new"), 0);
+    inode = co_must_open(world, "new");
+    check_int(co_write_pattern(inode, 0, 8 * MIB, 2), 0);
+    fs_inode_put(inode);
+    co_world_crash(world);
+    co_world_mount(world);
+    co_world_check(world);
+    check_int(co_create(world, "newer"), 0);
+    inode = co_must_open(world, "newer");
+    check_int(co_write_pattern(inode, 0, 8 * MIB, 3), 0);
+    fs_inode_put(inode);
+    inode = co_must_open(world, "new");
+    check_bytes(inode, 0, 8 * MIB, 2);
+    fs_inode_put(inode);
+    co_world_done(world);
+}
+
+static void grows_and_crashes(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_grows_and_crashes);
 }
 
 /* ---- names ---- */
@@ -899,18 +951,6 @@ static void what_was_shown_is_durable(void **state)
         world_run(VOLUME, seed, co_shown_is_durable);
 }
 
-static void check_bytes(struct fs_inode *inode, uint64_t offset, uint64_t length, uint64_t seed)
-{
-    uint8_t *buffer = malloc(length);
-    uint64_t got;
-
-    check_int(co_fs_read(inode, buffer, offset, length, &got), 0);
-    check_int(got, length);
-    for (uint64_t i = 0; i < length; i++)
-        check_int(buffer[i], seed ? pattern_byte(seed, offset + i) : 0);
-    free(buffer);
-}
-
 static void co_sparse(struct world *world)
 {
     struct fs_inode *inode;
@@ -1597,6 +1637,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(names_in_place_only),
         cmocka_unit_test(foreign_is_refused),
         cmocka_unit_test(grows),
+        cmocka_unit_test(grows_and_crashes),
         cmocka_unit_test(names),
         cmocka_unit_test(links),
         cmocka_unit_test(renames),
