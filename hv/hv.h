@@ -97,8 +97,9 @@ void co_hv_free(struct hv *hv);
 
 /* Takes up what an earlier daemon left in dir: VMs whose incarnation is current go on, also if
  * their keeper had stopped them; the others are killed; those that ended meanwhile are reported.
- * Returns when all of that is done; the accelerator is then probed behind the scenes (up to three
- * seconds; co_hv_start() waits for it). Call it before any other co_ call, when the node's lease is
+ * Returns when all of that is done, but for the ends of what is killed, which may take long; the
+ * accelerator is then probed behind the scenes (up to three seconds; co_hv_start() waits for it).
+ * Call it before any other co_ call, when the node's lease is
  * held (hv_renew() has been called) and the database is up to date; go on with hv_renew() and
  * hv_judge() meanwhile, or VMs are stopped that were just taken up. May be repeated after a
  * failure. Returns 0, -ECANCELED, -ENOMEM, or why dir cannot be read. */

@@ -184,24 +184,6 @@ static void co_housekeeping(void *arg)
     co_group_done(&hv->watchers);
 }
 
-static bool any_killed(const struct hv *hv)
-{
-    list_for_each (node, &hv->vms) {
-        if (list_entry(node, struct vm, node)->killed)
-            return true;
-    }
-    return false;
-}
-
-static int co_wait_killed(struct hv *hv)
-{
-    int r = 0;
-
-    while (any_killed(hv) && r == 0)
-        r = co_cond_wait(&hv->changed);
-    return r;
-}
-
 static int start_housekeeping(struct hv *hv)
 {
     int r;
@@ -235,9 +217,7 @@ int co_hv_recover(struct hv *hv, hv_is_current *is_current, void *arg)
             log_error(hv->io, "hv", "a VM that was left here could not be taken up",
                       "vm=%s error=\"%s\"", names[i], strerror(-r));
     }
-    r = co_wait_killed(hv);
-    if (r == 0)
-        r = start_housekeeping(hv);
+    r = start_housekeeping(hv);
     if (r == 0 && hv->accel == HV_ACCEL_AUTO) /* it can take seconds: only starts wait for it */
         r = co_group_spawn(&hv->watchers, hv->io, "hv-accel", co_choose_accel, hv);
     return r;

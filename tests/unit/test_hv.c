@@ -411,8 +411,8 @@ static void co_a_new_daemon_takes_up_what_is_current(struct bench *bench)
     co_wait_until(bench, process_state(first) == 'T');
     bench->current[2] = 2;
     co_new_daemon(bench);
+    co_wait_until(bench, bench->end_count == 1);
     assert_int_equal(process_state(second), 'Z');
-    assert_int_equal(bench->end_count, 1);
     expect_end(bench, 0, 2, 1, HV_ENDED_KILLED);
     assert_int_equal(status(bench, 1).qemu_pid, first);
     assert_int_equal(status(bench, 1).incarnation, 5);
@@ -724,6 +724,45 @@ static void co_the_next_of_a_name_starts_when_the_last_is_forgotten(struct bench
 }
 HV_TEST(the_next_of_a_name_starts_when_the_last_is_forgotten)
 
+/* This machine, but for a QEMU that does not die: it waits in the kernel, in the folder "stuck". */
+struct stuck_host {
+    struct keeper_host host;
+    struct keeper_host_ops ops;
+    atomic_bool stuck;
+};
+
+static int stuck_gone(struct keeper_host *host, const char *folder)
+{
+    if (strstr(folder, "/stuck") &&
+        atomic_load(&container_of(host, struct stuck_host, host)->stuck))
+        return false;
+    return keeper_host_linux()->ops->gone(keeper_host_linux(), folder);
+}
+
+/* The node's other VMs are taken up, and started, all the same. */
+static void co_a_qemu_that_does_not_die_holds_up_no_other(struct bench *bench)
+{
+    struct stuck_host host = {.ops = *keeper_host_linux()->ops, .stuck = true};
+
+    host.host.ops = &host.ops;
+    host.ops.gone = stuck_gone;
+    assert_int_equal(co_start(bench, 1, 1, "stuck"), 0);
+    assert_int_equal(co_start(bench, 2, 1, "plain"), 0);
+    bench->current[1] = 2;
+    bench->host = &host.host;
+    co_new_daemon(bench);
+    assert_int_equal(hv_state(bench->hv, 1), HV_ENDING);
+    assert_int_equal(hv_state(bench->hv, 2), HV_RUNNING);
+    assert_int_equal(co_start(bench, 3, 1, "plain3"), 0);
+    assert_int_equal(bench->end_count, 0);
+    atomic_store(&host.stuck, false);
+    co_wait_until(bench, bench->end_count == 1);
+    expect_end(bench, 0, 1, 1, HV_ENDED_KILLED);
+    bench->host = NULL;
+    co_new_daemon(bench);
+}
+HV_TEST(a_qemu_that_does_not_die_holds_up_no_other)
+
 /* This machine, out of descriptors when it first looks whether anything lives in a folder. */
 struct short_host {
     struct keeper_host host;
@@ -819,6 +858,7 @@ int main(void)
         cmocka_unit_test(a_start_that_dies_may_be_tried_again),
         cmocka_unit_test(a_failed_start_waits_for_the_watcher),
         cmocka_unit_test(the_next_of_a_name_starts_when_the_last_is_forgotten),
+        cmocka_unit_test(a_qemu_that_does_not_die_holds_up_no_other),
         cmocka_unit_test(an_end_that_cannot_be_seen_is_looked_for_again),
         cmocka_unit_test(a_starting_vm_needs_the_lease_too),
         cmocka_unit_test(a_starting_vm_is_renewed),
