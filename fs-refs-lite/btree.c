@@ -1,6 +1,6 @@
-/* A node splits on the way down, before it is entered, so a put is one pass. A delete drops empty
- * nodes and merges a poor one with a neighbour only if that one is in RAM: a poor node costs
- * little, a read could fail.
+/* A node splits on the way down, before it is entered, so a put is one pass. What deletes have left
+ * is tidied afterwards: an empty node is dropped, a poor one merged with a neighbour only if that
+ * one is in RAM: a poor node costs little, a read could fail.
  *
  * Bounds: the key of an inner item is the lower bound of what lies below; but a first child takes
  * all that its parent may hold below the second one's key, so that nothing has to be rewritten when
@@ -541,33 +541,66 @@ static void root_lower(struct fs *fs, enum fs_tree_id tree, struct node *root)
     }
 }
 
+/* The leaf in whose range key lies. All on the way is in RAM: tree_prepare() saw it, and until
+ * tree_tidy() no node goes. NULL: the tree is empty. */
+static struct node *leaf_peek(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key)
+{
+    struct node *node;
+
+    if (fs->trees[tree].address == 0)
+        return NULL;
+    node = node_peek(fs, fs->trees[tree].address);
+    assert(node);
+    while (node->disk->level > 0)
+        node = child_get(fs, node, node_child_index(node, key));
+    return node;
+}
+
 void tree_delete(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key)
 {
-    struct path path;
-    struct node *node;
-    unsigned depth, index;
-    bool exact;
-    int r = path_find(fs, tree, key, &path);
+    struct node *node = leaf_peek(fs, tree, key);
+    unsigned index = 0;
+    bool exact = false;
 
-    if (r == -ENOENT)
-        return;
-    assert(r == 0); /* tree_prepare() saw it */
-    (void)node_search(path_leaf(&path), key, &exact);
+    if (node)
+        index = node_search(node, key, &exact);
     if (!exact)
         return;
-
-    path.node[0] = root_writable(fs, tree);
-    for (depth = 1; depth < path.depth; depth++)
-        path.node[depth] = child_writable(fs, path.node[depth - 1], path.index[depth - 1]);
-    node = path_leaf(&path);
-    index = node_search(node, key, &exact);
+    node = root_writable(fs, tree);
+    while (node->disk->level > 0)
+        node = child_writable(fs, node, node_child_index(node, key));
     node_remove(node, index);
+}
 
-    for (depth = path.depth - 1; depth > 0; depth--) {
-        struct node *parent = path.node[depth - 1];
+/* The way to key's leaf, as far as it is dirty, and so perhaps empty or poor since. False: what was
+ * there has gone, and what it was joined to was not changed. */
+static bool path_to_dirty(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key,
+                          struct path *path)
+{
+    struct node *node = node_peek(fs, fs->trees[tree].address);
 
-        node = path.node[depth];
-        index = path.index[depth - 1];
+    path->depth = 0;
+    while (node && node->state == NODE_DIRTY && path->depth < FS_LEVEL_MAX) {
+        path->node[path->depth++] = node;
+        if (node->disk->level == 0)
+            return true;
+        path->index[path->depth - 1] = node_child_index(node, key);
+        node = node_peek(
+            fs, ((struct fs_child *)item_value(node, path->index[path->depth - 1]))->address);
+    }
+    return false;
+}
+
+void tree_tidy(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key)
+{
+    struct path path;
+
+    if (fs->trees[tree].address == 0 || !path_to_dirty(fs, tree, key, &path))
+        return;
+    for (unsigned depth = path.depth - 1; depth > 0; depth--) {
+        struct node *parent = path.node[depth - 1], *node = path.node[depth];
+        unsigned index = path.index[depth - 1];
+
         if (node->disk->count == 0) {
             node_drop(fs, node);
             node_remove(parent, index);

@@ -36,7 +36,10 @@ must_check int tree_prepare(struct fs *fs, enum fs_tree_id tree, const struct fs
 /* After tree_prepare() of the key, with no suspension between. They cannot fail. */
 void tree_put(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key, const void *value,
               size_t size);
-void tree_delete(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key); /* there or not */
+/* There or not. It may leave an empty leaf behind, so that what else was prepared still has its
+ * way: when all changes that were prepared together are made, tree_tidy() follows, for each key. */
+void tree_delete(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key);
+void tree_tidy(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key);
 /* Of an item that is there, with a value of that size, in a leaf that is dirty: changes nothing
  * else. (A put may split a node on its way that has become full.) */
 void tree_overwrite(struct fs *fs, enum fs_tree_id tree, const struct fs_key *key,

@@ -134,15 +134,21 @@ static void entry_apply(struct fs *fs, const struct fs_journal_entry *entry, uin
                         entry->action == FS_JOURNAL_PUT ? value : NULL);
 }
 
-/* After record_prepare() returned 0, with no suspension between: cannot fail. */
+/* After record_prepare() returned 0, with no suspension between: cannot fail. Nodes go when all is
+ * done: with the last item of a leaf its range would come to a neighbour, which need not be in RAM,
+ * and the record may have more for it. */
 static void record_apply(struct fs *fs, const struct fs_journal_record *record)
 {
     const struct fs_journal_entry *entry = journal_entry_first(record);
 
-    for (uint32_t i = 0; i < record->entries; i++, entry = journal_entry_next(entry)) {
-        /* Deleting may merge and so drop nodes, but never those on another key's path: it merges
-         * into them. */
+    for (uint32_t i = 0; i < record->entries; i++, entry = journal_entry_next(entry))
         entry_apply(fs, entry, record->lsn);
+    entry = journal_entry_first(record);
+    for (uint32_t i = 0; i < record->entries; i++, entry = journal_entry_next(entry)) {
+        struct fs_key key = journal_entry_key(entry);
+
+        if (entry->action == FS_JOURNAL_DELETE)
+            tree_tidy(fs, entry->tree, &key);
     }
 }
 

@@ -1630,6 +1630,40 @@ static void trim_and_write_again(void **state)
     world_run(2 * GIB, 1, co_trim_and_write_again);
 }
 
+/* ---- the only item of a leaf is replaced by another, and its neighbours are not in RAM ---- */
+
+#define LEAF_EXTENTS 84 /* written one behind the other */
+#define ALIGNMENT_STEP (3 * LEAF_EXTENTS + 1)
+
+static void co_cut_the_only_one(struct world *world)
+{
+    struct fs_inode *inode;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "disk"), 0);
+    inode = co_must_open(world, "disk");
+    check_int(co_fs_truncate(inode, MIB, FS_NO_REQUEST), 0);
+    co_write_extents(inode, 0, LEAF_EXTENTS * ALIGNMENT_STEP, 1);
+    /* One of these begins where a leaf does. */
+    for (uint64_t at = 0; at < LEAF_EXTENTS * ALIGNMENT_STEP; at += ALIGNMENT_STEP) {
+        check_int(co_fs_punch(inode, at * 128 * KIB, 42 * 128 * KIB), 0);
+        check_int(co_fs_punch(inode, (at + 43) * 128 * KIB, (LEAF_EXTENTS - 43) * 128 * KIB), 0);
+    }
+    fs_inode_put(inode);
+    co_world_remount(world);
+    inode = co_must_open(world, "disk");
+    for (uint64_t at = 42; at < LEAF_EXTENTS * ALIGNMENT_STEP; at += ALIGNMENT_STEP)
+        check_int(co_fs_punch(inode, at * 128 * KIB, 32 * KIB), 0);
+    fs_inode_put(inode);
+    co_world_done(world);
+}
+
+static void cut_the_only_one(void **state)
+{
+    (void)state;
+    world_run(3 * GIB, 1, co_cut_the_only_one);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -1670,6 +1704,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(holds_are_not_kept),
         cmocka_unit_test(groups_fill_a_node),
         cmocka_unit_test(trim_and_write_again),
+        cmocka_unit_test(cut_the_only_one),
     };
 
     if (argc > 1)
