@@ -187,6 +187,8 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
         r = co_group_get(fs, index, &group);
         if (r == -EBADMSG)
             continue;
+        if (r == 0)
+            r = co_group_back(fs, group);
         if (r < 0 && held == 0) {
             list_remove(&hold->node);
             return r;
@@ -340,6 +342,8 @@ int co_alloc_refill(struct fs *fs, size_t count)
         r = co_group_get(fs, index, &group);
         if (r == -EBADMSG)
             continue;
+        if (r == 0)
+            r = co_group_back(fs, group);
         if (r < 0)
             return r;
         group_refill(fs, group, count);

@@ -239,6 +239,25 @@ int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group)
     }
 }
 
+int co_group_back(struct fs *fs, struct group *group)
+{
+    uint64_t second = alloc_group_first(&fs->alloc, group->index) + 1; /* the first map goes to 0 */
+    cleanup(freep) void *zeros = NULL;
+    int r;
+
+    if (!group->is_fresh || group->is_backed)
+        return 0; /* a map was written here, or will be before anything else is */
+    zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    if (!zeros)
+        return -ENOMEM;
+    memset(zeros, 0, BLOCK_SIZE);
+    group->pins++;
+    r = co_disk_write(fs, zeros, second * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+    group->pins--;
+    group->is_backed |= r == 0;
+    return r;
+}
+
 int co_alloc_map(struct fs *fs, uint64_t group, const uint64_t **ret_used)
 {
     struct group *found;

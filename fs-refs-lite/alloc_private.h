@@ -19,6 +19,7 @@ struct group {
     unsigned pins; /* held runs and pool addresses: their bits are nowhere else */
     bool is_dirty;
     bool is_fresh;            /* no item yet */
+    bool is_backed;           /* of a fresh one: its map has room on a thin vdisk */
     uint8_t slot;             /* of the map that the last snapshot or root named */
     uint64_t item_generation; /* of the snapshot for which its item's node is dirty */
     struct fs_bitmap *map;
@@ -59,5 +60,8 @@ struct fs_key group_key(uint64_t index);
 /* Returns 0, -EBADMSG (nothing is allocated from this group any more), -ENOMEM, or the vdisk's
  * error. */
 must_check int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group);
+/* Before the first blocks of a group are given away: a thin vdisk finds room for its map now, or a
+ * checkpoint would look for it when there may be none. Returns 0, -ENOMEM, or the vdisk's error. */
+must_check int co_group_back(struct fs *fs, struct group *group);
 
 #endif

@@ -1262,6 +1262,36 @@ static void full_pool_is_clean(void **state)
     world_run(VOLUME, 1, co_thin);
 }
 
+/* Preallocation writes no data, so it is the maps that a thin pool must have room for: what it has
+ * none for is refused, not owed to a checkpoint that fails for ever, and with it every delete and
+ * the next mount. */
+static void co_thin_preallocates(struct world *world)
+{
+    struct fs_inode *inode;
+
+    world->ram.slabs = 100;
+    co_world_fresh(world);
+    check_int(co_create(world, "a"), 0);
+    inode = co_must_open(world, "a");
+    world->ram.slabs = 2; /* for the maps of some forty groups */
+    check_int(co_fs_allocate(inode, 0, 5 * GIB, 0), -ENOSPC);
+    check(allocated(inode) > 0);
+    check_int(world->ram.slabs, 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    fs_inode_put(inode);
+    co_world_crash(world);
+    co_world_mount(world);
+    check_int(co_unlink(world, "a"), 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_world_done(world);
+}
+
+static void full_pool_preallocates_clean(void **state)
+{
+    (void)state;
+    world_run(6 * GIB, 1, co_thin_preallocates);
+}
+
 /* Freed blocks are not used before the checkpoint: until then a crash brings the file back, with
  * its data. */
 static void co_freed_is_kept(struct world *world)
@@ -1696,6 +1726,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(repeats_are_answered),
         cmocka_unit_test(full_volume_takes_deletes),
         cmocka_unit_test(full_pool_is_clean),
+        cmocka_unit_test(full_pool_preallocates_clean),
         cmocka_unit_test(freed_blocks_wait_for_the_checkpoint),
         cmocka_unit_test(journal_is_kept_until_the_root),
         cmocka_unit_test(lost_ownership_ends_it),
