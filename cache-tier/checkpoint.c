@@ -478,11 +478,16 @@ int co_store_checkpoint(struct store *store)
 
 /* ---- in the background ---- */
 
+/* Trims fill RAM, not the log: 9 KiB to an extent of 256 MiB that has any, until they are in place.
+ */
+#define ZERO_EXTENTS_MAX 1024
+
 /* A small log can be full without being filled: a batch does not wrap around its end. */
 static bool wants_checkpoint(const struct store *store)
 {
     return log_error(store->log) == 0 &&
-           (is_filled_above(store, fill_begin(store)) || log_is_full(store->log));
+           (is_filled_above(store, fill_begin(store)) || log_is_full(store->log) ||
+            overlay_zero_extents(store->overlay) > ZERO_EXTENTS_MAX);
 }
 
 static void checkpoint_main(void *arg)

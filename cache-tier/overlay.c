@@ -241,6 +241,19 @@ static bool bit_get(const uint64_t *bits, uint32_t n)
     return bits && bits[n / 64] >> (n % 64) & 1;
 }
 
+/* The bits of [first, end) that lie in a word of a bitmap. */
+static uint64_t word_bits(uint32_t word, uint32_t first, uint32_t end)
+{
+    uint32_t low = word * 64;
+    uint64_t bits = UINT64_MAX;
+
+    if (first > low)
+        bits &= UINT64_MAX << (first - low);
+    if (end - low < 64)
+        bits &= UINT64_MAX >> (64 - (end - low));
+    return bits;
+}
+
 static bool zeros_any(const struct extent_zeros *zeros)
 {
     return zeros->bits || zeros->set_aside;
@@ -299,11 +312,10 @@ void overlay_zero_commit(struct overlay *overlay, uint32_t extent, uint32_t bloc
     for (uint32_t run = block / overlay->run_blocks; run <= last_run; run++)
         zeros->positions[run] = MIN(zeros->positions[run], position);
     zeros->stamp = MAX(zeros->stamp, stamp);
-    for (uint32_t i = 0; i < count; i++) {
-        if (overlay->extent_counts[extent] > 0)
-            remove_committed(overlay, key + i);
-        zeros->bits[(block + i) / 64] |= 1ull << ((block + i) % 64);
-    }
+    for (uint32_t i = 0; i < count && overlay->extent_counts[extent] > 0; i++)
+        remove_committed(overlay, key + i);
+    for (uint32_t word = block / 64; word <= (block + count - 1) / 64; word++)
+        zeros->bits[word] |= word_bits(word, block, block + count);
 }
 
 void overlay_zero_forget(struct overlay *overlay, uint32_t extent, uint32_t block, uint32_t count)
@@ -325,11 +337,11 @@ static void zero_run_set_aside(const struct overlay *overlay, struct extent_zero
         assert(zeros->set_aside);
         zeros->set_aside_stamp = zeros->stamp;
     }
-    for (uint32_t i = first; i < end; i++) {
-        if (!bit_get(zeros->bits, i))
-            continue;
-        zeros->set_aside[i / 64] |= 1ull << (i % 64);
-        zeros->bits[i / 64] &= ~(1ull << (i % 64));
+    for (uint32_t word = first / 64; word <= (end - 1) / 64; word++) {
+        uint64_t moved = zeros->bits[word] & word_bits(word, first, end);
+
+        zeros->set_aside[word] |= moved;
+        zeros->bits[word] &= ~moved;
     }
     zeros->positions[run] = UINT64_MAX;
 }
@@ -385,6 +397,11 @@ void overlay_zero_end(struct overlay *overlay)
 {
     for (uint32_t i = 0; i < overlay->options.extent_count && overlay->zero_extents > 0; i++)
         zeros_free_set_aside(overlay, &overlay->zeros[i]);
+}
+
+uint32_t overlay_zero_extents(const struct overlay *overlay)
+{
+    return overlay->zero_extents;
 }
 
 /* ---- whole extents ---- */

@@ -69,6 +69,8 @@ void overlay_zero_begin(struct overlay *overlay, uint64_t position);
 const uint64_t *overlay_zero_next(const struct overlay *overlay, uint32_t from,
                                   uint32_t *ret_extent, uint64_t *ret_stamp);
 void overlay_zero_end(struct overlay *overlay);
+/* Extents that have zeros here: each takes a bit to a block, and 8 bytes to a run. */
+uint32_t overlay_zero_extents(const struct overlay *overlay);
 
 /* ---- whole extents ---- */
 

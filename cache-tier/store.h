@@ -344,6 +344,7 @@ void store_each_extent(struct store *store,
 struct store_stats {
     uint64_t log_bytes, log_used_bytes;
     uint64_t dirty_blocks; /* in the log, not yet in place */
+    uint64_t zero_extents; /* with trims that are not yet in place */
     uint64_t dirty_age_ns; /* at most so old is the oldest of them; of what an earlier life of the
                               store left, since the open; 0: there is none */
     uint64_t appended_records, appended_bytes, log_writes;

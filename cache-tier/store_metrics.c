@@ -79,6 +79,7 @@ struct store_stats store_stats(const struct store *store)
     return (struct store_stats){
         .log_bytes = log_ring_blocks(store->log) * BLOCK_SIZE,
         .log_used_bytes = log_used_blocks(store->log) * BLOCK_SIZE,
+        .zero_extents = overlay_zero_extents(store->overlay),
         .dirty_blocks = overlay_count(store->overlay),
         .dirty_age_ns = dirty_age_ns(store),
         .appended_records = counters->appended_records.value,

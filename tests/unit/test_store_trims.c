@@ -173,6 +173,39 @@ static void a_page_written_after_its_trim_takes_no_more_room(void **state)
     on_each_place(whole_pages_main);
 }
 
+/* ---- RAM ---- */
+
+#define MANY 1200 /* extents: more than a store remembers trims of */
+
+/* A trim takes next to nothing of a log, and RAM for a bit to each block: of many extents, an
+ * almost empty log is destaged too. */
+static void many_trims_main(struct io *io, void *arg)
+{
+    struct trims *trims = arg;
+    struct store *store;
+
+    co_open(io, trims);
+    store = trims->rig.store;
+    for (uint32_t extent = 0; extent < MANY; extent++)
+        assert_int_equal(co_rig_zero(&trims->owner, extent, 0, RIG_EXTENT_BLOCKS), 0);
+    assert_int_equal(co_rig_write(&trims->owner, 0, 0, 1, 1), 0); /* commits the last one */
+    co_sleep_ns(SEC);
+    assert_true(store_stats(store).checkpoints > 0);
+    assert_true(store_stats(store).zero_extents <= 1024);
+    co_rig_close(&trims->rig);
+}
+
+static void many_trims_do_not_fill_ram(void **state)
+{
+    static struct trims trims;
+    struct rig rig;
+
+    (void)state;
+    rig_new(&rig, 1, (MANY + 64) * MIB, 16 * MIB);
+    assert_true(rig_run(&rig, many_trims_main, &trims));
+    rig_done(&rig);
+}
+
 /* ---- with power cuts ---- */
 
 static uint32_t pick(struct trims *trims, uint32_t below)
@@ -258,6 +291,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_trims_do_not_fill_a_log_for_good),
         cmocka_unit_test(a_page_written_after_its_trim_takes_no_more_room),
+        cmocka_unit_test(many_trims_do_not_fill_ram),
         cmocka_unit_test(a_log_full_of_trims_is_replayed_and_goes_on),
     };
 
