@@ -137,6 +137,14 @@ static int co_start(struct vms *vms, const struct vm_record *vm)
     return co_hv_start(vms->hv, &definition);
 }
 
+/* What was killed, met an earlier QEMU or found the node short of something is started again, as
+ * later in its life: a restart after a failure would else be its end when it meets the next one. */
+static bool may_pass(int error)
+{
+    return error == -EAGAIN || error == -EBUSY || error == -ENOMEM || error == -EMFILE ||
+           error == -ENFILE;
+}
+
 static void start_main(void *arg)
 {
     struct work *work = arg;
@@ -151,9 +159,7 @@ static void start_main(void *arg)
                  hv_error(vms->hv)[0] ? hv_error(vms->hv) : strerror(-r));
         log_error(node_io(vms->node), "vms", "a VM could not be started", "vm=%llu reason=\"%s\"",
                   (unsigned long long)work->vm, reason);
-        /* What was killed is started again, as later in its life: a restart after a failure would
-         * else be its end when it meets the next failure. So is what only met an earlier QEMU. */
-        (void)co_tell_ended(vms, work->vm, work->incarnation, r != -EAGAIN && r != -EBUSY, reason);
+        (void)co_tell_ended(vms, work->vm, work->incarnation, !may_pass(r), reason);
     }
     end(work);
 }
