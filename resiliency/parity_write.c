@@ -131,7 +131,8 @@ static int co_make_parity(const struct piece_write *write, struct stripe *stripe
     }
     wanted = old_columns(write, stripe, &by_delta);
     r = co_stripe_fill(stripe, wanted);
-    if (r == 0 && by_delta && (wanted_parity(write) & ~stripe->have) != 0) {
+    if (r == 0 && by_delta && (wanted_parity(write) & ~stripe->have) != 0 &&
+        !PLANTED(PARITY_DELTA_ON_NOTHING)) {
         SOMETIMES("parity: a column begins to be brought up while its parity is made");
         by_delta = false; /* its old one is not here */
         r = co_stripe_fill(stripe, data_set(write->mirror) & ~write->piece.columns);

@@ -20,6 +20,7 @@
     X(STALE_TAIL_KEPT, "aimed", "a column that returns does not drop its tail [NOTAIL]")          \
     X(STALE_TAKES_MARK, "aimed", "a stale column takes a watermark before it has dropped its tail [STALEMARK]") \
     X(STALE_IS_READ, "mirror", "clients read from a stale column [READSTALE]")                     \
+    X(READ_TURNED_STALE, "mirror-test", "what a column shows that turned stale under a read is taken") \
     X(STALE_IS_SOURCE, "mirror", "resync and repair copy from a stale column [STALESRC]")          \
     X(READ_DIRTY, "mirror", "a read does not wait for the write in flight [READDIRTY]")            \
     X(READ_NO_LEASE, "aimed", "an owner reads without its lease [NOLEASE]")                       \
@@ -38,7 +39,8 @@
     /* parity: I6, I7, I8 of rows */                                                               \
     X(PARITY_ACK_DATA, "parity-aimed", "a write is committed when its data columns have it [DATAACK]")   \
     X(PARITY_NO_LOCK, "parity", "a write of part of a row forgets the row's lock [NOLOCK]")        \
-    X(PARITY_DECODE_NO_LOCK, "parity", "a read that decodes does not wait for writes to its rows [DECODENOLOCK]") \
+    X(PARITY_DECODE_NO_LOCK, "parity-test", "a read that decodes does not wait for writes to its rows [DECODENOLOCK]") \
+    X(PARITY_DELTA_ON_NOTHING, "parity-test", "a delta goes to a parity column whose old block was not read") \
     X(PARITY_OLD_FROM_STALE, "parity-test", "old contents are read from a stale column [STALEOLD]")     \
     X(PARITY_AGAIN_COMMITTED, "parity-aimed", "a takeover writes the committed contents again in any case [BASE]") \
     X(PARITY_AGAIN_GUESSED, "parity-aimed", "a takeover takes the newest version, known or not [GUESS]") \

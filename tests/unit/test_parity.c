@@ -121,6 +121,60 @@ static void parity_that_returns_during_a_write_is_right(void **state)
 
 /* ---- reading ---- */
 
+struct slow_read {
+    struct owner *owner;
+    int result;
+    bool done;
+};
+
+static void slow_read_run(void *arg)
+{
+    struct slow_read *read = arg;
+
+    read->result = co_owner_read(read->owner, BESIDE(1));
+    read->done = true;
+}
+
+static void trim_run(void *arg)
+{
+    struct slow_write *write = arg;
+
+    assert_int_equal(co_vdisk_trim(mirror_vdisk(write->owner->mirror), 0,
+                                   BESIDE(PARITY_UNIT_BLOCKS) * BLOCK_SIZE,
+                                   (struct client_request){0}),
+                     0);
+    write->done = true;
+}
+
+static void decode_during_a_trim(struct world *world)
+{
+    struct owner *owner = &world->owners[0];
+    struct slow_write trim = {owner, false};
+    struct slow_read read = {owner, 0, false};
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, BESIDE(1), 'b'), 0);
+    world->columns[1].read_error = -ETIMEDOUT; /* of the column itself, before it is decoded */
+    world->columns[1].read_ns = 50 * MS;
+    assert_int_equal(co_group_spawn(&world->coroutines, world->io, "read", slow_read_run, &read),
+                     0);
+    co_sleep_ns(10 * MS);
+    fake_column_set_hang(&world->columns[0], true); /* which is behind parity then */
+    assert_int_equal(co_group_spawn(&world->coroutines, world->io, "trim", trim_run, &trim), 0);
+    co_sleep_ns(500 * MS);
+    fake_column_set_hang(&world->columns[0], false);
+    while (!trim.done || !read.done)
+        co_sleep_ns(MS);
+    assert_int_equal(read.result, 0);
+}
+
+/* I7: of a row that a change is half-way in, columns do not belong together. */
+static void a_decoding_read_waits(void **state)
+{
+    (void)state;
+    run(7, NULL, decode_during_a_trim);
+}
+
 static void read_a_damaged_column(struct world *world)
 {
     struct owner *owner = &world->owners[0];
@@ -272,6 +326,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stale_column_gives_no_old_contents),
         cmocka_unit_test(parity_that_returns_during_a_write_is_right),
+        cmocka_unit_test(a_decoding_read_waits),
         cmocka_unit_test(a_refused_read_is_decoded),
         cmocka_unit_test(a_column_that_has_more_is_written_again),
         cmocka_unit_test(a_trim_of_rows_is_finished),
