@@ -135,6 +135,14 @@ static void configure(struct kv_rocksdb *store)
     rocksdb_options_set_wal_recovery_mode(store->options, RECOVERY_TOLERATE_CORRUPTED_TAIL);
 }
 
+/* Its words for a damaged block, and paths, have a "lock" in them too. */
+static int open_error(const char *error)
+{
+    if (strstr(error, "While lock file") || strstr(error, "lock hold by"))
+        return -EBUSY;
+    return strstr(error, "orruption") ? -EBADMSG : -EIO;
+}
+
 static int open_store(const char *path, bool read_only, char *ret_message, size_t message_bytes,
                       struct kv **ret_kv)
 {
@@ -153,9 +161,7 @@ static int open_store(const char *path, bool read_only, char *ret_message, size_
         return 0;
     }
     snprintf(ret_message, message_bytes, "%s", error ? error : "unknown");
-    r = error && strstr(error, "lock")        ? -EBUSY
-        : error && strstr(error, "orruption") ? -EBADMSG
-                                              : -EIO;
+    r = error ? open_error(error) : -EIO;
     if (error)
         rocksdb_free(error);
     rocksdb_kv_close(&store->kv);

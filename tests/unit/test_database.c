@@ -1,13 +1,16 @@
 /* The database as a state machine: the rules of I3 under random commands, refusals that change
  * nothing, storage that gives back what was put. */
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "s2d/cluster/database.h"
+#include "s2d/cluster/kv.h"
 
 struct state {
     struct database *database;
@@ -1118,6 +1121,64 @@ static void damaged_records_are_refused(void **state)
                          -EBADMSG);
 }
 
+/* For each file of the folder. */
+static void each_file(const char *folder, void (*fn)(const char *path))
+{
+    DIR *dir = opendir(folder);
+    struct dirent *entry;
+    char path[512];
+
+    assert_non_null(dir);
+    while ((entry = readdir(dir))) {
+        snprintf(path, sizeof(path), "%s/%s", folder, entry->d_name);
+        if (entry->d_name[0] != '.')
+            fn(path);
+    }
+    closedir(dir);
+}
+
+/* In the block that says where the others are. */
+static void damage_table(const char *path)
+{
+    FILE *file = strstr(path, ".sst") ? fopen(path, "r+") : NULL;
+
+    if (!file)
+        return;
+    assert_int_equal(fseek(file, -60, SEEK_END), 0);
+    assert_int_equal(fwrite("damage", 6, 1, file), 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void remove_file(const char *path)
+{
+    assert_int_equal(unlink(path), 0);
+}
+
+/* What to do is another matter when the store is damaged (join again) than when somebody has it. */
+static void a_damaged_store_is_not_called_busy(void **state)
+{
+    char folder[] = "/tmp/s2d-blocks-XXXXXX", message[400];
+    struct kv_batch batch;
+    struct kv *kv, *other;
+
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(kv_rocksdb_open(folder, message, sizeof(message), &kv), 0);
+    kv_batch_init(&batch);
+    kv_put(&batch, "a key", "its value", 9);
+    assert_int_equal(kv_write(kv, &batch), 0);
+    kv_batch_done(&batch);
+    assert_int_equal(kv_rocksdb_open(folder, message, sizeof(message), &other), -EBUSY);
+    kv_close(kv);
+    assert_int_equal(kv_rocksdb_open(folder, message, sizeof(message), &kv), 0);
+    kv_close(kv); /* this start has made a table of the log */
+    each_file(folder, damage_table);
+    assert_int_equal(kv_rocksdb_open(folder, message, sizeof(message), &kv), -EBADMSG);
+    each_file(folder, remove_file);
+    assert_int_equal(rmdir(folder), 0);
+    assert_int_equal(kv_rocksdb_open("/proc/blocks", message, sizeof(message), &kv), -EIO);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -1147,6 +1208,7 @@ int main(void)
         TEST(random_commands_keep_the_rules),
         TEST(stored_records_come_back),
         TEST(damaged_records_are_refused),
+        TEST(a_damaged_store_is_not_called_busy),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
