@@ -52,16 +52,31 @@ static int collect_copy(struct checkpoint *work, const struct pending *copy)
     return 0;
 }
 
+/* Its watermark is in the log: no crash makes it uncommitted again. An extent with another life has
+ * none of its blocks any more. */
+static bool is_committed_for_good(const struct store *store, const struct pending *copy)
+{
+    const struct extent_row *row = extent_table_row(store->table, copy->where.extent);
+    const struct stream *stream = stream_find(&store->streams, row->vdisk);
+
+    return row->generation != copy->where.generation || !stream ||
+           log_position_compare(copy->position, stream->durable_watermark) <= 0;
+}
+
+/* Those that a watermark covers which is not durable wait for the next checkpoint. After a crash
+ * they are uncommitted, and may be dropped: then their images must not be there, without the data.
+ */
 static int collect_copies(struct checkpoint *work)
 {
     struct store *store = work->store;
 
-    /* all of them: those that a watermark covers which is not durable come round again at a replay,
-     * and are destaged again */
     list_for_each_safe (node, &store->copies) {
         struct pending *copy = list_entry(node, struct pending, node);
-        int r = collect_copy(work, copy);
+        int r;
 
+        if (!is_committed_for_good(store, copy))
+            continue;
+        r = collect_copy(work, copy);
         if (r < 0)
             return r;
         pending_put(&store->streams, copy);

@@ -83,8 +83,9 @@ struct store {
     struct read_cache *read_cache; /* NULL: none, as for flash */
     struct streams streams;
     struct extent_state *extents;
-    /* Committed records whose place in the log is a copy (LOG_MOVED): the next checkpoint destages
-     * what of them is still live, wherever it is, so that replay may pass them over. */
+    /* Committed records whose place in the log is a copy (LOG_MOVED): the next checkpoint that
+     * finds the commit durable destages what of them is still live, wherever it is, so that replay
+     * may pass them over. */
     struct list copies;  /* struct pending, in no stream */
     bool passing_copies; /* replay is before `copies_done` */
     struct checkpoint_state checkpoint;
