@@ -440,7 +440,8 @@ static void disk_failed(struct command *command)
     database_put(command->database, TABLE_DISK, disk);
     database_add_event(command, SEVERITY_ERROR, "disk.failed", disk->name, "disk %s: %s",
                        disk->name, reason);
-    if (keeps_serving) /* no failed disk joins anyway */
+    /* A failed one does not join anyway; one that fails while it is retired would. */
+    if (keeps_serving || disk->state != DISK_FAILED)
         database_void_in_sync(command, id);
     database_exclude(command, &id, 1, 0);
 }

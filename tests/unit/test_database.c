@@ -611,6 +611,26 @@ static void in_sync_from_before_a_damage_is_void(void **state)
                      COLUMN_RECORD_STALE);
 }
 
+/* The same for a disk that fails while it is retired: it is not called failed, and nobody would
+ * tell of it again. */
+static void in_sync_from_before_a_retiring_disk_failed_is_void(void **state)
+{
+    struct state *s = *state;
+    struct one_stale made;
+    uint64_t epoch;
+
+    make_one_stale(s, &made);
+    epoch = vdisk_of(s, made.vdisk)->epoch;
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:I}", "verb", "disk.retire", "disk", (json_int_t)made.disk)), 0);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:s}", "verb", "disk.failed", "disk",
+                                        (json_int_t)made.disk, "reason", "the medium failed")),
+                     0);
+    assert_int_equal(mark_in_sync(s, made.vdisk, epoch, made.disk), -ESTALE);
+    assert_int_equal(database_slab(s->database, made.vdisk, 0)->columns[2].state,
+                     COLUMN_RECORD_STALE);
+}
+
 /* A failover decided before the administrator stopped the VM does not start it again. */
 static void a_stopped_vm_is_not_restarted(void **state)
 {
@@ -1199,6 +1219,7 @@ int main(void)
         TEST(in_sync_does_not_count_a_slab_that_came_later),
         TEST(in_sync_is_answered_also_by_no),
         TEST(in_sync_from_before_a_damage_is_void),
+        TEST(in_sync_from_before_a_retiring_disk_failed_is_void),
         TEST(a_stopped_vm_is_not_restarted),
         TEST(a_late_start_does_not_undo_a_stop),
         TEST(a_vm_that_was_taken_up_again_has_not_ended),
