@@ -106,20 +106,23 @@ static int seen_get(struct check *check, uint64_t ino, struct seen **ret_seen)
 
 /* ---- blocks ---- */
 
+/* By words: one extent can be millions of blocks. */
 static void mark_used(struct check *check, uint64_t address, uint64_t blocks, const char *by)
 {
-    const struct alloc *alloc = &check->fs->alloc;
-    uint64_t first = alloc_group_first(alloc, check->first_group);
+    uint64_t first = alloc_group_first(&check->fs->alloc, check->first_group);
+    uint64_t at = MAX(address, first);
+    uint64_t end = MIN(address + blocks, first + check->window_groups * FS_GROUP_BLOCKS);
 
-    for (uint64_t block = address; block < address + blocks; block++) {
-        uint64_t bit = block - first;
+    while (at < end) {
+        uint64_t bit = at - first, count = MIN(64 - bit % 64, end - at);
+        uint64_t mask = UINT64_MAX >> (64 - count) << bit % 64;
 
-        if (block < first || bit >= check->window_groups * FS_GROUP_BLOCKS)
-            continue;
-        if (check->used[bit / 64] >> bit % 64 & 1)
-            problem(check, "block used twice block=%llu by=%s", (unsigned long long)block, by);
-        check->used[bit / 64] |= (uint64_t)1 << bit % 64;
-        check->result.used_blocks++;
+        for (uint64_t twice = check->used[bit / 64] & mask; twice; twice &= twice - 1)
+            problem(check, "block used twice block=%llu by=%s",
+                    (unsigned long long)(at - bit % 64) + (unsigned)__builtin_ctzll(twice), by);
+        check->used[bit / 64] |= mask;
+        check->result.used_blocks += count;
+        at += count;
     }
 }
 
@@ -366,6 +369,7 @@ static int co_check_node(struct check *check, const struct node_want *want)
     }
     if (r < 0)
         return r;
+    co_yield (); /* all nodes may be in RAM */
     mark_used(check, want->address, 1, "node");
     if (check->looks_at_items)
         check->result.nodes++;
@@ -492,8 +496,10 @@ static int co_check_maps(struct check *check)
 
     for (uint64_t group = check->first_group; group < end; group++) {
         const uint64_t *map;
-        int r = co_alloc_map(fs, group, &map);
+        int r;
 
+        co_yield ();
+        r = co_alloc_map(fs, group, &map);
         if (r == -EBADMSG) {
             problem(check, "damaged allocation map group=%llu", (unsigned long long)group);
             continue;

@@ -938,6 +938,48 @@ static void co_check_while_written(struct world *world)
     co_world_done(world);
 }
 
+struct ticker {
+    bool stop;
+    unsigned ticks;
+};
+
+static void co_ticker(void *arg)
+{
+    struct ticker *ticker = arg;
+
+    for (; !ticker->stop; ticker->ticks++)
+        co_yield ();
+}
+
+/* What is large is looked at in pieces, with everybody's turn between them: a node whose loop
+ * stands still for seconds is taken for dead. */
+static void co_check_in_pieces(struct world *world)
+{
+    struct ticker ticker = {0};
+    struct fs_inode *inode;
+    struct co_group group;
+
+    co_world_fresh(world);
+    check_int(co_create(world, "disk"), 0);
+    inode = co_must_open(world, "disk");
+    check_int(co_fs_allocate(inode, 0, 80 * GIB, 0), 0);
+    fs_inode_put(inode);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_group_init(&group);
+    check_int(co_group_spawn(&group, world->io, "ticker", co_ticker, &ticker), 0);
+    co_world_check(world);
+    check(ticker.ticks > 100 * GIB / (FS_GROUP_BLOCKS * (uint64_t)BLOCK_SIZE));
+    ticker.stop = true;
+    co_group_wait(&group);
+    co_world_done(world);
+}
+
+static void check_lets_others_work(void **state)
+{
+    (void)state;
+    world_run(100 * GIB, 1, co_check_in_pieces);
+}
+
 static void check_ends_while_files_are_written(void **state)
 {
     (void)state;
@@ -1719,6 +1761,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(shown_holes_are_durable),
         cmocka_unit_test(busy_directory_is_listed),
         cmocka_unit_test(check_ends_while_files_are_written),
+        cmocka_unit_test(check_lets_others_work),
         cmocka_unit_test(sparse_files),
         cmocka_unit_test(old_data_never_shows),
         cmocka_unit_test(limits),
