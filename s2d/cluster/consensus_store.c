@@ -172,7 +172,6 @@ void consensus_put_raft(struct kv_batch *batch, const struct raft_persist *persi
 void consensus_put_change(struct consensus *consensus, const struct database_change *change)
 {
     char key[sizeof(CONSENSUS_STATE_PREFIX) + DATABASE_KEY_MAX] = CONSENSUS_STATE_PREFIX;
-    json_t *json;
     char *text;
 
     database_key(change->table, change->id, key + strlen(CONSENSUS_STATE_PREFIX));
@@ -180,14 +179,12 @@ void consensus_put_change(struct consensus *consensus, const struct database_cha
         kv_delete(&consensus->state, key);
         return;
     }
-    json = record_to_json(change->table,
+    text = record_to_text(change->table,
                           database_find(consensus->database, change->table, change->id));
-    text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     if (!text)
         abort();
     kv_put(&consensus->state, key, text, strlen(text));
     free(text);
-    json_decref(json);
 }
 
 struct database_reader {

@@ -416,6 +416,84 @@ json_t *record_to_json(enum table table, const void *record)
     return object;
 }
 
+/* ---- to text ---- */
+
+#define COLUMN_TEXT_MAX 256
+#define SLAB_TEXT_MAX (128 + COLUMNS_MAX * COLUMN_TEXT_MAX)
+
+static char *put_u64(char *to, uint64_t value)
+{
+    char digits[20];
+    size_t count = 0;
+
+    if ((json_int_t)value < 0) { /* as JSON has it */
+        *to++ = '-';
+        value = -value;
+    }
+    do {
+        digits[count++] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    while (count > 0)
+        *to++ = digits[--count];
+    return to;
+}
+
+/* Each field of a column, or of a slab but for its columns, with a comma before it. */
+static char *put_fields(char *to, const struct field *fields, const void *record)
+{
+    for (const struct field *field = fields; field->name; field++) {
+        const char *place = (const char *)record + field->offset;
+
+        if (field->type == FIELD_COLUMNS)
+            continue;
+        to = stpcpy(stpcpy(stpcpy(to, ",\""), field->name), "\":");
+        if (field->type == FIELD_ENUM) {
+            to = stpcpy(stpcpy(to, "\""), field->words[*(const unsigned *)place]);
+            *to++ = '"';
+        } else {
+            assert(field->type == FIELD_U64);
+            to = put_u64(to, *(const uint64_t *)place);
+        }
+    }
+    return to;
+}
+
+static char *slab_to_text(const struct slab_record *slab)
+{
+    char *text = malloc(SLAB_TEXT_MAX), *to = text;
+
+    if (!text)
+        return NULL;
+    to = put_u64(stpcpy(to, "{\"id\":"), slab->base.id);
+    to = stpcpy(put_fields(to, slab_fields, slab), ",\"columns\":[");
+    for (uint64_t i = 0; i < slab->column_count; i++) {
+        char *first = to + (i > 0);
+
+        *to = ',';
+        to = put_fields(first, column_fields, &slab->columns[i]);
+        *first = '{';
+        *to++ = '}';
+    }
+    to = stpcpy(to, "]}");
+    assert(to < text + SLAB_TEXT_MAX);
+    return text;
+}
+
+char *record_to_text(enum table table, const void *record)
+{
+    const struct record_base *base = record;
+    json_t *json;
+    char *text;
+
+    if (table == TABLE_SLAB && !base->unknown)
+        return slab_to_text(record);
+    json = record_to_json(table, record);
+    text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    return text;
+}
+
 /* ---- from JSON ---- */
 
 static int fields_from_json(const struct field *fields, const json_t *json, void *record,

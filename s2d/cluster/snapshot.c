@@ -53,12 +53,10 @@ static uint32_t get_u32(const uint8_t *at)
 
 static int add_row(struct bytes *bytes, enum table table, const void *record)
 {
-    json_t *json = record_to_json(table, record);
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    char *text = record_to_text(table, record);
     char key[DATABASE_KEY_MAX];
     int r = text ? 0 : -ENOMEM;
 
-    json_decref(json);
     database_key(table, ((const struct record_base *)record)->id, key);
     if (r == 0)
         r = add_u32(bytes, strlen(key));

@@ -470,6 +470,33 @@ static void deep_json_is_refused(void **state)
 }
 
 /* The same slab twice in one command would take the place of itself. */
+/* A slab is written without JSON objects in between, and must be what it is with them. */
+static void a_slabs_text_is_its_json(void **state)
+{
+    struct slab_record slab = {.base.id = slab_id(VDISK_SLABS_MAX, 7), .vdisk = 9, .number = 7};
+
+    (void)state;
+    for (slab.column_count = 0; slab.column_count <= COLUMNS_MAX; slab.column_count++) {
+        json_t *json = record_to_json(TABLE_SLAB, &slab);
+        char *expected = json_dumps(json, JSON_COMPACT);
+        char *text = record_to_text(TABLE_SLAB, &slab);
+
+        assert_string_equal(text, expected);
+        free(text);
+        free(expected);
+        json_decref(json);
+        if (slab.column_count < COLUMNS_MAX)
+            slab.columns[slab.column_count] = (struct column_record){
+                .disk = UINT64_MAX >> slab.column_count,
+                .extent = slab.column_count,
+                .generation = INT64_MAX,
+                .state = slab.column_count % 2,
+                .stale_epoch = slab.column_count % 3 ? 0 : INT64_MAX,
+                .in_sync_epoch = slab.column_count * 10,
+            };
+    }
+}
+
 static void a_slab_is_added_once(void **state)
 {
     struct state *s = *state;
@@ -1214,6 +1241,7 @@ int main(void)
         TEST(arguments_are_read_before_anything_changes),
         TEST(jobs_are_begun_once_and_forgotten),
         TEST(long_texts_are_cut_between_characters),
+        TEST(a_slabs_text_is_its_json),
         TEST(a_slab_is_added_once),
         TEST(a_slab_is_released_once),
         TEST(in_sync_does_not_count_a_slab_that_came_later),
