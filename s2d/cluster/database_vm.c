@@ -195,8 +195,9 @@ static void vm_start(struct command *command)
         command_refuse(command, -ESTALE, "VM %s was stopped meanwhile", vm->name);
     if (force && host_came_back(host, start_counter))
         command_refuse(command, -ESTALE, "node %s, which runs VM %s, is up", host->name, vm->name);
-    if (node && node->state == NODE_DOWN)
-        command_refuse(command, -EAGAIN, "node %s is down", node->name);
+    if (node && node->state != NODE_UP)
+        command_refuse(command, -EAGAIN, "node %s is %s: choose another one", node->name,
+                       node_state_words[node->state]);
     if (command_refused(command))
         return;
     vm->incarnation = MAX(vm->incarnation + 1, command->index);

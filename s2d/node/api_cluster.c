@@ -511,7 +511,10 @@ static void co_drain(void *arg, const struct api_request *request, struct api_re
     id = node->base.id;
     if (co_set_state(context, id, NODE_DRAINING, response) < 0)
         return;
-    if (co_move_volumes_away(context, id, response) < 0) {
+    /* One that was started before the state was known everywhere; none is any more. */
+    node = database_find(node_database(context->node), TABLE_NODE, id);
+    if ((node && refuse_running_vms(context, node, response)) ||
+        co_move_volumes_away(context, id, response) < 0) {
         /* As it was: half a drain helps nobody. */
         (void)!co_set_state(context, id, NODE_UP, &ignored);
         api_response_done(&ignored);

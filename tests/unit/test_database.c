@@ -739,6 +739,27 @@ static void a_late_start_does_not_undo_a_stop(void **state)
     assert_int_equal(start_vm(s, vm, incarnation, ended_of(s, vm)), 0);
 }
 
+/* A drain looks for VMs that run there before it begins: one that starts later would be left on it.
+ */
+static void a_node_that_is_drained_starts_no_vm(void **state)
+{
+    struct state *s = *state;
+    uint64_t disks[NODES * DISKS_PER_NODE], vm;
+
+    make_cluster(s, disks);
+    make_volume(s, "v", 1);
+    assert_int_equal(create_vm(s, "vm1", "v/a", NULL), 0);
+    vm = reply(s, "vm");
+    assert_int_equal(apply(s, json_pack("{s:s,s:i,s:s}", "verb", "node.set_state", "node", 1,
+                                        "state", "draining")),
+                     0);
+    assert_int_equal(start_vm(s, vm, 0, ended_of(s, vm)), -EAGAIN);
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:i,s:s}", "verb", "node.set_state", "node", 1, "state", "up")),
+        0);
+    assert_int_equal(start_vm(s, vm, 0, ended_of(s, vm)), 0);
+}
+
 /* The disks know incarnations and no VMs: the node of a deleted one may still write to a disk that
  * another VM was made with. */
 static void a_vm_made_again_has_later_incarnations(void **state)
@@ -845,6 +866,7 @@ static const char *const good_commands[] = {
     "{'verb':'vdisk.replace','vdisk':VDISK,'epoch':3,'columns':[{'slab':0,'disk':DISK4,"
     "'to_disk':DISK5,'to_extent':7}]}",
     "{'verb':'vdisk.own','vdisk':VDISK,'epoch':4,'owner':NODE,'preferred':true}",
+    "{'verb':'node.set_state','node':NODE,'state':'up'}",
     "{'verb':'vm.create','name':'vm1','memory_bytes':67108864,'vcpus':1,'generation':1,"
     "'disks':['v/a','v/b'],'switch_name':'br0','time_ns':7}",
     "{'verb':'vm.start','vm':LAST,'node':NODE,'incarnation':0,'ended':ENDED,'force':false,"
@@ -1250,6 +1272,7 @@ int main(void)
         TEST(in_sync_from_before_a_retiring_disk_failed_is_void),
         TEST(a_stopped_vm_is_not_restarted),
         TEST(a_late_start_does_not_undo_a_stop),
+        TEST(a_node_that_is_drained_starts_no_vm),
         TEST(a_vm_that_was_taken_up_again_has_not_ended),
         TEST(a_vm_made_again_has_later_incarnations),
         TEST(deep_json_is_refused),
