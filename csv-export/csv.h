@@ -41,10 +41,15 @@ struct csv_options {
 
     /* Asked on the owner, each time a file is opened by path (VM disks are, through NBD; FUSE opens
      * by inode and is not asked). incarnation: of the VM that opens its disk; 0: anybody else.
-     * NULL: everything is allowed. Returns 0, or the error to refuse with (-EPERM). Must not
-     * suspend. */
+     * NULL: everything is allowed. Returns 0, -EAGAIN (asked again in a moment), or the error to
+     * refuse with (-EPERM). Must not suspend. */
     int (*authorize)(void *arg, const char *volume, const char *path, uint64_t incarnation,
                      bool read_only);
+    /* Asked on the owner, before a name is taken away: the path in the volume of a disk of a VM
+     * that runs, or shall run, which has that name in it; the first `skip` of them are passed over.
+     * NULL: there is no such (more). Borrowed until the caller suspends. NULL: there are no VMs.
+     * Must not suspend. */
+    const char *(*disk_with_name)(void *arg, const char *volume, const char *name, unsigned skip);
     /* Asked on the owner right before each answer (I5): true while this node may serve. Many
      * answers come from the file system's memory and never meet the vdisk, which asks too: a hole
      * is read without it. NULL: always. Must not suspend. */

@@ -454,6 +454,26 @@ static int co_readlink(struct fs_inode *inode, struct csv_reply *reply)
     return 0;
 }
 
+static int co_unlink(struct csv_volume *volume, struct fs_inode *dir,
+                     const struct csv_request *request)
+{
+    int r = co_csv_check_name(volume, request->ino, request->name);
+
+    return r < 0 ? r : co_fs_unlink(dir, request->name, request->name_of);
+}
+
+static int co_rename(struct csv_volume *volume, struct fs_inode *from, struct fs_inode *to,
+                     const struct csv_request *request)
+{
+    int r = co_csv_check_name(volume, request->ino, request->name);
+
+    if (r == 0)
+        r = co_csv_check_name(volume, request->ino2, request->name2);
+    if (r < 0)
+        return r;
+    return co_fs_rename(from, request->name, to, request->name2, request->flags, request->name_of);
+}
+
 static int co_two_dirs(struct csv_volume *volume, struct fs_inode *first,
                        const struct csv_request *request, struct csv_reply *reply)
 {
@@ -464,8 +484,7 @@ static int co_two_dirs(struct csv_volume *volume, struct fs_inode *first,
     if (r < 0)
         return r;
     if (request->op == CSV_RENAME)
-        return co_fs_rename(first, request->name, second, request->name2, request->flags,
-                            request->name_of);
+        return co_rename(volume, first, second, request);
     r = co_fs_link(first, second, request->name, request->name_of);
     return r < 0 ? r : co_fs_getattr(first, &reply->attr);
 }
@@ -568,7 +587,7 @@ static int co_on_inode(struct csv_volume *volume, const struct csv_request *requ
     case CSV_SNAPSHOT:
         return co_snapshot(volume, inode, request);
     case CSV_UNLINK:
-        return co_fs_unlink(inode, request->name, request->name_of);
+        return co_unlink(volume, inode, request);
     case CSV_RMDIR:
         return co_fs_rmdir(inode, request->name, request->name_of);
     case CSV_READDIR:

@@ -5,6 +5,7 @@
  *   csv_redirect.c  to another owner: attach, send, wait
  *   csv_serve.c     from other nodes: drain, window, one coroutine to a request
  *   csv_execute.c   on our own fs: what a request does, whoever sent it
+ *   csv_names.c     which names it may not take away
  */
 #ifndef S2D_CSV_CSV_INTERNAL_H
 #define S2D_CSV_CSV_INTERNAL_H
@@ -124,6 +125,12 @@ void co_csv_close_opens(struct csv_volume *volume, uint64_t client, uint64_t bef
 
 /* Is a file open whose last name is gone? Nothing else may be under way. */
 bool co_csv_has_nameless(struct csv_volume *volume);
+
+/* ---- csv_names.c ---- */
+
+/* On the owner, before dir loses a name, or has it replaced. Returns 0, -EBUSY (a running VM's disk
+ * is behind it), or what kept that from being known. */
+int co_csv_check_name(struct csv_volume *volume, uint64_t dir, const char *name);
 
 /* ---- csv_redirect.c ---- */
 

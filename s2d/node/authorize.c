@@ -3,8 +3,9 @@
  *
  * While a VM runs, its disks open for writing only under its present incarnation; anybody else may
  * look at them read-only. An incarnation that is newer than this node's database is right: only a
- * member can name one, and it was read from a database that is ahead of ours. One of a deleted VM,
- * whose node still writes, is older than the making of any VM that has the disk now. */
+ * member can name one, and it was read from a database that is ahead of ours; if ours knows no VM
+ * with the disk, that is waited for. One of a deleted VM, whose node still writes, is older than
+ * the making of any VM that has the disk now. */
 #include "s2d/node/authorize.h"
 
 #include "s2d/node/node_internal.h"
@@ -46,8 +47,8 @@ static bool vm_runs(const struct vm_record *vm)
     return vm->incarnation > vm->ended;
 }
 
-int authorize_open(const struct database *database, const char *volume, const char *path,
-                   uint64_t incarnation, bool read_only)
+int authorize_open(const struct database *database, uint64_t applied, const char *volume,
+                   const char *path, uint64_t incarnation, bool read_only)
 {
     const struct vm_record *vm;
 
@@ -60,6 +61,8 @@ int authorize_open(const struct database *database, const char *volume, const ch
             return 0;
         return -EPERM;
     }
+    if (incarnation > applied)
+        return -EAGAIN;
     return incarnation == 0 ? 0 : -EPERM;
 }
 
@@ -74,11 +77,50 @@ bool authorize_vm_runs_from(const struct database *database, const char *volume)
     return false;
 }
 
+static bool has_name(const char *path, const char *name)
+{
+    size_t length = strlen(name);
+
+    for (path += strspn(path, "/"); *path; path += strspn(path, "/")) {
+        if (strcspn(path, "/") == length && memcmp(path, name, length) == 0)
+            return true;
+        path += strcspn(path, "/");
+    }
+    return false;
+}
+
+const char *authorize_disk_with_name(const struct database *database, const char *volume,
+                                     const char *name, unsigned skip)
+{
+    size_t length = strlen(volume);
+    const struct vm_record *vm;
+
+    for (size_t i = 0; (vm = database_at(database, TABLE_VM, i)); i++) {
+        if (!vm_runs(vm) && vm->wanted != VM_RUNNING)
+            continue;
+        for (uint64_t j = 0; j < vm->disk_count; j++) {
+            const char *disk = vm->disks[j];
+
+            if (strncmp(disk, volume, length) == 0 && disk[length] == '/' &&
+                has_name(disk + length, name) && skip-- == 0)
+                return disk + length + 1;
+        }
+    }
+    return NULL;
+}
+
+const char *node_disk_with_name(void *arg, const char *volume, const char *name, unsigned skip)
+{
+    struct node *node = arg;
+
+    return authorize_disk_with_name(consensus_database(node->consensus), volume, name, skip);
+}
+
 int node_authorize(void *arg, const char *volume, const char *path, uint64_t incarnation,
                    bool read_only)
 {
     struct node *node = arg;
 
-    return authorize_open(consensus_database(node->consensus), volume, path, incarnation,
-                          read_only);
+    return authorize_open(consensus_database(node->consensus), consensus_applied(node->consensus),
+                          volume, path, incarnation, read_only);
 }

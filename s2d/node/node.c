@@ -442,6 +442,7 @@ static int open_csv(struct node *node)
         .bus = node->bus,
         .metrics = node->metrics,
         .authorize = node_authorize,
+        .disk_with_name = node_disk_with_name,
         .may_answer = may_answer,
         .arg = node,
     };

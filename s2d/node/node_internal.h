@@ -137,6 +137,8 @@ void co_node_volumes_stop(struct node *node, bool handover);
 /* authorize.c: csv_options.authorize */
 int node_authorize(void *arg, const char *volume, const char *path, uint64_t incarnation,
                    bool read_only);
+/* authorize.c: csv_options.disk_with_name */
+const char *node_disk_with_name(void *arg, const char *volume, const char *name, unsigned skip);
 
 /* failover.c */
 void node_lead_pass(struct node *node);

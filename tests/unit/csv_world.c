@@ -184,6 +184,14 @@ static int authorize(void *arg, const char *volume, const char *path, uint64_t i
     return world->authorize_result;
 }
 
+static const char *disk_with_name(void *arg, const char *volume, const char *name, unsigned skip)
+{
+    const char *disk = ((struct csv_world *)arg)->vm_disk;
+
+    (void)volume;
+    return disk && skip == 0 && strstr(disk, name) ? disk : NULL;
+}
+
 static bool may_answer(void *arg)
 {
     return !((struct csv_world *)arg)->lease_lost;
@@ -221,6 +229,7 @@ static void co_setup(struct csv_world *world)
             .start_counter = 1,
             .bus = world->world->nodes[node].bus,
             .authorize = authorize,
+            .disk_with_name = disk_with_name,
             .may_answer = may_answer,
             .arg = world,
         };

@@ -35,6 +35,7 @@ struct csv_world {
     bool lease_lost; /* of whoever owns it */
     int authorize_result;
     char authorized[256]; /* the last question */
+    const char *vm_disk;  /* of a VM that runs; NULL: none */
     void (*body)(struct csv_world *world);
 };
 

@@ -106,6 +106,12 @@ static void end(struct world *world, uint64_t incarnation)
           "");
 }
 
+static int may_open(struct world *world, const char *volume, const char *path, uint64_t incarnation,
+                    bool read_only)
+{
+    return authorize_open(world->database, world->index, volume, path, incarnation, read_only);
+}
+
 /* ---- tests ---- */
 
 static void a_running_vms_disk_is_its_own(void **state)
@@ -113,21 +119,20 @@ static void a_running_vms_disk_is_its_own(void **state)
     struct world *world = *state;
     uint64_t incarnation;
 
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", 0, false), 0);
+    assert_int_equal(may_open(world, "v", "vms/disk", 0, false), 0);
     incarnation = start(world);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", 0, false), -EPERM);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", 0, true), 0);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", incarnation - 1, false),
-                     -EPERM);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", incarnation, false), 0);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", incarnation + 1, false), 0);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk2", 0, false), 0);
-    assert_int_equal(authorize_open(world->database, "v", "vms/dis", 0, false), 0);
-    assert_int_equal(authorize_open(world->database, "v", "vms", 0, false), 0);
-    assert_int_equal(authorize_open(world->database, "w", "vms/disk", 0, false), 0);
+    assert_int_equal(may_open(world, "v", "vms/disk", 0, false), -EPERM);
+    assert_int_equal(may_open(world, "v", "vms/disk", 0, true), 0);
+    assert_int_equal(may_open(world, "v", "vms/disk", incarnation - 1, false), -EPERM);
+    assert_int_equal(may_open(world, "v", "vms/disk", incarnation, false), 0);
+    assert_int_equal(may_open(world, "v", "vms/disk", incarnation + 1, false), 0);
+    assert_int_equal(may_open(world, "v", "vms/disk2", 0, false), 0);
+    assert_int_equal(may_open(world, "v", "vms/dis", 0, false), 0);
+    assert_int_equal(may_open(world, "v", "vms", 0, false), 0);
+    assert_int_equal(may_open(world, "w", "vms/disk", 0, false), 0);
     end(world, incarnation);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", 0, false), 0);
-    assert_int_equal(authorize_open(world->database, "v", "vms/disk", incarnation, false), -EPERM);
+    assert_int_equal(may_open(world, "v", "vms/disk", 0, false), 0);
+    assert_int_equal(may_open(world, "v", "vms/disk", incarnation, false), -EPERM);
 }
 
 /* A file has many paths: the file system passes over slashes that stand before, between and behind
@@ -139,11 +144,40 @@ static void a_disk_is_known_by_each_of_its_paths(void **state)
     uint64_t incarnation = start(world);
 
     for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
-        assert_int_equal(authorize_open(world->database, "v", paths[i], 0, false), -EPERM);
-        assert_int_equal(authorize_open(world->database, "v", paths[i], incarnation, false), 0);
+        assert_int_equal(may_open(world, "v", paths[i], 0, false), -EPERM);
+        assert_int_equal(may_open(world, "v", paths[i], incarnation, false), 0);
     }
-    assert_int_equal(authorize_open(world->database, "v", "vmsdisk", 0, false), 0);
-    assert_int_equal(authorize_open(world->database, "v", "", 0, false), 0);
+    assert_int_equal(may_open(world, "v", "vmsdisk", 0, false), 0);
+    assert_int_equal(may_open(world, "v", "", 0, false), 0);
+}
+
+/* One that was made and started at once, before the owner of its volume had heard of it. */
+static void a_vm_that_is_not_known_yet_is_waited_for(void **state)
+{
+    struct world *world = *state;
+
+    assert_int_equal(may_open(world, "v", "vms/new", world->index + 1, false), -EAGAIN);
+    assert_int_equal(may_open(world, "v", "vms/new", world->index, false), -EPERM);
+}
+
+static void a_running_vms_disk_is_found_by_its_names(void **state)
+{
+    const char *const names[] = {"vms", "disk"};
+    struct world *world = *state;
+    uint64_t incarnation;
+
+    assert_null(authorize_disk_with_name(world->database, "v", "disk", 0));
+    incarnation = start(world);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        assert_string_equal(authorize_disk_with_name(world->database, "v", names[i], 0),
+                            "vms/disk");
+        assert_null(authorize_disk_with_name(world->database, "v", names[i], 1));
+    }
+    assert_null(authorize_disk_with_name(world->database, "w", "disk", 0));
+    assert_null(authorize_disk_with_name(world->database, "v", "vm", 0));
+    assert_null(authorize_disk_with_name(world->database, "v", "disk2", 0));
+    end(world, incarnation);
+    assert_null(authorize_disk_with_name(world->database, "v", "disk", 0));
 }
 
 static void a_volume_has_vms_that_run_from_it(void **state)
@@ -166,6 +200,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_running_vms_disk_is_its_own),
         TEST(a_disk_is_known_by_each_of_its_paths),
+        TEST(a_vm_that_is_not_known_yet_is_waited_for),
+        TEST(a_running_vms_disk_is_found_by_its_names),
         TEST(a_volume_has_vms_that_run_from_it),
     };
 

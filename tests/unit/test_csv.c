@@ -777,6 +777,43 @@ static void co_empty(void *arg)
     call->result = co_csv_truncate(call->world->volume[2], call->ino, 0, &call->attr);
 }
 
+/* The disk a/b/disk of a running VM keeps its path, from every node and also while nobody has it
+ * open; other names, and files of the same name elsewhere, do not care. */
+static void disks_keep_their_names(struct csv_world *world)
+{
+    static const struct fs_new folder = {.mode = S_IFDIR | 0755}, file = {.mode = S_IFREG | 0644};
+    struct csv_volume *volume = world->volume[2];
+    struct fs_attr a, b, made;
+
+    assert_int_equal(co_csv_mkdir(volume, FS_ROOT_INO, "a", &folder, &a), 0);
+    assert_int_equal(co_csv_mkdir(volume, a.ino, "b", &folder, &b), 0);
+    assert_int_equal(co_csv_create(volume, b.ino, "disk", &file, &made), 0);
+    assert_int_equal(co_csv_create(volume, b.ino, "other", &file, &made), 0);
+    assert_int_equal(co_csv_create(volume, FS_ROOT_INO, "disk", &file, &made), 0);
+    world->vm_disk = "a/b/disk";
+    assert_int_equal(co_csv_unlink(volume, b.ino, "disk"), -EBUSY);
+    assert_int_equal(co_csv_unlink(world->volume[1], b.ino, "disk"), -EBUSY);
+    assert_int_equal(co_csv_rename(volume, b.ino, "disk", b.ino, "else", 0), -EBUSY);
+    assert_int_equal(co_csv_rename(volume, b.ino, "other", b.ino, "disk", 0), -EBUSY);
+    assert_int_equal(co_csv_rename(volume, a.ino, "b", FS_ROOT_INO, "b", 0), -EBUSY);
+    assert_int_equal(co_csv_rename(volume, FS_ROOT_INO, "a", FS_ROOT_INO, "c", 0), -EBUSY);
+    assert_int_equal(co_csv_rename(volume, FS_ROOT_INO, "disk", a.ino, "disk", 0), 0);
+    assert_int_equal(co_csv_unlink(volume, a.ino, "disk"), 0);
+    assert_int_equal(co_csv_unlink(volume, b.ino, "none"), -ENOENT);
+    world->vm_disk = "a/b/gone"; /* one that is away may come back by its name */
+    assert_int_equal(co_csv_unlink(volume, b.ino, "gone"), -ENOENT);
+    assert_int_equal(co_csv_rename(volume, b.ino, "other", b.ino, "gone", 0), 0);
+    world->vm_disk = NULL;
+    assert_int_equal(co_csv_unlink(volume, b.ino, "gone"), 0);
+    assert_int_equal(co_csv_unlink(volume, b.ino, "disk"), 0);
+}
+
+static void test_disks_keep_their_names(void **state)
+{
+    (void)state;
+    csv_world_run(disks_keep_their_names);
+}
+
 static void co_open_for_vm(void *arg)
 {
     struct call *call = arg;
@@ -1120,6 +1157,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_no_answer_without_the_lease),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_incarnations),
+        cmocka_unit_test(test_disks_keep_their_names),
         cmocka_unit_test(test_fence_drains),
         cmocka_unit_test(test_ends_of_waiting),
         cmocka_unit_test(test_end_of_an_answer),
