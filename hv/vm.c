@@ -265,18 +265,20 @@ static void vm_on_event(void *arg, const char *event, const json_t *data)
         log_info(vm->hv->io, "hv", "the guest restarted", "vm=%s", vm->name);
 }
 
-static void co_ask_status(struct vm *vm)
+/* Returns whether it is known now. */
+static bool co_ask_status(struct vm *vm)
 {
     unsigned changes = vm->status_changes;
     const char *status;
-    json_t *value;
+    json_t *value = NULL;
+    int r = co_qmp_execute(vm->qmp, "query-status", NULL, STATUS_TIMEOUT_NS, &value);
 
-    if (co_qmp_execute(vm->qmp, "query-status", NULL, STATUS_TIMEOUT_NS, &value) < 0)
-        return;
     status = json_string_value(json_object_get(value, "status"));
     if (status && vm->status_changes == changes) /* an event that came meanwhile is newer */
         set_status(vm, status);
     json_decref(value);
+    co_cond_broadcast(&vm->hv->changed);
+    return r == 0 || vm->status_changes != changes;
 }
 
 /* What made room is not known here (a file removed, a disk claimed, another volume's trim): the
@@ -291,13 +293,17 @@ static void co_try_room(struct vm *vm)
         log_debug(vm->hv->io, "hv", "a VM could not be continued", "vm=%s", vm->name);
 }
 
-/* Until the connection has ended; why. */
+/* Until the connection has ended; why. A QEMU that hangs on its disks answers late: what happened
+ * before we listened, a pause for want of room too, is then asked for again. */
 static int co_listen(struct vm *vm)
 {
     uint64_t retry_ns = vm->hv->options.no_space_retry_ns ?: NO_SPACE_RETRY_NS;
+    bool known = co_ask_status(vm);
     int r;
 
     while ((r = co_qmp_wait_closed(vm->qmp, io_now_ns(vm->hv->io) + retry_ns)) == -ETIMEDOUT) {
+        if (!known)
+            known = co_ask_status(vm);
         if (vm->no_space)
             co_try_room(vm);
     }
@@ -318,7 +324,6 @@ static void co_vm_talk(void *arg)
         r = co_qmp_connect(hv->io, path, UINT64_MAX, vm_on_event, vm, &qmp);
         if (r == 0) {
             vm->qmp = qmp;
-            co_ask_status(vm);
             co_cond_broadcast(&hv->changed);
             r = co_listen(vm);
             vm->qmp = NULL;

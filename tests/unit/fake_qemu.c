@@ -2,7 +2,8 @@
  * ends. The VM's name says how it behaves: "plain…" powers off at the power button, "deaf…" does
  * not, "mute…" never answers QMP, "broken…" fails at once, "late…" fails once QMP was asked for,
  * "large…" has memory that takes a while to be freed when it dies, "full…" writes once it was asked
- * how it is, and stops for want of space until there is a file "room" in its folder. */
+ * how it is, and stops for want of space until there is a file "room" in its folder, "shy…" says
+ * how it is when it is asked for the second time. */
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -61,6 +62,7 @@ static void write_something(int fd)
 /* Answers the commands in text, which holds whole ones. */
 static void answer(int fd, const char *name, const char *text)
 {
+    static bool asked;
     const char *command = text;
 
     while ((command = strstr(command, "\"execute\":\"")) != NULL) {
@@ -68,6 +70,15 @@ static void answer(int fd, const char *name, const char *text)
         char line[128];
 
         command += strlen("\"execute\":\"");
+        if (is(name, "shy") && is(command, "query-status") && !asked) {
+            asked = true;
+            snprintf(
+                line, sizeof(line),
+                "{\"error\": {\"class\": \"GenericError\", \"desc\": \"busy\"}, \"id\": %d}\r\n",
+                id ? atoi(id + 5) : 0);
+            say(fd, line);
+            continue;
+        }
         snprintf(line, sizeof(line), "{\"return\": %s, \"id\": %d}\r\n",
                  is(command, "query-status") ? "{\"status\": \"running\"}" : "{}",
                  id ? atoi(id + 5) : 0);

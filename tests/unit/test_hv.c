@@ -322,6 +322,15 @@ static void co_a_guest_waits_for_room(struct bench *bench)
 }
 HV_TEST(a_guest_waits_for_room)
 
+/* What QEMU did not say when it was asked first is asked again on the same connection. */
+static void co_the_status_is_asked_for_again(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 1, 1, "shy"), 0);
+    assert_string_equal(status(bench, 1).qmp_status, "running");
+    assert_int_equal(co_hv_shutdown(bench->hv, 1, 1, PATIENCE_NS), 0);
+}
+HV_TEST(the_status_is_asked_for_again)
+
 /* ---- lease ---- */
 
 static void co_no_start_without_a_lease(struct bench *bench)
@@ -843,6 +852,7 @@ int main(void)
         cmocka_unit_test(the_death_of_qemu_is_told),
         cmocka_unit_test(the_death_of_the_keeper_is_told),
         cmocka_unit_test(a_guest_waits_for_room),
+        cmocka_unit_test(the_status_is_asked_for_again),
         cmocka_unit_test(no_start_without_a_lease),
         cmocka_unit_test(a_lapsed_vm_waits_for_a_verdict),
         cmocka_unit_test(a_gap_is_not_papered_over),
