@@ -35,7 +35,7 @@ int bridge_attach(const char *bridge, const char *interface)
     snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", bridge);
     if (request.ifr_ifindex == 0)
         r = -ENODEV;
-    else if (ioctl(fd, SIOCBRADDIF, &request) < 0)
+    else if (ioctl(fd, SIOCBRADDIF, &request) < 0 && errno != EBUSY) /* it is in it already */
         r = -errno;
     if (r == 0)
         r = set_up(fd, interface);

@@ -68,6 +68,9 @@ struct hv_options {
     /* A write of the guest found no room (ENOSPC): QEMU has paused it, and it waits; later, that it
      * goes on. A new daemon says so again. Called on the loop; must not suspend. NULL is fine. */
     void (*on_no_space)(void *arg, uint64_t vm_id, const char *name, bool no_space);
+    /* The bridge of a VM that an earlier daemon started, which may have died before it plugged it
+     * in. NULL or "": no network. Called on the loop; must not suspend. NULL is fine. */
+    const char *(*switch_of)(void *arg, uint64_t vm_id);
     uint64_t no_space_retry_ns; /* how often such a write is made again; 0: every 5 s */
     void *arg;
 };

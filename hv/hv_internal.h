@@ -45,6 +45,7 @@ struct vm {
     bool write_failed;       /* QEMU said that it stops because of a write; its STOP comes next */
     bool no_space;           /* as last told */
     bool starting;           /* co_hv_start() waits: it reports a failure, not on_ended() */
+    bool taken_up;           /* from an earlier daemon, and not asked yet how it is */
     bool gone;               /* neither keeper nor QEMU exists */
     bool killed;             /* we told the keeper to kill */
     char kill_reason[HV_REASON_BYTES];
@@ -65,6 +66,8 @@ void vm_free(struct vm *vm); /* neither watcher nor talker runs */
 must_check int vm_watch(struct vm *vm);
 /* Tells the keeper to kill. reason: for people. Any number of times; the first reason counts. */
 void vm_kill(struct vm *vm, const char *reason);
+/* bridge: NULL or "": it has no network. A VM that is plugged in already stays so. */
+void vm_plug_in(struct vm *vm, const char *bridge);
 /* With the lease held: it goes on if it is current, else it is killed. */
 void vm_judge(struct vm *vm, hv_is_current *is_current, void *arg);
 /* Its deadline has passed, or its keeper has stopped it. */

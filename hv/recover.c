@@ -118,6 +118,7 @@ static int take_up(struct hv *hv, const char *name, struct keeper_link *link,
         return r;
     }
     vm->keeper = link;
+    vm->taken_up = true;
     r = vm_watch(vm);
     if (r < 0) {
         keeper_kill(link);

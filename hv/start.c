@@ -209,18 +209,6 @@ static int enter_table(struct hv *hv, const struct hv_definition *definition, st
     return r;
 }
 
-static void plug_in(struct vm *vm, const char *bridge)
-{
-    char tap[QEMU_TAP_BYTES];
-    int r;
-
-    qemu_tap_name(vm->id, tap);
-    r = bridge_attach(bridge, tap);
-    if (r < 0)
-        log_warn(vm->hv->io, "hv", "a VM has no network: its interface could not be attached",
-                 "vm=%s bridge=%s error=\"%s\"", vm->name, bridge, strerror(-r));
-}
-
 /* co_hv_recover() has begun to find out. */
 static int co_wait_accel(struct hv *hv)
 {
@@ -262,8 +250,8 @@ int co_hv_start(struct hv *hv, const struct hv_definition *definition)
         return r;
     }
     vm->starting = false; /* also if we were cancelled: then its end will be reported */
-    if (r == 0 && definition->switch_name && definition->switch_name[0])
-        plug_in(vm, definition->switch_name);
+    if (r == 0)
+        vm_plug_in(vm, definition->switch_name);
     return r;
 }
 

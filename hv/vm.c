@@ -94,6 +94,20 @@ void vm_judge(struct vm *vm, hv_is_current *is_current, void *arg)
     co_cond_broadcast(&hv->changed);
 }
 
+void vm_plug_in(struct vm *vm, const char *bridge)
+{
+    char tap[QEMU_TAP_BYTES];
+    int r;
+
+    if (!bridge || !bridge[0])
+        return;
+    qemu_tap_name(vm->id, tap);
+    r = bridge_attach(bridge, tap);
+    if (r < 0)
+        log_warn(vm->hv->io, "hv", "a VM has no network: its interface could not be attached",
+                 "vm=%s bridge=%s error=\"%s\"", vm->name, bridge, strerror(-r));
+}
+
 /* ---- the end ---- */
 
 struct gone_job {
@@ -293,6 +307,16 @@ static void co_try_room(struct vm *vm)
         log_debug(vm->hv->io, "hv", "a VM could not be continued", "vm=%s", vm->name);
 }
 
+/* QEMU has made its interface before it answers. */
+static void on_known(struct vm *vm)
+{
+    const struct hv_options *options = &vm->hv->options;
+
+    if (vm->taken_up && options->switch_of)
+        vm_plug_in(vm, options->switch_of(options->arg, vm->id));
+    vm->taken_up = false;
+}
+
 /* Until the connection has ended; why. A QEMU that hangs on its disks answers late: what happened
  * before we listened, a pause for want of room too, is then asked for again. */
 static int co_listen(struct vm *vm)
@@ -301,9 +325,13 @@ static int co_listen(struct vm *vm)
     bool known = co_ask_status(vm);
     int r;
 
+    if (known)
+        on_known(vm);
     while ((r = co_qmp_wait_closed(vm->qmp, io_now_ns(vm->hv->io) + retry_ns)) == -ETIMEDOUT) {
         if (!known)
             known = co_ask_status(vm);
+        if (known)
+            on_known(vm);
         if (vm->no_space)
             co_try_room(vm);
     }

@@ -228,6 +228,15 @@ static void on_no_space(void *arg, uint64_t vm_id, const char *name, bool no_spa
     }
 }
 
+/* ---- its network ---- */
+
+static const char *switch_of(void *arg, uint64_t id)
+{
+    const struct vm_record *vm = vm_record(arg, id);
+
+    return vm ? vm->switch_name : NULL;
+}
+
 /* ---- bringing into line ---- */
 
 struct running {
@@ -322,6 +331,7 @@ int vms_new(struct node *node, const struct vms_options *options, struct vms **r
         .host = options->host,
         .on_ended = on_ended,
         .on_no_space = on_no_space,
+        .switch_of = switch_of,
         .arg = vms,
     };
     int r;

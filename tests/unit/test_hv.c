@@ -33,8 +33,9 @@ struct bench {
         char reason[HV_REASON_BYTES];
     } ends[8];
     size_t end_count;
-    bool was_full, is_full; /* VM 1, as told */
-    bool stops;             /* the daemon: it can tell nobody any more */
+    bool was_full, is_full;   /* VM 1, as told */
+    bool stops;               /* the daemon: it can tell nobody any more */
+    uint64_t asked_switch_of; /* a VM */
 };
 
 static bool is_current(void *arg, uint64_t vm_id, uint64_t incarnation)
@@ -67,6 +68,14 @@ static void on_no_space(void *arg, uint64_t vm_id, const char *name, bool no_spa
     bench->was_full |= no_space;
 }
 
+static const char *switch_of(void *arg, uint64_t vm_id)
+{
+    struct bench *bench = arg;
+
+    bench->asked_switch_of = vm_id;
+    return NULL;
+}
+
 /* Sleeps in small pieces until condition holds; the bound is only reached by what is broken. */
 #define co_wait_until(bench, condition)                                                            \
     do {                                                                                           \
@@ -93,6 +102,7 @@ static void open_hv(struct bench *bench)
                                  .host = bench->host,
                                  .on_ended = on_ended,
                                  .on_no_space = on_no_space,
+                                 .switch_of = switch_of,
                                  .no_space_retry_ns = 20 * MS,
                                  .arg = bench};
 
@@ -450,6 +460,17 @@ static void co_without_a_lease_recovery_leaves_the_verdict_open(struct bench *be
     assert_int_equal(hv_state(bench->hv, 1), HV_RUNNING);
 }
 HV_TEST(without_a_lease_recovery_leaves_the_verdict_open)
+
+/* Its daemon may have died in the middle of its start. */
+static void co_what_is_taken_up_is_plugged_in(struct bench *bench)
+{
+    assert_int_equal(co_start(bench, 3, 1, "plain"), 0);
+    assert_int_equal(bench->asked_switch_of, 0);
+    co_new_daemon(bench);
+    co_wait_until(bench, bench->asked_switch_of == 3);
+    assert_int_equal(co_hv_shutdown(bench->hv, 3, 1, PATIENCE_NS), 0);
+}
+HV_TEST(what_is_taken_up_is_plugged_in)
 
 static void co_an_end_without_a_daemon_is_told_by_the_next(struct bench *bench)
 {
@@ -859,6 +880,7 @@ int main(void)
         cmocka_unit_test(a_paused_vm_can_be_killed),
         cmocka_unit_test(a_new_daemon_takes_up_what_is_current),
         cmocka_unit_test(without_a_lease_recovery_leaves_the_verdict_open),
+        cmocka_unit_test(what_is_taken_up_is_plugged_in),
         cmocka_unit_test(an_end_without_a_daemon_is_told_by_the_next),
         cmocka_unit_test(an_end_that_was_not_told_is_told_by_the_next),
         cmocka_unit_test(old_folders_hide_no_vm),
