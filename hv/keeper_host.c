@@ -119,8 +119,38 @@ static int make_folders(const char *folder, char why[HV_REASON_BYTES])
     return r == 0 ? make_folder(folder, why) : r;
 }
 
-static int linux_prepare(struct keeper_host *host, const char *folder, const char *firmware,
-                         char ret_why[HV_REASON_BYTES])
+/* A folder is of a name: what it keeps is of the VM that was started in it last, whose id is in the
+ * file "vm". One without that file is from before there was one, and its VM's own. */
+static int take_over(const char *folder, uint64_t vm_id, char why[HV_REASON_BYTES])
+{
+    static const char *const kept[] = {QEMU_VARS_FILE, QEMU_CONSOLE_LOG};
+    char path[PATH_BYTES], part[PATH_BYTES], id[24], text[sizeof(id)] = "";
+    FILE *file;
+
+    if (path_in(folder, "vm", path) < 0 || path_in(folder, "vm.new", part) < 0)
+        return -ENAMETOOLONG;
+    snprintf(id, sizeof(id), "%llu\n", (unsigned long long)vm_id);
+    file = fopen(path, "re");
+    if (file) {
+        bool same = fgets(text, sizeof(text), file) && strcmp(text, id) == 0;
+
+        fclose(file);
+        if (same)
+            return 0;
+        for (size_t i = 0; i < ARRAY_SIZE(kept); i++) {
+            char old[PATH_BYTES];
+
+            if (path_in(folder, kept[i], old) == 0 && unlink(old) < 0 && errno != ENOENT)
+                return fail(why, "cannot remove", old);
+        }
+    }
+    return write_whole(part, id, strlen(id)) && rename(part, path) == 0
+               ? 0
+               : fail(why, "cannot write", part);
+}
+
+static int linux_prepare(struct keeper_host *host, const char *folder, uint64_t vm_id,
+                         const char *firmware, char ret_why[HV_REASON_BYTES])
 {
     static const char *const sockets[] = {QEMU_QMP_SOCKET, QEMU_CONSOLE_SOCKET, QEMU_AGENT_SOCKET};
     char path[PATH_BYTES];
@@ -128,6 +158,8 @@ static int linux_prepare(struct keeper_host *host, const char *folder, const cha
 
     (void)host;
     r = make_folders(folder, ret_why);
+    if (r == 0)
+        r = take_over(folder, vm_id, ret_why);
     if (r == 0 && firmware)
         r = copy_variables(folder, firmware, ret_why);
     for (size_t i = 0; r == 0 && i < ARRAY_SIZE(sockets); i++) {

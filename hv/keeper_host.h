@@ -17,10 +17,11 @@ struct keeper_host_ops {
     /* The names of the VM folders that are in dir, at most max. Returns 0 or an error. */
     int (*list)(struct keeper_host *host, const char *dir, char (*ret_names)[HV_NAME_BYTES],
                 size_t max, size_t *ret_count);
-    /* Makes the folder ready for QEMU: it exists, old sockets are gone, and there are UEFI
-     * variables when firmware (a path) is given. ret_why: a sentence for people, on failure. */
-    int (*prepare)(struct keeper_host *host, const char *folder, const char *firmware,
-                   char ret_why[HV_REASON_BYTES]);
+    /* Makes the folder ready for QEMU: it exists, old sockets are gone, as is what another VM of
+     * that name left, and there are UEFI variables when firmware (a path) is given. ret_why: a
+     * sentence for people, on failure. */
+    int (*prepare)(struct keeper_host *host, const char *folder, uint64_t vm_id,
+                   const char *firmware, char ret_why[HV_REASON_BYTES]);
     /* The last line that QEMU, or its keeper, printed; "": none. */
     void (*last_line)(struct keeper_host *host, const char *folder, char ret_line[HV_REASON_BYTES]);
     /* Cuts logs that have grown beyond what is kept. */

@@ -56,7 +56,7 @@ static void run_start_job(void *arg)
     struct keeper_host *host = job->hv->host;
     const char *firmware = job->definition->generation == 2 ? job->hv->options.firmware : NULL;
 
-    job->result = host->ops->prepare(host, job->vm->folder, firmware, job->why);
+    job->result = host->ops->prepare(host, job->vm->folder, job->vm->id, firmware, job->why);
     if (job->result == 0)
         job->result = start_keeper(job);
 }

@@ -278,12 +278,13 @@ static int host_list(struct keeper_host *keeper_host, const char *dir,
     return 0;
 }
 
-static int host_prepare(struct keeper_host *keeper_host, const char *path, const char *firmware,
-                        char ret_why[HV_REASON_BYTES])
+static int host_prepare(struct keeper_host *keeper_host, const char *path, uint64_t vm_id,
+                        const char *firmware, char ret_why[HV_REASON_BYTES])
 {
     struct host *host = host_of(keeper_host);
     struct folder *folder = find_folder(host, path);
 
+    (void)vm_id;
     (void)firmware;
     (void)ret_why;
     if (folder)

@@ -560,19 +560,60 @@ static void co_variables_are_whole_or_not_there(struct bench *bench)
     snprintf(folder, sizeof(folder), "%s/vms/plain", bench->dir);
     snprintf(path, sizeof(path), "%s/OVMF_VARS_4M.fd", bench->dir);
     assert_int_equal(mkdir(path, 0700), 0); /* opens, and cannot be read */
-    assert_true(host->ops->prepare(host, folder, bench->dir, why) < 0);
+    assert_true(host->ops->prepare(host, folder, 1, bench->dir, why) < 0);
     assert_true(strlen(why) > 0);
     assert_int_equal(rmdir(path), 0);
     file = fopen(path, "we");
     assert_non_null(file);
     assert_true(fputs("variables", file) >= 0);
     assert_int_equal(fclose(file), 0);
-    assert_int_equal(host->ops->prepare(host, folder, bench->dir, why), 0);
+    assert_int_equal(host->ops->prepare(host, folder, 1, bench->dir, why), 0);
     snprintf(path, sizeof(path), "%s/vars.fd", folder);
     assert_int_equal(stat(path, &status), 0);
     assert_int_equal(status.st_size, strlen("variables"));
 }
 HV_TEST(variables_are_whole_or_not_there)
+
+static void write_text(const char *dir, const char *name, const char *text)
+{
+    char path[128];
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    file = fopen(path, "we");
+    assert_non_null(file);
+    assert_true(fputs(text, file) >= 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+static size_t size_of(const char *dir, const char *name)
+{
+    char path[128];
+    struct stat status;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    return stat(path, &status) == 0 ? (size_t)status.st_size : SIZE_MAX;
+}
+
+/* A folder is of a name; another VM may come to have it. */
+static void co_a_vm_inherits_nothing(struct bench *bench)
+{
+    struct keeper_host *host = keeper_host_linux();
+    char folder[64], why[HV_REASON_BYTES] = "";
+
+    snprintf(folder, sizeof(folder), "%s/vms/plain", bench->dir);
+    write_text(bench->dir, "OVMF_VARS_4M.fd", "new");
+    assert_int_equal(host->ops->prepare(host, folder, 1, bench->dir, why), 0);
+    write_text(folder, "vars.fd", "changed");
+    write_text(folder, "console.log", "a secret");
+    assert_int_equal(host->ops->prepare(host, folder, 1, bench->dir, why), 0);
+    assert_int_equal(size_of(folder, "vars.fd"), strlen("changed"));
+    assert_int_equal(size_of(folder, "console.log"), strlen("a secret"));
+    assert_int_equal(host->ops->prepare(host, folder, 2, bench->dir, why), 0);
+    assert_int_equal(size_of(folder, "vars.fd"), strlen("new"));
+    assert_int_equal(size_of(folder, "console.log"), SIZE_MAX);
+}
+HV_TEST(a_vm_inherits_nothing)
 
 /* ---- starts that meet trouble ---- */
 
@@ -885,6 +926,7 @@ int main(void)
         cmocka_unit_test(an_end_that_was_not_told_is_told_by_the_next),
         cmocka_unit_test(old_folders_hide_no_vm),
         cmocka_unit_test(variables_are_whole_or_not_there),
+        cmocka_unit_test(a_vm_inherits_nothing),
         cmocka_unit_test(a_start_that_hangs_can_be_killed),
         cmocka_unit_test(a_start_is_called_off),
         cmocka_unit_test(a_start_that_dies_may_be_tried_again),
