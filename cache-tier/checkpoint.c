@@ -561,7 +561,6 @@ int checkpoint_start(struct store *store)
     struct checkpoint_state *state = &store->checkpoint;
     int r;
 
-    co_cond_init(&state->wanted);
     co_mutex_init(&state->running);
     co_group_init(&state->workers);
     state->serial = 1;

@@ -262,6 +262,7 @@ static int store_new(struct io *io, struct disk *disk, const struct store_option
     store->io = io;
     store->disk = disk;
     co_cond_init(&store->gate);
+    co_cond_init(&store->checkpoint.wanted); /* replay pokes already */
     store->geometry = *disk_geometry(disk);
     store->log_region = log_region_of(disk, options->log_device);
     store->extent_shift = __builtin_ctz(store->geometry.extent_blocks);

@@ -206,6 +206,46 @@ static void many_trims_do_not_fill_ram(void **state)
     rig_done(&rig);
 }
 
+static void cut_many_main(struct io *io, void *arg)
+{
+    struct trims *trims = arg;
+    int r = 0;
+
+    co_open(io, trims);
+    for (uint32_t extent = 0; r == 0 && extent < MANY; extent++)
+        r = co_rig_zero(&trims->owner, extent, 0, RIG_EXTENT_BLOCKS);
+    assert_int_equal(r, -ECANCELED);
+    co_rig_close(&trims->rig);
+}
+
+static void reopen_many_main(struct io *io, void *arg)
+{
+    struct trims *trims = arg;
+
+    co_open(io, trims);
+    co_sleep_ns(SEC);
+    assert_true(store_stats(trims->rig.store).zero_extents <= 1024);
+    co_rig_close(&trims->rig);
+}
+
+/* The power goes before or while they are put in place: the next open finds as many. */
+static void many_trims_are_replayed(void **state)
+{
+    (void)state;
+    for (uint64_t nth = 1024; nth < 1064; nth += 4) {
+        static struct trims trims;
+        struct rig rig;
+
+        trims = (struct trims){0};
+        rig_new(&rig, nth, (MANY + 64) * MIB, 16 * MIB);
+        sim_crash_at_write(rig.sim, rig.machine, nth);
+        assert_false(rig_run(&rig, cut_many_main, &trims));
+        sim_crash_at_write(rig.sim, rig.machine, 0);
+        assert_true(rig_run(&rig, reopen_many_main, &trims));
+        rig_done(&rig);
+    }
+}
+
 /* ---- with power cuts ---- */
 
 static uint32_t pick(struct trims *trims, uint32_t below)
@@ -292,6 +332,7 @@ int main(void)
         cmocka_unit_test(small_trims_do_not_fill_a_log_for_good),
         cmocka_unit_test(a_page_written_after_its_trim_takes_no_more_room),
         cmocka_unit_test(many_trims_do_not_fill_ram),
+        cmocka_unit_test(many_trims_are_replayed),
         cmocka_unit_test(a_log_full_of_trims_is_replayed_and_goes_on),
     };
 
