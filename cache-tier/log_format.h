@@ -143,7 +143,8 @@ static_assert(sizeof(struct log_image_record) == 32, "on disk");
 
 struct log_extent_record {
     struct log_record head;
-    uint32_t extent, reserved;
+    uint32_t extent;
+    uint32_t of_adopted; /* LOG_CLEAR: 1: the row was known to have been lost; else 0 */
     uint64_t generation;
     uint64_t hash; /* hash64() of the data, if any */
 };

@@ -313,12 +313,15 @@ struct clear {
 static bool clear_encode(struct log_item *item, void *to)
 {
     struct clear *clear = container_of(item, struct clear, control.item);
+    const struct extent_row *row =
+        extent_table_row(clear->control.store->table, clear->where.extent);
     struct log_extent_record *record = to;
 
     record->head.kind = LOG_CLEAR;
     record->head.bytes = sizeof(*record);
     record->extent = clear->where.extent;
     record->generation = clear->where.generation;
+    record->of_adopted = (row->flags & EXTENT_ADOPTED) != 0;
     return true;
 }
 

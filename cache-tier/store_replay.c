@@ -144,6 +144,7 @@ static int co_replay_images(struct store *store)
 
 struct deferred_compare { /* a bitmap whose data is read when the log has been walked */
     bool present;
+    bool row_was_lost; /* in place: a record that was replayed adopted it */
     uint64_t generation;
     uint64_t position;
     uint64_t hash;
@@ -216,6 +217,9 @@ static void replay_data(struct replay *replay, const struct log_data_record *fro
     stream->sealed_epoch = MAX(stream->sealed_epoch, record.epoch);
     enter_session(stream, record.position.session);
     place_check = store_check_extent(store, record.vdisk, record.where);
+    if (place_check == 1 &&
+        extent_table_row(store->table, record.where.extent)->flags & EXTENT_LOST)
+        replay->compares[record.where.extent].row_was_lost = true;
     if (place_check == 1)
         store_own_extent(store, record.where, record.vdisk, record.slab, record.column);
     store_learn_watermark(store, stream, record.watermark, record.epoch);
@@ -275,15 +279,20 @@ static void replay_extent(struct replay *replay, const struct log_extent_record 
             return;
         store_free_row(store, where);
     } else if (record->head.kind == LOG_CLEAR) {
+        /* It was said before the row was lost: nothing has been compared since. */
+        if (row->flags & EXTENT_ADOPTED && replay->compares[record->extent].row_was_lost &&
+            !record->of_adopted)
+            return;
         store_apply_clear(store, where);
         replay->compares[record->extent].present = false;
     } else if (record->head.kind == LOG_COMPARE) {
+        struct deferred_compare *compare = &replay->compares[record->extent];
+
         /* each holds all of the ones before it, since the last clear */
-        replay->compares[record->extent] =
-            (struct deferred_compare){.present = true,
-                                      .generation = record->generation,
-                                      .position = place->data_position,
-                                      .hash = record->hash};
+        compare->present = true;
+        compare->generation = record->generation;
+        compare->position = place->data_position;
+        compare->hash = record->hash;
     } else if (row->generation == record->generation && row->flags & EXTENT_USED) {
         extent_table_change(store->table, record->extent)->flags |= EXTENT_DAMAGED;
     }
