@@ -292,7 +292,7 @@ must_check int co_store_checksums(struct store *store, uint64_t vdisk, struct ex
  * ever tell, the log would carry it for ever, and could not move. is_gone() says so of an extent
  * that has such records; it does not suspend. Durable when it returns 0. Returns 0, -ESTALE, -EIO,
  * -ENOMEM, -ECANCELED. */
-typedef bool store_is_gone(void *arg, struct extent_ref where);
+typedef bool store_is_gone(void *arg, const struct store_extent *extent);
 must_check int co_store_drop_gone(struct store *store, store_is_gone *is_gone, void *arg);
 
 /* Frees damaged extents of such columns: nobody is left who would clear them, and the store would

@@ -144,14 +144,18 @@ static size_t find_gone(const struct stream *stream, store_is_gone *is_gone, voi
     size_t count = 0;
 
     list_for_each (node, &stream->pending) {
-        struct extent_ref where = list_entry(node, struct pending, node)->where;
+        const struct pending *pending = list_entry(node, struct pending, node);
+        const struct store_extent extent = {.where = pending->where,
+                                            .vdisk = stream->vdisk,
+                                            .slab = pending->slab,
+                                            .column = pending->column};
         bool known = false;
 
         for (size_t i = 0; i < count; i++)
-            known = known || ret_gone[i].extent == where.extent;
-        if (known || !is_gone(arg, where))
+            known = known || ret_gone[i].extent == extent.where.extent;
+        if (known || !is_gone(arg, &extent))
             continue;
-        ret_gone[count++] = where;
+        ret_gone[count++] = extent.where;
         if (count == GONE_AT_ONCE)
             break;
     }
@@ -186,13 +190,16 @@ int co_store_free_damaged(struct store *store, store_is_gone *is_gone, void *arg
 {
     for (uint32_t i = 0; i < store->geometry.extent_count; i++) {
         const struct extent_row *row = extent_table_row(store->table, i);
-        struct extent_ref where = {i, row->generation};
+        const struct store_extent extent = {.where = {i, row->generation},
+                                            .vdisk = row->vdisk,
+                                            .slab = row->slab,
+                                            .column = row->column};
         int r;
 
-        if (!(row->flags & EXTENT_DAMAGED) || row->flags & EXTENT_LOST || !is_gone(arg, where))
+        if (!(row->flags & EXTENT_DAMAGED) || row->flags & EXTENT_LOST || !is_gone(arg, &extent))
             continue;
         SOMETIMES("store: a damaged extent is freed, its column is gone");
-        r = co_store_free_extent(store, where);
+        r = co_store_free_extent(store, extent.where);
         if (r < 0 && r != -ESTALE) /* it has another life by now */
             return r;
     }

@@ -149,8 +149,8 @@ struct compared {
     bool not_last;          /* a withheld one is not the last any more */
 };
 
-static const struct column_record *column_at(const struct slab_record *slab, uint64_t disk,
-                                             struct extent_ref where)
+const struct column_record *node_column_at(const struct slab_record *slab, uint64_t disk,
+                                           struct extent_ref where)
 {
     for (uint64_t i = 0; i < slab->column_count; i++) {
         const struct column_record *column = &slab->columns[i];
@@ -182,7 +182,7 @@ static void add_compared(void *arg, const struct store_extent *extent)
         return;
     slab =
         database_slab(consensus_database(disk->owner_node->consensus), extent->vdisk, extent->slab);
-    column = slab ? column_at(slab, disk->id, extent->where) : NULL;
+    column = slab ? node_column_at(slab, disk->id, extent->where) : NULL;
     if (!column || column->state != COLUMN_RECORD_IN_SYNC)
         return;
     if (extent->withheld) {

@@ -71,14 +71,17 @@ static void disk_error(void *arg, int error)
         node_disk_fail(disk, "the medium failed", error);
 }
 
-static bool column_is_gone(void *arg, struct extent_ref where)
+/* Its extent may have been given to another column, which has not written there yet. */
+static bool column_is_gone(void *arg, const struct store_extent *extent)
 {
     const struct node_disk *disk = arg;
     const struct node *node = disk->owner_node;
+    const struct slab_record *slab =
+        database_slab(consensus_database(node->consensus), extent->vdisk, extent->slab);
 
     /* a younger one may be in what we have not applied yet */
-    return where.generation <= consensus_applied(node->consensus) &&
-           database_extent_is_free(consensus_database(node->consensus), disk->id, where.extent);
+    return extent->where.generation <= consensus_applied(node->consensus) &&
+           !(slab && node_column_at(slab, disk->id, extent->where));
 }
 
 /* As of a volume that was deleted in the middle of a write. */

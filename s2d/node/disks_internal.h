@@ -62,6 +62,10 @@ enum disk_role node_role_for(struct node *node, enum disk_media media);
 
 /* damage.c */
 
+/* The column that has the extent on the disk; NULL: none. */
+const struct column_record *node_column_at(const struct slab_record *slab, uint64_t disk,
+                                           struct extent_ref where);
+
 /* Before a store is closed whose log may be lost, when nobody uses it any more: how far it went. */
 void node_note_taken(struct node_disk *disk);
 void node_forget_taken(struct node_disk *disk);

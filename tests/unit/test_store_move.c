@@ -365,9 +365,9 @@ static void a_log_waits_for_watermarks(void **state)
     rig_done(&rig);
 }
 
-static bool is_extent(void *arg, struct extent_ref where)
+static bool is_extent(void *arg, const struct store_extent *extent)
 {
-    return where.extent == *(uint32_t *)arg;
+    return extent->where.extent == *(uint32_t *)arg;
 }
 
 /* A deleted volume's last write stays uncommitted for ever, unless the store is told: then the log
