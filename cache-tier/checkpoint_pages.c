@@ -61,6 +61,8 @@ static int co_pin_page(struct checkpoint *work, uint32_t extent, uint32_t page,
             r = co_page_get(store->pages, number, row->generation, &cached);
     } else {
         r = co_page_get_new(store->pages, number, row->generation, &cached);
+        if (r == 0) /* the row tells of an emptied page; from now on only this does */
+            cached->page->epoch = MAX(cached->page->epoch, row->clear_epoch);
     }
     if (r < 0)
         return r;
