@@ -217,11 +217,11 @@ static void replay_data(struct replay *replay, const struct log_data_record *fro
     stream->sealed_epoch = MAX(stream->sealed_epoch, record.epoch);
     enter_session(stream, record.position.session);
     place_check = store_check_extent(store, record.vdisk, record.where);
-    if (place_check == 1 &&
-        extent_table_row(store->table, record.where.extent)->flags & EXTENT_LOST)
-        replay->compares[record.where.extent].row_was_lost = true;
-    if (place_check == 1)
+    if (place_check == 1) {
+        if (extent_table_row(store->table, record.where.extent)->flags & EXTENT_LOST)
+            replay->compares[record.where.extent].row_was_lost = true;
         store_own_extent(store, record.where, record.vdisk, record.slab, record.column);
+    }
     store_learn_watermark(store, stream, record.watermark, record.epoch);
     if (place_check == -EINVAL)
         return; /* another vdisk's extent: not written by us */

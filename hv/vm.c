@@ -279,6 +279,16 @@ static void vm_on_event(void *arg, const char *event, const json_t *data)
         log_info(vm->hv->io, "hv", "the guest restarted", "vm=%s", vm->name);
 }
 
+/* QEMU has made its interface before it answers. */
+static void on_known(struct vm *vm)
+{
+    const struct hv_options *options = &vm->hv->options;
+
+    if (vm->taken_up && options->switch_of)
+        vm_plug_in(vm, options->switch_of(options->arg, vm->id));
+    vm->taken_up = false;
+}
+
 /* Returns whether it is known now. */
 static bool co_ask_status(struct vm *vm)
 {
@@ -292,7 +302,10 @@ static bool co_ask_status(struct vm *vm)
         set_status(vm, status);
     json_decref(value);
     co_cond_broadcast(&vm->hv->changed);
-    return r == 0 || vm->status_changes != changes;
+    if (r < 0 && vm->status_changes == changes)
+        return false;
+    on_known(vm);
+    return true;
 }
 
 /* What made room is not known here (a file removed, a disk claimed, another volume's trim): the
@@ -307,16 +320,6 @@ static void co_try_room(struct vm *vm)
         log_debug(vm->hv->io, "hv", "a VM could not be continued", "vm=%s", vm->name);
 }
 
-/* QEMU has made its interface before it answers. */
-static void on_known(struct vm *vm)
-{
-    const struct hv_options *options = &vm->hv->options;
-
-    if (vm->taken_up && options->switch_of)
-        vm_plug_in(vm, options->switch_of(options->arg, vm->id));
-    vm->taken_up = false;
-}
-
 /* Until the connection has ended; why. A QEMU that hangs on its disks answers late: what happened
  * before we listened, a pause for want of room too, is then asked for again. */
 static int co_listen(struct vm *vm)
@@ -325,13 +328,9 @@ static int co_listen(struct vm *vm)
     bool known = co_ask_status(vm);
     int r;
 
-    if (known)
-        on_known(vm);
     while ((r = co_qmp_wait_closed(vm->qmp, io_now_ns(vm->hv->io) + retry_ns)) == -ETIMEDOUT) {
         if (!known)
             known = co_ask_status(vm);
-        if (known)
-            on_known(vm);
         if (vm->no_space)
             co_try_room(vm);
     }

@@ -278,15 +278,16 @@ static void restart_vm(struct node *node, const struct vm_record *vm, bool force
     const struct database *database = consensus_database(node->consensus);
     const struct node_record *left = database_find(database, TABLE_NODE, vm->node);
     uint64_t host = choose_host(node);
-    json_t *command = json_pack("{s:s,s:I,s:I,s:I,s:b,s:I,s:b,s:s}", "verb", "vm.start", "vm",
-                                (json_int_t)vm->base.id, "node", (json_int_t)host, "incarnation",
-                                (json_int_t)vm->incarnation, "force", force, "host_start_counter",
-                                (json_int_t)(left ? left->start_counter : 0), "restart", true,
-                                "reason", force ? "its node is down" : "it had failed");
 
     if (host == 0)
-        json_decref(command);
-    else if (node_propose_as_leader(node, vm->base.id, 0, command))
+        return;
+    if (node_propose_as_leader(
+            node, vm->base.id, 0,
+            json_pack("{s:s,s:I,s:I,s:I,s:b,s:I,s:b,s:s}", "verb", "vm.start", "vm",
+                      (json_int_t)vm->base.id, "node", (json_int_t)host, "incarnation",
+                      (json_int_t)vm->incarnation, "force", force, "host_start_counter",
+                      (json_int_t)(left ? left->start_counter : 0), "restart", true, "reason",
+                      force ? "its node is down" : "it had failed")))
         list_entry(node->leader_tasks.prev, struct leader_task, link)->host = host;
 }
 

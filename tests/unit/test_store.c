@@ -1022,6 +1022,16 @@ static void lost_anchors_are_survived(void **state)
     with_store(15, anchors_main, NULL);
 }
 
+/* Two blocks of extent 2 are in place, and its row. */
+static void co_open_with_row(struct io *io, struct rig_store *rig, struct rig_owner *owner)
+{
+    assert_int_equal(co_rig_open(io, rig), 0);
+    assert_int_equal(co_rig_seal(owner, rig->store, 1), 0);
+    assert_int_equal(co_rig_write(owner, 2, 0, 2, 10), 0);
+    assert_int_equal(co_rig_commit(owner), 0);
+    assert_int_equal(co_store_checkpoint(rig->store), 0);
+}
+
 static void table_main(struct io *io, void *arg)
 {
     struct rig_store rig;
@@ -1030,11 +1040,7 @@ static void table_main(struct io *io, void *arg)
     uint64_t stamp;
 
     (void)arg;
-    assert_int_equal(co_rig_open(io, &rig), 0);
-    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
-    assert_int_equal(co_rig_write(&owner, 2, 0, 2, 10), 0);
-    assert_int_equal(co_rig_commit(&owner), 0);
-    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    co_open_with_row(io, &rig, &owner);
     co_rig_close(&rig);
     assert_int_equal(co_rig_open(io, &rig), 0);
     co_flip(&rig, disk_geometry(rig.disk)->table_offset + 1000);
@@ -1072,11 +1078,7 @@ static void forgiven_main(struct io *io, void *arg)
     uint64_t stamp;
 
     (void)arg;
-    assert_int_equal(co_rig_open(io, &rig), 0);
-    assert_int_equal(co_rig_seal(&owner, rig.store, 1), 0);
-    assert_int_equal(co_rig_write(&owner, 2, 0, 2, 10), 0);
-    assert_int_equal(co_rig_commit(&owner), 0);
-    assert_int_equal(co_store_checkpoint(rig.store), 0);
+    co_open_with_row(io, &rig, &owner);
     assert_int_equal(co_rig_zero(&owner, 2, 0, RIG_EXTENT_BLOCKS), 0);
     assert_int_equal(co_rig_commit(&owner), 0);
     assert_int_equal(co_store_checkpoint(rig.store), 0); /* its page is given up, and stays there */
