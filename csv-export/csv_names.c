@@ -6,15 +6,15 @@
 
 /* Is `name` in dir the entry that begins at `at` in path, and there? Returns 0 (no), -EBUSY, or
  * what kept it from being known. */
-static int co_check_step(struct fs *fs, char *path, char *at, uint64_t dir, const char *name)
+static int co_check_step(struct fs *fs, char *path, size_t at, uint64_t dir, const char *name)
 {
     cleanup(fs_inode_putp) struct fs_inode *parent = NULL, *entry = NULL;
-    char first = *at;
+    char first = path[at];
     int r;
 
-    *at = 0;
+    path[at] = 0;
     r = co_fs_walk(fs, path, &parent);
-    *at = first;
+    path[at] = first;
     if (r == 0 && fs_inode_number(parent) != dir)
         return 0;
     if (r == 0)
@@ -36,17 +36,14 @@ int co_csv_check_name(struct csv_volume *volume, uint64_t dir, const char *name)
         return 0;
     for (unsigned i = 0; (disk = options->disk_with_name(options->arg, volume->name, name, i));
          i++) {
-        size_t length = strlen(name);
+        const char *at;
 
         snprintf(path, sizeof(path), "%s", disk);
-        for (char *at = path + strspn(path, "/"); *at; at += strspn(at, "/")) {
-            int r = strcspn(at, "/") == length && memcmp(at, name, length) == 0
-                        ? co_check_step(volume->fs, path, at, dir, name)
-                        : 0;
+        for (at = fs_path_find(path, name); at; at = fs_path_find(at + strlen(name), name)) {
+            int r = co_check_step(volume->fs, path, at - path, dir, name);
 
             if (r < 0)
                 return r;
-            at += strcspn(at, "/");
         }
     }
     return 0;

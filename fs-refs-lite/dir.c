@@ -107,6 +107,18 @@ int co_fs_walk(struct fs *fs, const char *path, struct fs_inode **ret_inode)
     return r;
 }
 
+const char *fs_path_find(const char *path, const char *name)
+{
+    size_t length = strlen(name);
+
+    for (path += strspn(path, "/"); *path; path += strspn(path, "/")) {
+        if (strcspn(path, "/") == length && memcmp(path, name, length) == 0)
+            return path;
+        path += strcspn(path, "/");
+    }
+    return NULL;
+}
+
 /* Gives the entries as they are now, durable or not. */
 static int co_readdir(struct fs_inode *dir, uint64_t cookie,
                       bool (*emit)(void *arg, const struct fs_dirent *entry), void *arg)

@@ -196,6 +196,9 @@ must_check int co_fs_lookup(struct fs_inode *dir, const char *name, struct fs_in
 /* Walks "a/b/c" (leading, double and trailing slashes are fine; "" is the root directory). Follows
  * no link: -ELOOP when one is in the middle; "." and ".." are refused with -EINVAL. */
 must_check int co_fs_walk(struct fs *fs, const char *path, struct fs_inode **ret_inode);
+/* Where `name` is first one of the names of which co_fs_walk() takes path to be made; NULL: it is
+ * not. */
+const char *fs_path_find(const char *path, const char *name);
 
 struct fs_new {
     uint32_t mode; /* type and permissions: S_IFREG, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK; S_IFDIR

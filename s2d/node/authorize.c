@@ -8,6 +8,7 @@
  * the making of any VM that has the disk now. */
 #include "s2d/node/authorize.h"
 
+#include "fs-refs-lite/fs.h"
 #include "s2d/node/node_internal.h"
 
 /* The file system walks them alike: slashes only stand between names. */
@@ -77,18 +78,6 @@ bool authorize_vm_runs_from(const struct database *database, const char *volume)
     return false;
 }
 
-static bool has_name(const char *path, const char *name)
-{
-    size_t length = strlen(name);
-
-    for (path += strspn(path, "/"); *path; path += strspn(path, "/")) {
-        if (strcspn(path, "/") == length && memcmp(path, name, length) == 0)
-            return true;
-        path += strcspn(path, "/");
-    }
-    return false;
-}
-
 const char *authorize_disk_with_name(const struct database *database, const char *volume,
                                      const char *name, unsigned skip)
 {
@@ -102,7 +91,7 @@ const char *authorize_disk_with_name(const struct database *database, const char
             const char *disk = vm->disks[j];
 
             if (strncmp(disk, volume, length) == 0 && disk[length] == '/' &&
-                has_name(disk + length, name) && skip-- == 0)
+                fs_path_find(disk + length, name) && skip-- == 0)
                 return disk + length + 1;
         }
     }

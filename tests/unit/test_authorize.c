@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "s2d/node/authorize.h"
+#include "tests/unit/database_commands.h"
 
 /* ---- a cluster of one node, with the volumes v and w, and a VM with the disk v/vms/disk ---- */
 
@@ -16,20 +17,9 @@ struct world {
     uint64_t index, node, vm;
 };
 
-/* command: stolen. Returns the number that the reply has under `name`; 0: no reply. */
 static uint64_t apply(struct world *world, json_t *command, const char *name)
 {
-    struct command_result result;
-    uint64_t number;
-
-    assert_non_null(command);
-    database_apply(world->database, ++world->index, command, &result);
-    if (result.code < 0)
-        fail_msg("%s", result.message);
-    number = (uint64_t)json_integer_value(json_object_get(result.reply, name));
-    command_result_done(&result);
-    json_decref(command);
-    return number;
+    return must_apply(world->database, &world->index, command, name);
 }
 
 static void make_volume(struct world *world, const char *name)

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "s2d/node/health.h"
+#include "tests/unit/database_commands.h"
 
 /* ---- a cluster of three nodes with a disk each, and a volume of two slabs ---- */
 
@@ -21,20 +22,9 @@ struct world {
     uint64_t nodes[NODES], disks[NODES], volume, vdisk, vm;
 };
 
-/* command: stolen. Returns the number that the reply has under `name`; 0: no reply. */
 static uint64_t apply(struct world *world, json_t *command, const char *name)
 {
-    struct command_result result;
-    uint64_t number;
-
-    assert_non_null(command);
-    database_apply(world->database, ++world->index, command, &result);
-    if (result.code < 0)
-        fail_msg("%s", result.message);
-    number = (uint64_t)json_integer_value(json_object_get(result.reply, name));
-    command_result_done(&result);
-    json_decref(command);
-    return number;
+    return must_apply(world->database, &world->index, command, name);
 }
 
 static void make_nodes(struct world *world)
