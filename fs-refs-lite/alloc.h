@@ -106,8 +106,8 @@ void alloc_give_metadata(struct fs *fs, uint64_t address);
  * suspension: alloc_snapshot() may follow. */
 must_check int co_alloc_prepare_snapshot(struct fs *fs);
 /* Writes the items of the groups tree, and images of the maps into images[] (dirty_count of them)
- * with their blocks; moves what was freed to `trimming`. Returns the number of free blocks in the
- * images. */
+ * with their blocks (0: this group has none any more); moves what was freed to `trimming`. Room for
+ * dirty_count more was reserved in `freed`. Returns the number of free blocks in the images. */
 uint64_t alloc_snapshot(struct fs *fs, struct fs_bitmap *images, uint64_t *image_blocks);
 void alloc_written(struct fs *fs); /* the images are on the vdisk */
 void alloc_trimmed(struct fs *fs); /* all of `trimming` is free now */

@@ -102,24 +102,70 @@ static void images_clear_free(struct fs *fs)
     }
 }
 
+/* A group of which the new root uses nothing has no map: on a thin vdisk the maps would keep every
+ * slab. When that root is durable all of the group is trimmed, its slots too, and until then nobody
+ * is given anything there. */
+static void group_retire(struct alloc *alloc, struct group *group)
+{
+    uint64_t first = alloc_group_first(alloc, group->index) + FS_GROUP_SLOTS;
+
+    SOMETIMES("fs: a group of which nothing is used is without a map again");
+    alloc->free_blocks -= group_mark(alloc, group, first, group->blocks - FS_GROUP_SLOTS, true);
+    group->slot = FS_GROUP_NO_MAP;
+    group->is_fresh = true;
+    group->is_backed = false;
+}
+
+/* *ret_block: where the map is to be written; 0: nowhere. */
 static void group_snapshot(struct fs *fs, struct group *group, uint64_t *ret_block)
 {
     struct fs_bitmap *image = group->image;
     struct fs_key key = group_key(group->index);
     struct fs_group_item item = {.generation = fs->generation};
 
-    group->slot = group->is_fresh ? 0 : group->slot ^ 1;
-    group->is_fresh = false;
     image->group = group->index;
     image->free_blocks = group->blocks - map_used(image);
-    *ret_block = alloc_group_first(&fs->alloc, group->index) + group->slot;
-    block_seal(image, FS_BITMAP_MAGIC, fs->super.header.volume, *ret_block, fs->generation);
+    if (image->free_blocks == group->blocks - FS_GROUP_SLOTS && group->pins == 0) {
+        group_retire(&fs->alloc, group);
+        *ret_block = 0;
+    } else {
+        group->slot = group->is_fresh ? 0 : group->slot ^ 1;
+        group->is_fresh = false;
+        *ret_block = alloc_group_first(&fs->alloc, group->index) + group->slot;
+        block_seal(image, FS_BITMAP_MAGIC, fs->super.header.volume, *ret_block, fs->generation);
+    }
 
     item.slot = group->slot;
     item.free_blocks = image->free_blocks;
     tree_overwrite(fs, FS_TREE_GROUPS, &key, &item, sizeof(item)); /* no address may be taken now */
     group->image = NULL;
     group->is_dirty = false;
+}
+
+/* Of a group that was retired, one run is trimmed instead of those that were freed. */
+static void trimming_gather(struct alloc *alloc)
+{
+    struct run_list *trimming = &alloc->trimming;
+    size_t kept = 0;
+
+    for (size_t i = 0; i < trimming->count; i++) {
+        const struct group *group = group_find(alloc, group_of(alloc, trimming->runs[i].address));
+
+        if (group && group->slot == FS_GROUP_NO_MAP)
+            trimming->blocks -= trimming->runs[i].blocks;
+        else
+            trimming->runs[kept++] = trimming->runs[i];
+    }
+    trimming->count = kept;
+    list_for_each (entry, &alloc->writing) {
+        const struct group *group = list_entry(entry, struct group, list);
+
+        if (group->slot != FS_GROUP_NO_MAP)
+            continue;
+        run_list_add(trimming, alloc_group_first(alloc, group->index) + FS_GROUP_SLOTS,
+                     group->blocks - FS_GROUP_SLOTS);
+        trimming->runs[trimming->count - 1].is_group = true;
+    }
 }
 
 uint64_t alloc_snapshot(struct fs *fs, struct fs_bitmap *images, uint64_t *image_blocks)
@@ -155,6 +201,7 @@ uint64_t alloc_snapshot(struct fs *fs, struct fs_bitmap *images, uint64_t *image
     alloc->trimming = alloc->freed;
     run_list_clear(&empty);
     alloc->freed = empty;
+    trimming_gather(alloc);
     return free_blocks;
 }
 

@@ -151,7 +151,7 @@ struct fs_key group_key(uint64_t index)
     return (struct fs_key){.object = index, .kind = FS_KIND_GROUP};
 }
 
-/* Returns 0, -ENOENT (a fresh group), -EAGAIN, -EBADMSG. */
+/* Returns 0, -ENOENT (there is no map), -EAGAIN, -EBADMSG. */
 static int group_item_get(struct fs *fs, uint64_t index, struct fs_group_item *ret_item)
 {
     struct fs_key key = group_key(index);
@@ -163,6 +163,8 @@ static int group_item_get(struct fs *fs, uint64_t index, struct fs_group_item *r
     if (item.size != sizeof(*ret_item))
         return -EBADMSG;
     memcpy(ret_item, item.value, sizeof(*ret_item));
+    if (ret_item->slot == FS_GROUP_NO_MAP)
+        return -ENOENT;
     return ret_item->slot < FS_GROUP_SLOTS ? 0 : -EBADMSG;
 }
 
@@ -245,8 +247,9 @@ int co_group_back(struct fs *fs, struct group *group)
     cleanup(freep) void *zeros = NULL;
     int r;
 
-    if (!group->is_fresh || group->is_backed)
-        return 0; /* a map was written here, or will be before anything else is */
+    if (!group->is_fresh || group->is_backed || group->free_blocks == 0)
+        return 0; /* a map was written here, or will be before anything else is; or all is trimmed
+                     just now, the slots too */
     zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
     if (!zeros)
         return -ENOMEM;

@@ -18,7 +18,7 @@ struct group {
     uint32_t free_blocks;
     unsigned pins; /* held runs and pool addresses: their bits are nowhere else */
     bool is_dirty;
-    bool is_fresh;            /* no item yet */
+    bool is_fresh;            /* no map on disk */
     bool is_backed;           /* of a fresh one: its map has room on a thin vdisk */
     uint8_t slot;             /* of the map that the last snapshot or root named */
     uint64_t item_generation; /* of the snapshot for which its item's node is dirty */

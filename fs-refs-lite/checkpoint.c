@@ -70,6 +70,8 @@ static int checkpoint_snapshot(struct fs *fs, uint32_t flags)
     struct fs_root *root = &checkpoint->root;
     int r = checkpoint_images_new(checkpoint, fs->alloc.dirty_count);
 
+    if (r == 0)
+        r = alloc_reserve_frees(&fs->alloc, fs->alloc.dirty_count);
     if (r < 0)
         return r;
     *root = fs->root;
@@ -184,13 +186,16 @@ static int co_bitmaps_write(struct fs *fs)
 
     while (checkpoint->bitmaps_written < checkpoint->bitmap_count) {
         size_t i = checkpoint->bitmaps_written;
-        int r = co_disk_write(fs, &checkpoint->bitmaps[i],
-                              checkpoint->bitmap_blocks[i] * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+        uint64_t block = checkpoint->bitmap_blocks[i];
+        int r = 0;
 
+        if (block != 0)
+            r = co_disk_write(fs, &checkpoint->bitmaps[i], block * BLOCK_SIZE, BLOCK_SIZE,
+                              NO_CLIENT);
         if (r < 0)
             return r;
         checkpoint->bitmaps_written++;
-        fs->counters.bitmaps_written++;
+        fs->counters.bitmaps_written += block != 0;
     }
     return 0;
 }
@@ -247,12 +252,13 @@ static int co_checkpoint_trim(struct fs *fs)
     if (PLANTED(FS_TRIM_NOT_AWAITED))
         alloc_trimmed(fs);
     for (size_t i = 0; i < count; i++) {
+        uint64_t slots = trims->runs[i].is_group ? FS_GROUP_SLOTS : 0;
         int r;
 
         if (trims->runs[i].blocks < TRIM_BLOCKS_MIN)
             continue;
-        r = co_disk_trim(fs, trims->runs[i].address * BLOCK_SIZE,
-                         trims->runs[i].blocks * BLOCK_SIZE, NO_CLIENT);
+        r = co_disk_trim(fs, (trims->runs[i].address - slots) * BLOCK_SIZE,
+                         (trims->runs[i].blocks + slots) * BLOCK_SIZE, NO_CLIENT);
         if (r == -ESTALE)
             return r;
         if (fs->error)

@@ -10,7 +10,7 @@
  *
  * A group begins with two slots for its allocation map: a checkpoint writes the slot that the last
  * root does not use; which slot and generation count is an item of the groups tree. A group without
- * an item was never used: all free but the slots.
+ * an item, or whose item names no slot, has no map: all is free but the slots.
  *
  * All else is tree nodes and file data, anywhere in the groups. A node is never overwritten while a
  * root reaches it: it is written to a new address, and so are its ancestors, and then the other
@@ -135,7 +135,8 @@ static_assert(sizeof(struct fs_root) == BLOCK_SIZE, "fs_root");
 #define FS_BITMAP_BYTES 4032
 #define FS_GROUP_BLOCKS (FS_BITMAP_BYTES * 8) /* 32256 blocks: 126 MiB */
 #define FS_GROUP_SLOTS 2
-#define FS_GROUP_BLOCKS_MIN 64 /* a shorter last group is not used */
+#define FS_GROUP_NO_MAP FS_GROUP_SLOTS /* in place of the slot: nothing is used in the group */
+#define FS_GROUP_BLOCKS_MIN 64         /* a shorter last group is not used */
 
 struct fs_bitmap {
     struct fs_block_header header;

@@ -7,6 +7,7 @@
 struct run {
     uint64_t address;
     uint64_t blocks;
+    bool is_group; /* being trimmed: all of a group but its slots, which go with it */
 };
 
 struct run_list {

@@ -1334,6 +1334,239 @@ static void full_pool_preallocates_clean(void **state)
     world_run(6 * GIB, 1, co_thin_preallocates);
 }
 
+/* ---- what a pool with large slabs has back: a slab of 256 MiB holds the maps of two groups ----
+ */
+
+#define POOL_SLAB (256 * MIB)
+#define GROUP_BYTES (FS_GROUP_BLOCKS * (uint64_t)BLOCK_SIZE)
+
+static unsigned pool_slabs_in_use(const struct world *world)
+{
+    uint64_t blocks = POOL_SLAB / BLOCK_SIZE, end = world->ram.vdisk.size_bytes / BLOCK_SIZE;
+    unsigned slabs = 0;
+
+    for (uint64_t at = 0; at < end; at += blocks)
+        slabs += memchr(world->ram.in_use + at, 1, MIN(blocks, end - at)) != NULL;
+    return slabs;
+}
+
+/* Of the small ones of the vdisk in RAM: those in which nothing is written are in the pool. */
+static void pool_takes_back(struct world *world, uint64_t slabs)
+{
+    uint64_t blocks = MIB / BLOCK_SIZE;
+
+    for (uint64_t at = 0; at < world->ram.vdisk.size_bytes / BLOCK_SIZE; at += blocks)
+        world->ram.slab_there[at / blocks] = memchr(world->ram.in_use + at, 1, blocks) != NULL;
+    world->ram.slabs = slabs;
+}
+
+static void co_make_large(struct world *world, const char *path, uint64_t bytes, uint64_t seed)
+{
+    struct fs_inode *inode;
+
+    check_int(co_create(world, path), 0);
+    inode = co_must_open(world, path);
+    check_int(co_fs_allocate(inode, 0, bytes, 0), 0);
+    for (uint64_t at = 0; at < bytes; at += 64 * MIB)
+        check_int(co_write_pattern(inode, at, 64 * KIB, seed), 0);
+    fs_inode_put(inode);
+}
+
+static void co_remove_large(struct world *world, const char *path)
+{
+    check_int(co_unlink(world, path), 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+}
+
+/* Nothing of a deleted file stays in the pool, neither data nor the maps of its groups; and these
+ * serve again, before and after a mount. */
+static void co_large_goes(struct world *world)
+{
+    struct fs_statfs before, after;
+
+    co_world_fresh(world);
+    co_make_large(world, "kept", 8 * MIB, 1);
+    check_int(co_fs_statfs(world->fs, &before), 0);
+    for (unsigned round = 0; round < 3; round++) {
+        co_make_large(world, "large", 3 * GIB, 2);
+        check_int(co_fs_checkpoint(world->fs), 0);
+        check(pool_slabs_in_use(world) >= 3 * GIB / POOL_SLAB);
+        if (round == 1)
+            co_world_remount(world);
+        co_remove_large(world, "large");
+        check_int(pool_slabs_in_use(world), 1);
+        check_int(co_fs_statfs(world->fs, &after), 0);
+        check_int(after.free_bytes, before.free_bytes);
+        co_world_check(world);
+        if (round == 0) {
+            co_world_crash(world);
+            co_world_mount(world);
+        }
+    }
+    co_world_done(world);
+}
+
+static void large_file_leaves_no_slab(void **state)
+{
+    (void)state;
+    world_run(12 * GIB, 1, co_large_goes); /* its nodes have a group of their own */
+}
+
+/* A group that was given back asks the pool again before its blocks are given away. */
+static void co_given_back_asks_again(struct world *world)
+{
+    struct fs_inode *inode;
+
+    world->ram.slabs = 10000;
+    co_world_fresh(world);
+    co_make_large(world, "large", 5 * GIB, 1);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_remove_large(world, "large");
+    pool_takes_back(world, 3);
+    check_int(co_create(world, "again"), 0);
+    inode = co_must_open(world, "again");
+    check_int(co_fs_allocate(inode, 0, 5 * GIB, 0), -ENOSPC);
+    check(allocated(inode) > GROUP_BYTES);
+    fs_inode_put(inode);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_world_crash(world);
+    co_world_mount(world);
+    co_remove_large(world, "again");
+    co_world_done(world);
+}
+
+static void given_back_asks_again(void **state)
+{
+    (void)state;
+    world_run(6 * GIB, 1, co_given_back_asks_again);
+}
+
+/* While the slots of an empty group are trimmed nobody is given its blocks: their map would have
+ * lost its slab. */
+static void co_trim_slots(void *arg)
+{
+    struct world *world = arg;
+
+    check_int(co_fs_checkpoint(world->fs), 0);
+}
+
+static void co_given_back_is_wanted(struct world *world)
+{
+    struct co_group work;
+    struct fs_inode *inode;
+
+    world->ram.slabs = 10000;
+    co_world_fresh(world);
+    co_make_large(world, "large", 760 * MIB, 1); /* all but a bit */
+    check_int(co_fs_checkpoint(world->fs), 0);
+    check_int(co_unlink(world, "large"), 0);
+    check_int(co_create(world, "next"), 0);
+    inode = co_must_open(world, "next");
+    world->ram.trim_turns = 1000;
+    co_group_init(&work);
+    check_int(co_group_spawn(&work, world->io, "checkpoint", co_trim_slots, world), 0);
+    while (world->fs->checkpoint.frozen || !world->fs->checkpoint.trimming)
+        co_yield ();
+    check_int(co_fs_allocate(inode, 0, 400 * MIB, 0), 0);
+    co_group_wait(&work);
+    pool_takes_back(world, 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    fs_inode_put(inode);
+    world->ram.slabs = UINT64_MAX;
+    co_world_crash(world);
+    co_world_mount(world);
+    co_world_done(world);
+}
+
+static void given_back_is_wanted(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++)
+        world_run(900 * MIB, seed, co_given_back_is_wanted);
+}
+
+/* The power goes at every write while groups empty, serve again and empty again: the volume mounts,
+ * is sound, and what was said to be there is there. */
+static uint64_t empty_cut; /* 0: never */
+static uint64_t empty_total;
+
+static int co_fill_and_empty(struct world *world)
+{
+    int r = co_unlink(world, "large");
+
+    if (r == 0)
+        r = co_fs_checkpoint(world->fs);
+    for (unsigned round = 0; r == 0 && round < 2; round++) {
+        struct fs_inode *inode = NULL;
+
+        r = co_create(world, "large");
+        if (r == 0)
+            r = co_open(world, "large", &inode);
+        if (r == 0)
+            r = co_fs_allocate(inode, 0, 300 * MIB, 0);
+        for (uint64_t at = 0; r == 0 && at < 300 * MIB; at += 60 * MIB)
+            r = co_write_pattern(inode, at, 64 * KIB, 3);
+        if (r == 0 && round == 0)
+            r = co_fs_checkpoint(world->fs);
+        if (inode)
+            fs_inode_put(inode);
+        if (r == 0)
+            r = co_unlink(world, "large");
+        if (r == 0)
+            r = co_fs_checkpoint(world->fs);
+    }
+    return r;
+}
+
+static void co_cut_while_emptying(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB};
+    struct fs_inode *inode;
+
+    world->which = empty_cut;
+    world->ram.random += empty_cut;
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    co_make_large(world, "kept", MIB, 1);
+    co_make_large(world, "large", 400 * MIB, 2);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    world->ram.delay_max = 3;
+    empty_total = world->ram.writes + world->ram.trims;
+    if (empty_cut)
+        world->ram.cut_after = empty_total + empty_cut - 1;
+    check_int(co_fill_and_empty(world), empty_cut ? -ESTALE : 0);
+    empty_total = world->ram.writes + world->ram.trims - empty_total;
+    co_world_crash(world);
+    world->ram.cut_after = 1 + empty_cut % 9; /* and in the middle of the mount */
+    if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == 0)
+        co_world_crash(world);
+    ram_vdisk_restart(&world->ram);
+    co_world_mount(world);
+    check_int(co_fs_reap_orphans(world->fs), 0);
+    co_world_check(world);
+    inode = co_must_open(world, "kept");
+    check_bytes(inode, 0, 64 * KIB, 1);
+    fs_inode_put(inode);
+    (void)co_unlink(world, "large");
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_make_large(world, "again", 400 * MIB, 4);
+    co_remove_large(world, "again");
+    co_world_done(world);
+}
+
+static void power_cut_while_groups_empty(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        empty_cut = 0;
+        world_run(600 * MIB, seed, co_cut_while_emptying);
+        for (uint64_t n = 1, total = empty_total; n <= total; n++) {
+            empty_cut = n;
+            world_run(600 * MIB, seed, co_cut_while_emptying);
+        }
+    }
+}
+
 /* Freed blocks are not used before the checkpoint: until then a crash brings the file back, with
  * its data. */
 static void co_freed_is_kept(struct world *world)
@@ -1770,6 +2003,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(full_volume_takes_deletes),
         cmocka_unit_test(full_pool_is_clean),
         cmocka_unit_test(full_pool_preallocates_clean),
+        cmocka_unit_test(large_file_leaves_no_slab),
+        cmocka_unit_test(given_back_asks_again),
+        cmocka_unit_test(given_back_is_wanted),
+        cmocka_unit_test(power_cut_while_groups_empty),
         cmocka_unit_test(freed_blocks_wait_for_the_checkpoint),
         cmocka_unit_test(journal_is_kept_until_the_root),
         cmocka_unit_test(lost_ownership_ends_it),
