@@ -44,6 +44,10 @@ static int co_column_is_unwritten(struct mirror *mirror, uint32_t slab, uint32_t
             return -ENOTCONN;
         count = MIN(blocks - block, LOOK_BLOCKS);
         r = co_column_checksums(store, mirror->vdisk.id, where, block, count, sums, NULL);
+        /* A turn of the loop: a local store has them in RAM, and there may be many thousand slabs.
+         */
+        if (r == 0)
+            r = co_sleep_ns(1);
         if (r < 0)
             return r;
         for (uint32_t i = 0; i < count; i++) {

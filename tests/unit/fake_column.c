@@ -403,14 +403,24 @@ static int fake_read(struct column_store *store, uint64_t vdisk, struct extent_r
                         ret_sums, ret_bad);
 }
 
+static void end_turn(void *arg)
+{
+    struct fake_column *fake = arg;
+
+    fake->sums_asked = 0;
+}
+
 static int fake_checksums(struct column_store *store, uint64_t vdisk, struct extent_ref where,
                           uint32_t block, uint32_t count, uint64_t *ret_sums, uint64_t *ret_unknown)
 {
     struct fake_column *fake = fake_of(store);
-    int r = co_delay(fake);
+    int r = fake->sums_in_ram ? 0 : co_delay(fake);
 
     (void)vdisk;
     (void)ret_unknown;
+    if (fake->sums_asked++ == 0)
+        io_defer(fake->io, &fake->turn_task);
+    fake->sums_asked_max = MAX(fake->sums_asked_max, fake->sums_asked);
     for (uint32_t i = 0; r == 0 && i < count; i++)
         ret_sums[i] = view_block(fake, where, block + i).sum;
     return r;
@@ -522,10 +532,12 @@ void fake_column_init(struct fake_column *fake, struct io *io, uint64_t node, ui
     list_init(&fake->ended);
     io_timer_init(&fake->timer, fake_tick, fake);
     io_task_init(&fake->ended_task, call_ended, fake);
+    io_task_init(&fake->turn_task, end_turn, fake);
 }
 
 void fake_column_done(struct fake_column *fake)
 {
+    io_task_cancel(&fake->turn_task);
     assert(list_empty(&fake->ended));
     settle(fake, -ECANCELED);
     io_timer_disarm(fake->io, &fake->timer);

@@ -40,6 +40,7 @@ struct fake_column {
     struct column_stream *stream; /* attached */
     struct io_timer timer;
     struct io_task ended_task;
+    struct io_task turn_task;
     struct list ended; /* struct column_append whose done() is to be called */
     /* knobs */
     uint64_t latency_ns;
@@ -48,7 +49,9 @@ struct fake_column {
     uint32_t garbled; /* the network spoils this block of each read; 0: none */
     bool hang;        /* records are taken and never get durable */
     int append_error; /* of the next records */
+    bool sums_in_ram; /* checksums are answered without a suspension, as by a store of this node */
     /* figures */
+    unsigned sums_asked, sums_asked_max; /* times in this turn of the loop; in any */
     unsigned seals, resent, drops, clears;
     uint64_t told_before_drop; /* watermarks taken while `stale` was not dropped: must stay 0 */
     bool stale_undropped;

@@ -303,6 +303,35 @@ static void test_absent_column_is_asked_again(void **state)
               absent_column_is_asked_again);
 }
 
+/* Looking at slabs lets the node work, also when all that is asked for is in RAM. */
+static void looks_come_one_by_one(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+
+    world->columns[0].sums_in_ram = true;
+    for (uint32_t slab = 0; slab < WORLD_SLABS; slab++) {
+        assert_int_equal(co_owner_write(owner, slab * WORLD_SLAB_BLOCKS, 'a'), 0);
+        assert_int_equal(co_owner_write(owner, slab * WORLD_SLAB_BLOCKS + 1, 'a'), 0);
+    }
+    for (uint32_t slab = 0; slab < WORLD_SLABS; slab++)
+        assert_int_equal(co_vdisk_trim(mirror_vdisk(owner->mirror),
+                                       (uint64_t)slab * WORLD_SLAB_BLOCKS * BLOCK_SIZE, BLOCK_SIZE,
+                                       (struct client_request){0}),
+                         0);
+    world->columns[0].sums_asked_max = 0;
+    co_sleep_ns(10 * SEC);
+    assert_int_equal(world->release_proposals, 0);
+    assert_int_equal(world->columns[0].sums_asked_max, 1);
+}
+
+static void test_looks_come_one_by_one(void **state)
+{
+    (void)state;
+    world_run(
+        &(struct world_options){.seed = 1, .width = 3, .slabs = WORLD_SLABS, .prepare = be_thin},
+        looks_come_one_by_one);
+}
+
 static void full_pool_is_enospc(struct world *world)
 {
     struct owner *owner = first_owner(world);
@@ -1669,6 +1698,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_released_slab_takes_nothing_with_it),
         cmocka_unit_test(test_late_release_is_void),
         cmocka_unit_test(test_absent_column_is_asked_again),
+        cmocka_unit_test(test_looks_come_one_by_one),
         cmocka_unit_test(test_stale_column_keeps_its_slab),
         cmocka_unit_test(test_full_pool_is_enospc),
         cmocka_unit_test(test_write_waits_for_every_column),
