@@ -367,9 +367,10 @@ static int co_check_node(struct check *check, const struct node_want *want)
                     (unsigned long long)want->address, want->tree, want->level);
         return 0;
     }
+    if (r == 0)
+        r = co_sleep_ns(1); /* all nodes may be in RAM: a turn of the loop */
     if (r < 0)
         return r;
-    co_yield (); /* all nodes may be in RAM */
     mark_used(check, want->address, 1, "node");
     if (check->looks_at_items)
         check->result.nodes++;
@@ -496,9 +497,10 @@ static int co_check_maps(struct check *check)
 
     for (uint64_t group = check->first_group; group < end; group++) {
         const uint64_t *map;
-        int r;
+        int r = co_sleep_ns(1);
 
-        co_yield ();
+        if (r < 0)
+            return r;
         r = co_alloc_map(fs, group, &map);
         if (r == -EBADMSG) {
             problem(check, "damaged allocation map group=%llu", (unsigned long long)group);

@@ -908,8 +908,10 @@ static void co_overwriter(void *arg)
 {
     struct overwriter *writer = arg;
 
-    for (; !writer->stop && writer->count < 3000; writer->count++)
+    for (; !writer->stop && writer->count < 3000; writer->count++) {
         check_int(co_write_pattern(writer->inode, 0, BLOCK_SIZE, writer->count), 0);
+        check_int(co_sleep_ns(1), 0); /* no disk answers in the same turn of the loop */
+    }
 }
 
 /* A running VM never ceases to write to its disk: the check, for which all changes of metadata
@@ -928,7 +930,7 @@ static void co_check_while_written(struct world *world)
     co_group_init(&group);
     check_int(co_group_spawn(&group, world->io, "writer", co_overwriter, &writer), 0);
     for (unsigned i = 0; i < 100; i++)
-        co_yield ();
+        check_int(co_sleep_ns(1), 0);
     check(writer.count > 0);
     co_world_check(world);
     check(writer.count < 1000);
@@ -948,7 +950,7 @@ static void co_ticker(void *arg)
     struct ticker *ticker = arg;
 
     for (; !ticker->stop; ticker->ticks++)
-        co_yield ();
+        check_int(co_sleep_ns(1), 0); /* timers fire once in a turn of the loop */
 }
 
 /* What is large is looked at in pieces, with everybody's turn between them: a node whose loop
