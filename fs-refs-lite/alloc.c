@@ -230,6 +230,26 @@ int co_alloc_hold_free(struct fs *fs, uint64_t index, uint64_t *from, struct all
     return 0;
 }
 
+int co_alloc_hold_group(struct fs *fs, uint64_t index, struct alloc_hold *hold)
+{
+    struct alloc *alloc = &fs->alloc;
+    uint64_t held = 0;
+    struct group *group;
+    int r = co_group_get(fs, index, &group);
+
+    if (r < 0)
+        return r;
+    if (!group->is_fresh || group->is_backed || group->is_dirty || group->pins > 0 ||
+        group->free_blocks != group->blocks - FS_GROUP_SLOTS ||
+        alloc_available(alloc) / 2 < group->free_blocks)
+        return -ENOENT;
+    hold->count = 0;
+    list_init(&hold->node);
+    group_hold(fs, group, 0, group->free_blocks, hold, &held);
+    list_push_back(&alloc->holds, &hold->node);
+    return 0;
+}
+
 static void hold_unpin(struct alloc *alloc, const struct run *run, struct group **ret_group)
 {
     struct group *group = group_find(alloc, group_of(alloc, run->address));

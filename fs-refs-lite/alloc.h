@@ -80,6 +80,9 @@ must_check int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, stru
  * (no more), -EBADMSG, -ENOMEM, or the vdisk's error. */
 must_check int co_alloc_hold_free(struct fs *fs, uint64_t group, uint64_t *from,
                                   struct alloc_hold *hold);
+/* Holds all of a group that has no map, for a moment: to trim it, and its slots with it. Returns 0,
+ * -ENOENT (it is in use, or others need the room), -EBADMSG, -ENOMEM, or the vdisk's error. */
+must_check int co_alloc_hold_group(struct fs *fs, uint64_t group, struct alloc_hold *hold);
 /* Blocks for data without cutting into the reserve. */
 uint64_t alloc_available(const struct alloc *alloc);
 void alloc_release(struct fs *fs,

@@ -2,6 +2,7 @@
  * twice (first the blocks that its records took, so that no tree node is put there; then the
  * changes), and a root of a new epoch, so that what a predecessor's last batch left behind can
  * never be taken for ours. */
+#include "fs-refs-lite/alloc_private.h"
 #include "fs-refs-lite/checkpoint.h"
 #include "fs-refs-lite/fs_internal.h"
 
@@ -241,7 +242,44 @@ static int co_replay(struct fs *fs)
     return r;
 }
 
-static int co_mount(struct fs *fs)
+static int co_trim_group(struct fs *fs, uint64_t group)
+{
+    struct alloc_hold hold;
+    int r = co_alloc_hold_group(fs, group, &hold);
+
+    if (r < 0)
+        return r == -ENOENT || r == -EBADMSG ? 0 : r;
+    r = co_disk_trim(fs, (hold.runs[0].address - FS_GROUP_SLOTS) * BLOCK_SIZE,
+                     (hold.runs[0].blocks + FS_GROUP_SLOTS) * BLOCK_SIZE, NO_CLIENT);
+    alloc_release(fs, &hold);
+    return r;
+}
+
+/* A predecessor that was cut off may not have trimmed what its last root had freed, which can be
+ * many TiB of a thin vdisk. What is there is groups without a map, most of all. */
+static void co_trim_groups(void *arg)
+{
+    struct fs *fs = arg;
+    struct fs_key key = group_key(0);
+    int r = 0;
+
+    while (r == 0 && !fs->error && !fs->is_unmounting) {
+        struct fs_group_item value;
+        struct tree_item item;
+
+        r = CO_RETRY(fs, tree_next(fs, FS_TREE_GROUPS, &key, &item));
+        if (r < 0 || item.key.object >= fs->alloc.group_count || item.size != sizeof(value))
+            return;
+        memcpy(&value, item.value, sizeof(value));
+        key = group_key(item.key.object + 1);
+        if (value.slot == FS_GROUP_NO_MAP)
+            r = co_trim_group(fs, key.object - 1);
+        if (r == 0)
+            r = co_sleep_ns(1); /* all of it may be in RAM, and nothing there to be trimmed */
+    }
+}
+
+static int co_mount(struct fs *fs, bool *ret_clean)
 {
     cleanup(freep) void *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
     int r;
@@ -259,7 +297,8 @@ static int co_mount(struct fs *fs)
         r = co_replay(fs);
     if (r < 0)
         return r;
-    if (!(fs->root.flags & FS_ROOT_CLEAN))
+    *ret_clean = fs->root.flags & FS_ROOT_CLEAN;
+    if (!*ret_clean)
         fs->root.crashes++;
     fs->root.epoch++;
     r = co_checkpoint_force(fs, 0);
@@ -274,15 +313,18 @@ int co_fs_mount(struct io *io, struct vdisk *vdisk, const struct fs_mount_option
                 struct fs **ret_fs)
 {
     cleanup(fs_freep) struct fs *fs = NULL;
+    bool is_clean = false;
     int r;
 
     r = fs_new(io, vdisk, options, &fs);
     if (r == 0)
-        r = co_mount(fs);
+        r = co_mount(fs, &is_clean);
     if (fs)
         co_group_wait(&fs->background);
     if (r < 0)
         return r;
+    if (!is_clean && !fs->is_read_only && !fs->counters.damage)
+        (void)!co_group_spawn(&fs->background, io, "fs-trim", co_trim_groups, fs);
     *ret_fs = take_ptr(fs);
     return 0;
 }

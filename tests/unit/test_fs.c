@@ -1487,6 +1487,48 @@ static void given_back_is_wanted(void **state)
         world_run(900 * MIB, seed, co_given_back_is_wanted);
 }
 
+/* An owner that is cut off between the root that frees and the trims leaves them to the next. */
+static void co_checkpoint_is_cut(void *arg)
+{
+    struct world *world = arg;
+
+    check_int(co_fs_checkpoint(world->fs), -ESTALE);
+}
+
+static void co_cut_before_trims(struct world *world)
+{
+    struct co_group work;
+
+    co_world_fresh(world);
+    co_make_large(world, "large", 3 * GIB, 1);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    check_int(co_unlink(world, "large"), 0);
+    world->ram.trim_turns = 1000;
+    co_group_init(&work);
+    check_int(co_group_spawn(&work, world->io, "checkpoint", co_checkpoint_is_cut, world), 0);
+    while (world->fs->checkpoint.frozen || !world->fs->checkpoint.trimming)
+        co_yield ();
+    world->ram.is_cut = true;
+    co_group_wait(&work);
+    world->ram.trim_turns = 0;
+    co_world_crash(world);
+    check(pool_slabs_in_use(world) > 3 * GIB / POOL_SLAB - 1);
+    co_world_mount(world);
+    co_world_check(world);
+    for (unsigned i = 0; i < 1000 && pool_slabs_in_use(world) > 1; i++)
+        check_int(co_sleep_ns(1 * MS), 0);
+    check_int(pool_slabs_in_use(world), 1);
+    co_world_check(world);
+    co_make_large(world, "again", 3 * GIB, 2);
+    co_world_done(world);
+}
+
+static void cut_before_trims(void **state)
+{
+    (void)state;
+    world_run(12 * GIB, 1, co_cut_before_trims);
+}
+
 /* The power goes at every write while groups empty, serve again and empty again: the volume mounts,
  * is sound, and what was said to be there is there. */
 static uint64_t empty_cut; /* 0: never */
@@ -2008,6 +2050,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(large_file_leaves_no_slab),
         cmocka_unit_test(given_back_asks_again),
         cmocka_unit_test(given_back_is_wanted),
+        cmocka_unit_test(cut_before_trims),
         cmocka_unit_test(power_cut_while_groups_empty),
         cmocka_unit_test(freed_blocks_wait_for_the_checkpoint),
         cmocka_unit_test(journal_is_kept_until_the_root),
