@@ -9,24 +9,24 @@
 
 uint64_t alloc_group_first(const struct alloc *alloc, uint64_t group)
 {
-    return alloc->first_block + group * FS_GROUP_BLOCKS;
+    return alloc->first_block + group * alloc->group_blocks;
 }
 
 uint64_t alloc_group_blocks(const struct alloc *alloc, uint64_t group)
 {
-    return MIN((uint64_t)FS_GROUP_BLOCKS, alloc->total_blocks - alloc_group_first(alloc, group));
+    return MIN(alloc->group_blocks, alloc->total_blocks - alloc_group_first(alloc, group));
 }
 
 uint64_t group_of(const struct alloc *alloc, uint64_t address)
 {
-    return (address - alloc->first_block) / FS_GROUP_BLOCKS;
+    return (address - alloc->first_block) / alloc->group_blocks;
 }
 
 bool alloc_is_valid_run(const struct alloc *alloc, uint64_t address, uint64_t blocks)
 {
     uint64_t group, within;
 
-    if (address < alloc->first_block || blocks == 0 || blocks > FS_GROUP_BLOCKS)
+    if (address < alloc->first_block || blocks == 0 || blocks > alloc->group_blocks)
         return false;
     group = group_of(alloc, address);
     if (group >= alloc->group_count)
@@ -35,11 +35,11 @@ bool alloc_is_valid_run(const struct alloc *alloc, uint64_t address, uint64_t bl
     return within >= FS_GROUP_SLOTS && within + blocks <= alloc_group_blocks(alloc, group);
 }
 
-uint64_t group_count_of(uint64_t total_blocks, uint64_t first_block)
+uint64_t group_count_of(const struct alloc *alloc, uint64_t total_blocks)
 {
-    uint64_t blocks = total_blocks > first_block ? total_blocks - first_block : 0;
+    uint64_t blocks = total_blocks > alloc->first_block ? total_blocks - alloc->first_block : 0;
 
-    return blocks / FS_GROUP_BLOCKS + (blocks % FS_GROUP_BLOCKS >= FS_GROUP_BLOCKS_MIN);
+    return blocks / alloc->group_blocks + (blocks % alloc->group_blocks >= FS_GROUP_BLOCKS_MIN);
 }
 
 uint64_t alloc_capacity(const struct alloc *alloc)
@@ -47,7 +47,7 @@ uint64_t alloc_capacity(const struct alloc *alloc)
     uint64_t blocks = 0;
 
     if (alloc->group_count > 0)
-        blocks = (alloc->group_count - 1) * FS_GROUP_BLOCKS +
+        blocks = (alloc->group_count - 1) * alloc->group_blocks +
                  alloc_group_blocks(alloc, alloc->group_count - 1);
     return blocks - alloc->group_count * FS_GROUP_SLOTS;
 }
@@ -56,7 +56,8 @@ void alloc_geometry(struct alloc *alloc, const struct fs_super *super, uint64_t 
 {
     alloc->total_blocks = total_blocks;
     alloc->first_block = super->first_group_block;
-    alloc->group_count = group_count_of(total_blocks, super->first_group_block);
+    alloc->group_blocks = super->group_blocks;
+    alloc->group_count = group_count_of(alloc, total_blocks);
 }
 
 int alloc_init(struct alloc *alloc, const struct fs_super *super, const struct fs_root *root,

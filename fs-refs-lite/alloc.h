@@ -32,6 +32,7 @@ struct group; /* one allocation map in RAM */
 struct alloc {
     uint64_t total_blocks;
     uint64_t first_block;
+    uint64_t group_blocks; /* of all groups but the last one */
     uint64_t group_count;
     uint64_t free_blocks;    /* bits that are clear */
     uint64_t reserve_blocks; /* see above */

@@ -234,7 +234,7 @@ void alloc_trimmed(struct fs *fs)
 int alloc_grow(struct alloc *alloc, uint64_t total_blocks)
 {
     uint64_t before = alloc_capacity(alloc), old_count = alloc->group_count;
-    uint64_t count = group_count_of(total_blocks, alloc->first_block);
+    uint64_t count = group_count_of(alloc, total_blocks);
     uint16_t *free_in_group = realloc(alloc->free_in_group, count * sizeof(*free_in_group));
 
     assert(total_blocks >= alloc->total_blocks);

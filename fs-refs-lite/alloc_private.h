@@ -44,7 +44,7 @@ static inline void bit_clear(uint64_t *bits, uint64_t bit)
 /* ---- alloc.c ---- */
 
 uint64_t group_of(const struct alloc *alloc, uint64_t address);
-uint64_t group_count_of(uint64_t total_blocks, uint64_t first_block);
+uint64_t group_count_of(const struct alloc *alloc, uint64_t total_blocks);
 void group_free(struct alloc *alloc, struct group *group);
 
 /* ---- alloc_groups.c ---- */

@@ -111,7 +111,8 @@ static void mark_used(struct check *check, uint64_t address, uint64_t blocks, co
 {
     uint64_t first = alloc_group_first(&check->fs->alloc, check->first_group);
     uint64_t at = MAX(address, first);
-    uint64_t end = MIN(address + blocks, first + check->window_groups * FS_GROUP_BLOCKS);
+    uint64_t end =
+        MIN(address + blocks, first + check->window_groups * check->fs->alloc.group_blocks);
 
     while (at < end) {
         uint64_t bit = at - first, count = MIN(64 - bit % 64, end - at);
@@ -223,7 +224,8 @@ static bool is_in_window(const struct check *check, uint64_t address)
 {
     uint64_t first = alloc_group_first(&check->fs->alloc, check->first_group);
 
-    return address >= first && address - first < check->window_groups * FS_GROUP_BLOCKS;
+    return address >= first &&
+           address - first < check->window_groups * check->fs->alloc.group_blocks;
 }
 
 static int check_extent(struct check *check, const struct tree_item *item)
@@ -470,7 +472,7 @@ static bool is_held(const struct alloc *alloc, uint64_t block)
 
 static void check_map(struct check *check, uint64_t group, const uint64_t *map)
 {
-    uint64_t first = (group - check->first_group) * FS_GROUP_BLOCKS;
+    uint64_t first = (group - check->first_group) * check->fs->alloc.group_blocks;
     uint64_t lost = 0, wild = 0;
 
     for (uint64_t i = FS_GROUP_SLOTS; i < alloc_group_blocks(&check->fs->alloc, group); i++) {

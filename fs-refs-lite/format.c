@@ -36,16 +36,18 @@ static int format_super(struct format *format, const struct fs_format_options *o
     static const uint8_t zeros[16];
     struct fs_super *super = &format->super;
     uint64_t bytes = journal_bytes(options, format->vdisk->size_bytes);
+    uint32_t group_blocks = options->group_blocks ? options->group_blocks : FS_GROUP_BLOCKS;
 
     if (format->vdisk->size_bytes < FS_VOLUME_BYTES_MIN || bytes < FS_JOURNAL_BYTES_MIN ||
         bytes > FS_JOURNAL_BYTES_MAX || bytes > format->vdisk->size_bytes / 4 ||
+        !fs_group_blocks_are_valid(group_blocks) ||
         !memchr(options->label, 0, sizeof(options->label)))
         return -EINVAL;
     *super = (struct fs_super){.hash_seed = io_random(format->io),
                                .created_ns = io_wall_ns(format->io),
                                .journal_blocks = bytes / BLOCK_SIZE,
                                .first_group_block = FS_JOURNAL_BLOCK + bytes / BLOCK_SIZE,
-                               .group_blocks = FS_GROUP_BLOCKS,
+                               .group_blocks = group_blocks,
                                .block_size = BLOCK_SIZE};
     memcpy(super->header.volume, options->uuid, sizeof(zeros));
     if (memcmp(options->uuid, zeros, sizeof(zeros)) == 0) {
@@ -119,7 +121,7 @@ static int co_format_groups(struct format *format)
 {
     const uint8_t *volume = format->super.header.volume;
     uint64_t first = format->super.first_group_block, address = first + FS_GROUP_SLOTS + 1;
-    uint64_t blocks = MIN((uint64_t)FS_GROUP_BLOCKS, format->root.total_blocks - first);
+    uint64_t blocks = MIN((uint64_t)format->super.group_blocks, format->root.total_blocks - first);
     struct fs_group_item item = {.generation = 1, .free_blocks = blocks - FS_GROUP_SLOTS - 2};
     struct fs_node *node = (struct fs_node *)format->block;
     struct fs_bitmap *map = (struct fs_bitmap *)format->block;

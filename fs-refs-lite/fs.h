@@ -62,6 +62,8 @@ struct fs_format_options {
     char label[64];         /* for people; 0-terminated */
     uint64_t journal_bytes; /* 0: 1/64 of the volume, 1 MiB to 64 MiB; -EINVAL outside of 256 KiB to
                                64 MiB */
+    uint32_t group_blocks;  /* of an allocation group; 0: the most there can be, which is best but
+                               for tests; else a multiple of 64 from 512 (2 MiB) on */
     uint32_t uid, gid, mode; /* of the root directory; mode 0: 0755 */
 };
 

@@ -6,7 +6,7 @@
  *   blocks 4, 5       root, even generations, two copies     one write of two blocks
  *   blocks 6, 7       root, odd generations, two copies
  *   blocks 16 …       journal: a ring of journal_blocks
- *   then              groups of FS_GROUP_BLOCKS; the last one may be shorter
+ *   then              groups of fs_super.group_blocks; the last one may be shorter
  *
  * A group begins with two slots for its allocation map: a checkpoint writes the slot that the last
  * root does not use; which slot and generation count is an item of the groups tree. A group without
@@ -133,10 +133,16 @@ static_assert(sizeof(struct fs_root) == BLOCK_SIZE, "fs_root");
 /* ---- allocation maps ---- */
 
 #define FS_BITMAP_BYTES 4032
-#define FS_GROUP_BLOCKS (FS_BITMAP_BYTES * 8) /* 32256 blocks: 126 MiB */
+#define FS_GROUP_BLOCKS (FS_BITMAP_BYTES * 8) /* at most, and mostly: 32256 blocks, 126 MiB */
+#define FS_GROUP_BLOCKS_LEAST 512
 #define FS_GROUP_SLOTS 2
 #define FS_GROUP_NO_MAP FS_GROUP_SLOTS /* in place of the slot: nothing is used in the group */
 #define FS_GROUP_BLOCKS_MIN 64         /* a shorter last group is not used */
+
+static inline bool fs_group_blocks_are_valid(uint32_t blocks)
+{
+    return blocks >= FS_GROUP_BLOCKS_LEAST && blocks <= FS_GROUP_BLOCKS && blocks % 64 == 0;
+}
 
 struct fs_bitmap {
     struct fs_block_header header;

@@ -78,7 +78,7 @@ int fs_error(const struct fs *fs)
 
 static bool super_is_valid(const struct fs_super *super, uint64_t size_bytes)
 {
-    return super->block_size == BLOCK_SIZE && super->group_blocks == FS_GROUP_BLOCKS &&
+    return super->block_size == BLOCK_SIZE && fs_group_blocks_are_valid(super->group_blocks) &&
            super->journal_blocks >= FS_JOURNAL_BYTES_MIN / BLOCK_SIZE &&
            super->journal_blocks <= FS_JOURNAL_BYTES_MAX / BLOCK_SIZE &&
            super->first_group_block == FS_JOURNAL_BLOCK + super->journal_blocks &&

@@ -220,7 +220,8 @@ static int make_mirror(struct node_volume *volume)
 static int co_format(struct node_volume *volume)
 {
     const struct volume_record *record = volume_record_of(volume);
-    struct fs_format_options options = {.mode = 0755};
+    struct fs_format_options options = {.group_blocks = volume->owner_node->options.group_blocks,
+                                        .mode = 0755};
     struct command_result result;
     int r = 0;
 

@@ -27,6 +27,8 @@ static void print_repeat(const struct run_options *options)
         printf(" --caches %u", options->caches);
     if (options->vms != VMS_BY_SEED && !options->plain)
         printf(" --vms %u", options->vms);
+    if (options->groups != GROUPS_BY_SEED && !options->plain)
+        printf(" --groups %u", options->groups);
     if (options->faults && !options->program)
         printf(" --faults %s", *options->faults ? options->faults : "none");
     printf(" --log\n");

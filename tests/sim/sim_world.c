@@ -15,6 +15,7 @@
 #define PORT 7800
 #define ASK_NS (500 * MS) /* between two requests for a token */
 #define VM_RESTART_DELAY_MS 3000
+#define GROUPS_STREAM 1
 
 uint64_t world_now_ns(const struct world *world)
 {
@@ -126,6 +127,21 @@ static void choose_sharing(struct world *world)
         shape->copy_clients = shape->trim_percent = 0;
 }
 
+/* In a third of the runs a volume has many groups, as large ones have: of one or two for a slab,
+ * and the last is short. Not from the world's draws either. */
+static void choose_groups(struct world *world)
+{
+    static const uint32_t sizes[] = {512, 576, 1024, 4032};
+    uint64_t words[] = {world->options.seed, GROUPS_STREAM};
+    uint64_t draw = hash64(words, sizeof(words));
+
+    world->shape.group_blocks = 0;
+    if (world->options.groups != GROUPS_BY_SEED)
+        world->shape.group_blocks = world->options.groups;
+    else if (draw % 3 == 0 && !world->options.plain)
+        world->shape.group_blocks = sizes[draw / 3 % ARRAY_SIZE(sizes)];
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -152,6 +168,7 @@ static void choose_shape(struct world *world)
     shape->trim_percent = world_draw(world, 2) ? (unsigned)world_draw(world, 10) : 0;
     choose_vms(world);
     choose_sharing(world);
+    choose_groups(world);
 }
 
 /* ---- a machine's program: setting up ---- */
@@ -360,6 +377,7 @@ static int co_start_node(struct machine *machine, struct io *io, struct kv *kv)
                                    .kv = kv,
                                    .cold_start_grace_ns = 5 * SEC,
                                    .disk_log_bytes = machine->world->shape.log_bytes,
+                                   .group_blocks = machine->world->shape.group_blocks,
                                    .on_fatal = on_fatal,
                                    .vm_restart_delay_ms = VM_RESTART_DELAY_MS,
                                    .on_change = on_change,

@@ -32,6 +32,7 @@
 #define CACHES_AT_FIRST_MAX 2u
 #define CACHES_BY_SEED UINT_MAX
 #define VMS_BY_SEED UINT_MAX
+#define GROUPS_BY_SEED UINT32_MAX
 #define MACHINE_CACHES_MAX 4 /* those that a run adds included */
 #define MACHINE_DISKS_MAX (MACHINE_CAPACITY_MAX + MACHINE_CACHES_MAX) /* cache disks come last */
 #define SHAPE_VOLUMES_MAX 2                                           /* that clients use */
@@ -45,6 +46,7 @@ struct run_options {
     unsigned caches;     /* cache disks of each node, or CACHES_BY_SEED */
     bool plain;          /* one volume, a three-way mirror, no cache disks */
     unsigned vms;        /* of the world, or VMS_BY_SEED */
+    uint32_t groups;     /* blocks of a file system's group (0: most), or GROUPS_BY_SEED */
     bool shared;         /* any client writes any block, whatever the seed says */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
@@ -65,6 +67,7 @@ struct shape {
     unsigned caches;       /* disks of each node apart from capacity, at first */
     bool hard_disks;       /* capacity is, and has a read cache on the cache disks */
     uint64_t disk_bytes, log_bytes, extent_bytes;
+    uint32_t group_blocks; /* of the file systems; 0: as in a daemon, one group */
     struct volume_shape
         volumes[SHAPE_VOLUMES_MAX]; /* the first is everybody's; see sim_workload.h */
     unsigned volume_count;

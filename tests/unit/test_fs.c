@@ -84,6 +84,43 @@ static void foreign_is_refused(void **state)
     world_run(VOLUME, 1, co_foreign_is_refused);
 }
 
+/* Many small groups, the last one short: all their room is to be had, and comes back. */
+static void co_groups_are_small(struct world *world)
+{
+    struct fs_format_options options = {.group_blocks = 500};
+    struct fs_statfs empty, now;
+    struct fs_inode *inode;
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), -EINVAL);
+    options.group_blocks = FS_GROUP_BLOCKS + 64;
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), -EINVAL);
+    options.group_blocks = 576;
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    check_int(world->fs->super.group_blocks, 576);
+    check_int(co_fs_statfs(world->fs, &empty), 0);
+    check_int(co_create(world, "f"), 0);
+    inode = co_must_open(world, "f");
+    check_int(co_write_pattern(inode, 0, VOLUME * 3 / 4, 1), 0);
+    fs_inode_put(inode);
+    co_world_remount(world);
+    inode = co_must_open(world, "f");
+    check_bytes(inode, 0, VOLUME * 3 / 4, 1);
+    co_world_check(world);
+    check_int(co_fs_truncate(inode, 0, FS_NO_REQUEST), 0);
+    fs_inode_put(inode);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    check_int(co_fs_statfs(world->fs, &now), 0);
+    check(now.free_bytes + 16 * BLOCK_SIZE > empty.free_bytes);
+    co_world_done(world);
+}
+
+static void groups_are_small(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_groups_are_small);
+}
+
 static void co_grows(struct world *world)
 {
     struct fs_statfs before, after;
@@ -2019,6 +2056,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(format_mounts),
         cmocka_unit_test(names_in_place_only),
         cmocka_unit_test(foreign_is_refused),
+        cmocka_unit_test(groups_are_small),
         cmocka_unit_test(grows),
         cmocka_unit_test(grows_and_crashes),
         cmocka_unit_test(names),
