@@ -24,8 +24,9 @@ class Done:
 class Cluster:
     """The devcluster as the script means it to be: who is away, and who may lack writes."""
 
-    def __init__(self, lab, nodes):
+    def __init__(self, lab, nodes, disk_size):
         self.lab, self.nodes = lab, nodes
+        self.disk_size = disk_size
         self.away = set()     # nodes that do not answer, on purpose
         self.stopped = set()  # of these: whose daemon does not run
         self.dirty = set()    # nodes that were hurt since the cluster was Healthy
@@ -136,7 +137,7 @@ class Cluster:
         time.sleep(1 + pick % 7)
         self.new_disks += 1
         new = f"ssd{10 + self.new_disks}"
-        self.lab.devcluster("new-disk", node, new, "1G")
+        self.lab.devcluster("new-disk", node, new, self.disk_size)
         self.lab.s2d("disk", "replace", f"{name}:{disk['name']}", self.lab.node_dir(node) / "disks" / new, "--yes", "--wait",
                      node=node, timeout=HEALTHY_SECONDS)
         (self.lab.node_dir(node) / "disks" / disk["name"]).unlink()
