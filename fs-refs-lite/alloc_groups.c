@@ -200,8 +200,12 @@ static int co_group_read(struct fs *fs, struct group *group)
         return r;
     block = alloc_group_first(&fs->alloc, group->index) + item.slot;
     r = co_disk_read(fs, group->map, block * BLOCK_SIZE, BLOCK_SIZE);
+    if (r == -EIO && !fs->error) {
+        fs_note_unreadable(fs, block);
+        return -EBADMSG;
+    }
     if (r < 0)
-        return r == -EIO && !fs->error ? -EBADMSG : r; /* no copy of it is right any more */
+        return r;
     if (group_item_get(fs, group->index, &now) < 0 || memcmp(&now, &item, sizeof(now)) != 0)
         return -EAGAIN; /* a checkpoint passed */
     group->slot = item.slot;

@@ -76,8 +76,10 @@ must_check int co_fs_format(struct io *io, struct vdisk *vdisk,
 struct fs_mount_options {
     uint64_t cache_bytes;  /* RAM for tree nodes and allocation maps; 0: 32 MiB; at least 16 MiB */
     uint64_t bounce_bytes; /* RAM for requests that are not block-aligned; 0: 8 MiB */
-    bool salvage; /* mount although the journal is damaged in the middle: later operations are lost
-                   */
+    bool salvage;  /* mount although the journal is damaged in the middle: later operations are lost
+                    */
+    bool gives_up; /* a node or map that the journal's changes need and the vdisk cannot give (-EIO)
+                      is overwritten: lost for good, and these changes with it */
 };
 
 /* Mounts: newest root, journal replayed, one root written. The time is bounded by the journal, not
@@ -85,7 +87,7 @@ struct fs_mount_options {
  * are gone but were open (orphans) stay until co_fs_reap_orphans(), so that export nodes can open
  * their handles again first. Returns 0, -EBADMSG (no valid superblock or root, or a journal with a
  * hole), -EPROTONOSUPPORT (format of another version or with an unknown feature), -ENOSPC, or the
- * vdisk's error. */
+ * vdisk's error; -EIO is worth another try: what cannot be read now may come back. */
 must_check int co_fs_mount(struct io *io, struct vdisk *vdisk,
                            const struct fs_mount_options *options, struct fs **ret_fs);
 

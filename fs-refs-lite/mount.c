@@ -64,6 +64,19 @@ int fs_fail_with(struct fs *fs, int error)
     return fs->error;
 }
 
+void fs_note_unreadable(struct fs *fs, uint64_t address)
+{
+    if (!fs->unreadable.is_noted)
+        return;
+    for (unsigned i = 0; i < MIN(fs->unreadable.count, (unsigned)FS_UNREADABLE_MAX); i++) {
+        if (fs->unreadable.addresses[i] == address)
+            return;
+    }
+    if (fs->unreadable.count < FS_UNREADABLE_MAX)
+        fs->unreadable.addresses[fs->unreadable.count] = address;
+    fs->unreadable.count++;
+}
+
 void fs_fail(struct fs *fs)
 {
     (void)fs_fail_with(fs, -ESTALE);
@@ -228,8 +241,11 @@ static int fs_start(struct fs *fs)
 
 static int co_replay(struct fs *fs)
 {
-    int r = PLANTED(FS_REPLAY_OVER_DATA) ? 0 : co_journal_scan(fs, false, co_txn_replay_blocks);
+    int r = 0;
 
+    fs->unreadable.is_noted = true;
+    if (!PLANTED(FS_REPLAY_OVER_DATA))
+        r = co_journal_scan(fs, false, co_txn_replay_blocks);
     if (r == 0 || (r == -EBADMSG && fs->options.salvage))
         r = co_journal_scan(fs, true, co_txn_replay);
     if (r == -EBADMSG && fs->options.salvage) {
@@ -238,6 +254,7 @@ static int co_replay(struct fs *fs)
     }
     if (r == -ENOSPC && fs->counters.damage) /* the reserve is behind damaged maps */
         r = -EBADMSG;
+    fs->unreadable.is_noted = false;
     fs->journal.appended_lsn = fs->journal.durable_lsn = fs->next_lsn - 1;
     return r;
 }

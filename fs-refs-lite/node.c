@@ -309,7 +309,8 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
     r = co_disk_read(fs, node->disk, want->address * BLOCK_SIZE, BLOCK_SIZE);
     if (fs->error)
         r = fs->error;
-    /* -EIO: no copy of it is right any more, which is damage like any other. */
+    if (r == -EIO)
+        fs_note_unreadable(fs, want->address);
     if (r == -EIO || (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume))) {
         fs_note_damage(fs);
         r = -EBADMSG;

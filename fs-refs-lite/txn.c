@@ -322,6 +322,37 @@ int co_txn_step(struct fs *fs, enum txn_need need, txn_plan *plan, void *arg,
 
 /* ---- replay ---- */
 
+/* A change is lost with the damaged node or map that it belongs to. That has to be for good: one
+ * that no copy gives now (those that are in-sync are rotten, others are away) could be back at the
+ * next mount as it was before, and without the change. Then blocks in use would be free, and what
+ * was acknowledged undone. Returns 0, -EIO (wait), or the vdisk's error. */
+static int co_change_is_lost(struct fs *fs)
+{
+    cleanup(freep) void *zeros = NULL;
+
+    fs_note_damage(fs);
+    if (fs->unreadable.count == 0 || PLANTED(FS_LOST_COMES_BACK))
+        return 0;
+    if (!fs->options.gives_up || fs->unreadable.count > FS_UNREADABLE_MAX) {
+        SOMETIMES("fs: a mount waits for what a change in the journal needs");
+        return -EIO;
+    }
+    zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    if (!zeros)
+        return -ENOMEM;
+    memset(zeros, 0, BLOCK_SIZE);
+    while (fs->unreadable.count > 0) {
+        uint64_t address = fs->unreadable.addresses[fs->unreadable.count - 1];
+        int r = co_disk_write(fs, zeros, address * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+
+        if (r < 0)
+            return r;
+        fs->unreadable.count--;
+        SOMETIMES("fs: what cannot be read is lost for good");
+    }
+    return 0;
+}
+
 int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
 {
     const struct fs_journal_entry *entry = journal_entry_first(record);
@@ -331,10 +362,8 @@ int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
 
         if (entry->action == FS_JOURNAL_ALLOCATE)
             r = co_alloc_retake(fs, entry->object, entry->offset);
-        if (r == -EBADMSG) {
-            fs_note_damage(fs); /* nothing is allocated from a damaged map: these blocks are safe */
-            r = 0;
-        }
+        if (r == -EBADMSG) /* nothing is allocated from a damaged map: these blocks are safe */
+            r = co_change_is_lost(fs);
         if (r < 0)
             return r;
     }
@@ -355,11 +384,8 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
         r = CO_RETRY(fs, record_prepare(fs, record));
     if (r == 0 && (record->lsn < fs->next_lsn || record->lsn > UINT64_MAX / 2))
         r = -EBADMSG;
-    if (r == -EBADMSG) {
-        fs_note_damage(
-            fs); /* what hangs on the damaged node is lost, this change with it; the rest goes on */
-        return 0;
-    }
+    if (r == -EBADMSG) /* the rest goes on */
+        return co_change_is_lost(fs);
     if (r < 0)
         return r;
     record_apply(fs, record);

@@ -132,6 +132,7 @@
     X(FS_NOT_AWAITED, "fs", "an operation is answered before its record is durable")               \
     X(FS_FREED_REUSED, "fs", "a freed block is used again before the checkpoint that frees it")    \
     X(FS_TRIM_EARLY, "fs", "freed blocks are trimmed before the root is durable")                  \
+    X(FS_LOST_COMES_BACK, "fs-damage", "a change that a node or map could not take is lost, and these come back without it") \
     X(FS_TRIM_NOT_AWAITED, "fs", "freed blocks are used again before their trim is acknowledged")  \
     X(FS_ROOT_BEFORE_NODES, "fs", "a root is written before the nodes it points to")               \
     X(FS_REPLAY_OVER_DATA, "fs", "a mount does not take the blocks of its journal first")          \

@@ -7,6 +7,8 @@
 #define CHECKPOINT_NS (10 * SEC)  /* of the file system */
 #define REAP_ORPHANS_NS (5 * SEC) /* after a mount: exports have opened their handles again */
 #define RETRY_NS (200 * MS)
+/* So long what cannot be read when a volume is mounted may come back, before it is given up. */
+#define UNREADABLE_NS (120 * SEC)
 
 /* ---- what a mirror asks for ---- */
 
@@ -246,6 +248,7 @@ static int co_mount(struct node_volume *volume)
 {
     struct node *node = volume->owner_node;
     const struct volume_record *record = volume_record_of(volume);
+    struct fs_mount_options options = {0};
     int r = 0;
 
     if (!record || record->state == VOLUME_DELETING)
@@ -254,10 +257,15 @@ static int co_mount(struct node_volume *volume)
         r = co_format(volume);
     if (r < 0)
         return r;
+    options.gives_up =
+        volume->unreadable_ns > 0 && io_now_ns(node->io) - volume->unreadable_ns > UNREADABLE_NS;
     volume->waiting = "is being mounted";
-    r = co_fs_mount(node->io, mirror_vdisk(volume->mirror), NULL, &volume->fs);
+    r = co_fs_mount(node->io, mirror_vdisk(volume->mirror), &options, &volume->fs);
+    if (r == -EIO && volume->unreadable_ns == 0)
+        volume->unreadable_ns = io_now_ns(node->io);
     if (r < 0)
         return r;
+    volume->unreadable_ns = 0;
     volume->mounted_ns = volume->checkpoint_ns = io_now_ns(node->io);
     volume->reaped = false;
     volume->waiting = NULL;
