@@ -102,6 +102,9 @@ bool sim_is_dying(struct io *io);
 void sim_pause(struct sim *sim, unsigned machine); /* as SIGSTOP: time goes on without it */
 void sim_resume(struct sim *sim, unsigned machine);
 void sim_set_clock_rate(struct sim *sim, unsigned machine, double rate); /* 1.0: true */
+/* Jobs of co_offload() that begin before until_ns run and end then, or when the machine's program
+ * dies: whatever they write to hangs. A time that is over: no more begin so. */
+void sim_hang_jobs(struct sim *sim, unsigned machine, uint64_t until_ns);
 
 /* One direction of the network: messages wait (no reset) until healed; both with two calls. A
  * machine always reaches itself. */
@@ -126,6 +129,16 @@ enum sim_disk_fault { SIM_DISK_OK, SIM_DISK_READ_ERRORS, SIM_DISK_WRITE_ERRORS, 
 void sim_disk_set_fault(struct sim *sim, unsigned machine, const char *path,
                         enum sim_disk_fault fault);
 void sim_disk_set_slowdown(struct sim *sim, unsigned machine, const char *path, double factor);
+/* Operations of these kinds do not end (and have no effect) until it is called again without them;
+ * then they do, in any order. SIM_HANG_WRITES: discards and changes of size too. What a killed
+ * process has written hangs on, and keeps the file locked. 0: none hang. */
+enum sim_disk_hang {
+    SIM_HANG_READS = 1,
+    SIM_HANG_WRITES = 2,
+    SIM_HANG_SYNCS = 4,
+    SIM_HANG_ALL = SIM_HANG_READS | SIM_HANG_WRITES | SIM_HANG_SYNCS,
+};
+void sim_disk_hang(struct sim *sim, unsigned machine, const char *path, unsigned kinds);
 /* The next write at or behind from_offset ends well, but is not there, or is somewhere else behind
  * from_offset. TRUE: none is. */
 enum sim_disk_spoil { SIM_WRITE_TRUE, SIM_WRITE_LOST, SIM_WRITE_MISDIRECTED };

@@ -191,9 +191,25 @@ static void op_end(struct disk_op *op, int result)
     free(op);
 }
 
+static bool op_hangs(const struct disk_op *op)
+{
+    switch (op->kind) {
+    case DISK_READ:
+        return op->inode->hanging & SIM_HANG_READS;
+    case DISK_SYNC:
+        return op->inode->hanging & SIM_HANG_SYNCS;
+    case DISK_WRITE:
+    case DISK_DISCARD:
+    case DISK_TRUNCATE:
+        return op->inode->hanging & SIM_HANG_WRITES;
+    }
+    return false;
+}
+
 static void op_fire(void *arg)
 {
-    op_end(arg, op_effect(arg));
+    if (!op_hangs(arg)) /* else sim_disk_hang() lets it fire again */
+        op_end(arg, op_effect(arg));
 }
 
 /* ---- submitting ---- */
@@ -525,6 +541,22 @@ void sim_disk_set_slowdown(struct sim *sim, unsigned number, const char *path, d
 
     inode->slowdown_ppm = (uint64_t)(factor * SLOWDOWN_ONE + 0.5);
     sim_note(sim, RECORD_DISK_FAULT, number, inode->fault, inode->slowdown_ppm);
+}
+
+void sim_disk_hang(struct sim *sim, unsigned number, const char *path, unsigned kinds)
+{
+    struct inode *inode = inode_named(sim, number, path);
+
+    if (inode->hanging == kinds)
+        return;
+    inode->hanging = kinds;
+    sim_note(sim, RECORD_HANG, number, kinds, 0);
+    list_for_each (node, &sim_machine(sim, number)->disk_ops) {
+        struct disk_op *op = list_entry(node, struct disk_op, node);
+
+        if (op->inode == inode && op->event.heap_index == 0 && !op_hangs(op))
+            sim_event_schedule(sim, &op->event, sim->now_ns + op_latency_ns(op));
+    }
 }
 
 static int find_range(struct sim *sim, unsigned number, const char *path, uint64_t offset,

@@ -29,6 +29,7 @@ struct inode {
     uint64_t journal_order; /* of the last entry */
     enum sim_disk_fault fault;
     uint64_t slowdown_ppm;
+    unsigned hanging;          /* enum sim_disk_hang */
     enum sim_disk_spoil spoil; /* what happens to the next write at or behind spoil_from */
     uint64_t spoil_from;
     bool locked;     /* by the running program */

@@ -152,8 +152,13 @@ static void op_co_offload(struct io *io, io_callback *fn, void *arg)
 {
     struct machine *machine = machine_of_io(io);
     struct sim *sim = machine->sim;
+    int r = 0;
 
+    if (sim->now_ns < machine->jobs_hang_until_ns)
+        r = sim_co_pause(machine, machine->jobs_hang_until_ns - sim->now_ns);
     fn(arg);
+    if (r < 0)
+        return;
     /* A machine that dies meanwhile is noticed by the caller's next operation, as after a worker
      * that was just done. */
     if (sim_co_pause(machine, sim_rng_between(&sim->world_rng, sim->options.offload_ns_min,
@@ -483,6 +488,16 @@ void sim_resume(struct sim *sim, unsigned number)
 {
     sim_note(sim, RECORD_RESUME, number, 0, 0);
     sim_machine(sim, number)->paused = false;
+}
+
+void sim_hang_jobs(struct sim *sim, unsigned number, uint64_t until_ns)
+{
+    struct machine *machine = sim_machine(sim, number);
+
+    if (machine->jobs_hang_until_ns == until_ns)
+        return;
+    sim_note(sim, RECORD_JOBS_HANG, number, until_ns, 0);
+    machine->jobs_hang_until_ns = until_ns;
 }
 
 void sim_set_clock_rate(struct sim *sim, unsigned number, double rate)

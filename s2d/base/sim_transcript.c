@@ -33,6 +33,8 @@ static const struct {
     [RECORD_LINK] = {"link", "to", "delay_ns"},
     [RECORD_CUT] = {"cut", "from", "to"},
     [RECORD_HEAL] = {"heal", "from", "to"},
+    [RECORD_HANG] = {"hang", "kinds", ""},
+    [RECORD_JOBS_HANG] = {"jobs hang", "until", ""},
 };
 
 static void print_value(FILE *file, const char *name, uint64_t value)

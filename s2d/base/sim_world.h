@@ -62,6 +62,8 @@ enum sim_record {
     RECORD_LINK,
     RECORD_CUT,
     RECORD_HEAL,
+    RECORD_HANG,
+    RECORD_JOBS_HANG,
 };
 /* machine 0: the world. What a and b are is said where the names stand (sim_transcript.c). */
 void sim_note(struct sim *sim, enum sim_record what, unsigned machine, uint64_t a, uint64_t b);
@@ -103,6 +105,7 @@ struct machine {
     struct list completions; /* struct io_op that the next turn hands back; result in extra[0] */
     struct list posted;      /* struct io_task */
     struct list sleepers;    /* coroutines in sim_co_pause() */
+    uint64_t jobs_hang_until_ns;
 
     struct list inodes; /* the disk survives the program */
     struct list open_files;

@@ -11,6 +11,7 @@ struct entry {
 struct kv_disk {
     struct entry *entries;
     size_t count, size;
+    bool frozen;
 };
 
 struct kv_memory {
@@ -22,6 +23,11 @@ int kv_disk_new(struct kv_disk **ret_disk)
 {
     *ret_disk = calloc(1, sizeof(**ret_disk));
     return *ret_disk ? 0 : -ENOMEM;
+}
+
+void kv_disk_freeze(struct kv_disk *disk)
+{
+    disk->frozen = true;
 }
 
 void kv_disk_free(struct kv_disk *disk)
@@ -95,6 +101,8 @@ static int memory_write(struct kv *kv, const struct kv_batch *batch)
 {
     struct kv_disk *disk = container_of(kv, struct kv_memory, kv)->disk;
 
+    if (disk->frozen)
+        return -EIO;
     for (size_t i = 0; i < batch->count; i++) {
         const struct kv_change *change = &batch->changes[i];
         size_t at = lower_bound(disk, change->key);
@@ -147,6 +155,7 @@ int kv_memory_open(struct kv_disk *disk, struct kv **ret_kv)
         return -ENOMEM;
     memory->kv.ops = &memory_ops;
     memory->disk = disk;
+    disk->frozen = false;
     *ret_kv = &memory->kv;
     return 0;
 }

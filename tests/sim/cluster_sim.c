@@ -3,11 +3,12 @@
  * is one run. See sim_world.h for the parts, tests/README.md for how to work with it.
  *
  *   cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] [--caches N] [--faults LIST]
- * [--vms N] [--groups BLOCKS] [--shared] [--log]
+ * [--vms N] [--groups BLOCKS] [--shared] [--stalls] [--log]
  *
  * --caches gives each node so many cache disks at first, --vms the world so many virtual machines,
  * --groups the file systems groups of so many blocks (0: as large as in a daemon), and --shared has
- * all clients write the same blocks, whatever the seed says.
+ * all clients write the same blocks, whatever the seed says. --stalls has databases and disks hang
+ * besides; no seed does by itself.
  *
  * Exit status 0: every run was as it should be. 1: one was not; its last words begin with
  * "FAILED seed S: ". */
@@ -72,24 +73,19 @@ static void run(const struct run_options *options)
 }
 
 static const struct option long_options[] = {
-    {"seed", required_argument, NULL, 's'},
-    {"runs", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 'v'},
-    {"nodes", required_argument, NULL, 'n'},
-    {"caches", required_argument, NULL, 'c'},
-    {"faults", required_argument, NULL, 'f'},
-    {"vms", required_argument, NULL, 'm'},
-    {"shared", no_argument, NULL, 'w'},
-    {"groups", required_argument, NULL, 'g'},
-    {"log", no_argument, NULL, 'l'},
-    {NULL, 0, NULL, 0},
+    {"seed", required_argument, NULL, 's'},    {"runs", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 'v'}, {"nodes", required_argument, NULL, 'n'},
+    {"caches", required_argument, NULL, 'c'},  {"faults", required_argument, NULL, 'f'},
+    {"vms", required_argument, NULL, 'm'},     {"shared", no_argument, NULL, 'w'},
+    {"groups", required_argument, NULL, 'g'},  {"stalls", no_argument, NULL, 't'},
+    {"log", no_argument, NULL, 'l'},           {NULL, 0, NULL, 0},
 };
 
 static int usage(void)
 {
     fprintf(stderr, "usage: cluster_sim [--seed S] [--runs N] [--seconds V] [--nodes N] "
                     "[--caches 0-2] [--vms 0-3] [--groups BLOCKS] [--faults LIST|none] [--shared] "
-                    "[--log]\n");
+                    "[--stalls] [--log]\n");
     return 2;
 }
 
@@ -113,6 +109,9 @@ int main(int argc, char **argv)
             break;
         case 'w':
             options.shared = true;
+            break;
+        case 't':
+            options.stalls = true;
             break;
         case 'm':
             options.vms = (unsigned)strtoul(optarg, NULL, 10);

@@ -12,8 +12,7 @@
 #include "tests/sim/sim_disks.h"
 #include "tests/sim/sim_faults_private.h"
 
-/* The disk that this fault is about; UINT_MAX: none is to be had. */
-static unsigned choose_disk(const struct fault *fault, const struct machine *machine)
+unsigned choose_disk(const struct fault *fault, const struct machine *machine)
 {
     unsigned first = (unsigned)(fault->draw[0] % MACHINE_CAPACITY_MAX);
 

@@ -1,4 +1,5 @@
 /* The plan of faults and its agenda. */
+#include "s2d/base/checksum.h"
 #include "s2d/cluster/liveness.h"
 #include "tests/sim/sim_faults_private.h"
 
@@ -14,6 +15,7 @@ struct faults {
     struct fault *list;
     unsigned count;
     uint64_t start_ns, end_ns;
+    uint64_t stall_draws;
 };
 
 /* ---- the kinds ---- */
@@ -21,7 +23,8 @@ struct faults {
 static unsigned list_kinds(const struct fault_kind **ret_kinds)
 {
     static const struct fault_kind *const tables[] = {machine_faults, disk_faults,  admin_faults,
-                                                      replace_faults, cache_faults, vm_faults};
+                                                      replace_faults, cache_faults, vm_faults,
+                                                      stall_faults};
     unsigned count = 0;
 
     for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
@@ -62,11 +65,11 @@ static bool is_of(const struct fault_kind *table, const struct fault_kind *kind)
     return table->name;
 }
 
-/* What it happens to is in this world. */
-static bool has_object(const struct world *world, const struct fault_kind *kind)
+/* It may be drawn: what it happens to is in this world. */
+static bool is_drawn(const struct world *world, const struct fault_kind *kind)
 {
     return !(world->shape.caches == 0 && is_of(cache_faults, kind)) &&
-           !(world->shape.vms == 0 && is_of(vm_faults, kind));
+           !(world->shape.vms == 0 && is_of(vm_faults, kind)) && !is_of(stall_faults, kind);
 }
 
 /* Of each kind, how likely it is in this run. */
@@ -78,7 +81,7 @@ static unsigned choose_rates(struct world *world, const struct faults *faults, u
     for (unsigned i = 0; i < faults->kind_count; i++) {
         rates[i] = 0;
         /* not drawn where there are none: such a seed is the run that it was without them */
-        if (!has_object(world, faults->kinds[i]))
+        if (!is_drawn(world, faults->kinds[i]))
             continue;
         rates[i] = faults->kinds[i]->weight * factors[world_draw(world, 5)];
         all += rates[i];
@@ -140,6 +143,73 @@ static void plan_too_much(struct faults *faults)
         faults->list[faults->count / 2].kind = kind;
 }
 
+/* ---- the plan of what hangs ---- */
+
+/* A stream of its own (any number will do): the seed's other faults are those that it has without
+ * --stalls. */
+#define STALL_STREAM 1829356
+
+static uint64_t stall_draw(struct world *world, struct faults *faults)
+{
+    uint64_t words[] = {world->options.seed, STALL_STREAM, ++faults->stall_draws};
+
+    return hash64(words, sizeof(words));
+}
+
+static unsigned choose_stall_rates(struct world *world, struct faults *faults, unsigned *rates)
+{
+    static const unsigned factors[] = {0, 1, 1, 4};
+    unsigned all = 0;
+
+    for (unsigned i = 0; i < faults->kind_count; i++) {
+        rates[i] = 0;
+        if (is_of(stall_faults, faults->kinds[i]))
+            rates[i] = faults->kinds[i]->weight * factors[stall_draw(world, faults) % 4];
+        all += rates[i];
+    }
+    return all;
+}
+
+static void plan_stall(struct world *world, struct faults *faults, const unsigned *rates,
+                       unsigned all, struct fault *fault)
+{
+    unsigned nodes = world->shape.nodes, machine = (unsigned)(stall_draw(world, faults) % nodes);
+    uint64_t draw = stall_draw(world, faults) % all;
+
+    while (draw >= rates[fault->kind])
+        draw -= rates[fault->kind++];
+    fault->machine = fault->other = &world->machines[1 + machine];
+    fault->for_ns = stall_draw(world, faults) % 3 == 0 ? 12 * SEC : 3 * SEC; /* at most */
+    fault->for_ns = 300 * MS + stall_draw(world, faults) % fault->for_ns;
+    for (size_t i = 0; i < ARRAY_SIZE(fault->draw); i++)
+        fault->draw[i] = stall_draw(world, faults);
+}
+
+/* Only when they are asked for. They come last, so that the others keep their numbers. */
+static void plan_stalls(struct world *world, struct faults *faults)
+{
+    static const uint64_t intervals[] = {700 * MS, 1500 * MS, 4 * SEC};
+    unsigned rates[KINDS_MAX], all;
+    uint64_t interval_ns, at_ns = 0;
+
+    if (!world->options.stalls)
+        return;
+    all = choose_stall_rates(world, faults, rates);
+    interval_ns = intervals[stall_draw(world, faults) % ARRAY_SIZE(intervals)];
+    while (all > 0 && faults->count < FAULTS_MAX) {
+        struct fault *fault = &faults->list[faults->count];
+
+        at_ns += stall_draw(world, faults) % (2 * interval_ns);
+        if (at_ns >= world->shape.seconds * SEC)
+            break;
+        fault->index = faults->count++;
+        fault->at_ns = faults->start_ns + at_ns;
+        plan_stall(world, faults, rates, all, fault);
+        if (!is_chosen(world->options.faults, fault->index))
+            fault->state = FAULT_OVER;
+    }
+}
+
 struct faults *faults_plan(struct world *world)
 {
     static const uint64_t intervals[] = {200 * MS, 700 * MS, 1500 * MS, 4 * SEC};
@@ -169,6 +239,7 @@ struct faults *faults_plan(struct world *world)
     }
     if (world->too_much)
         plan_too_much(faults);
+    plan_stalls(world, faults);
     return faults;
 }
 
@@ -316,10 +387,14 @@ static void mend_all(struct world *world)
         sim_crash_at_write(world->sim, i, 0);
         start_if_down(machine);
         sim_resume(world->sim, i);
+        sim_hang_jobs(world->sim, i, 0);
+        machine->forgets = false;
         for (unsigned disk = 0; disk < MACHINE_DISKS_MAX; disk++) {
             char path[DISK_PATH_MAX];
 
             disk_path_of(world, disk, path);
+            if (machine->disks[disk].exists)
+                sim_disk_hang(world->sim, i, path, 0);
             if (!machine->disks[disk].exists || machine->disks[disk].dead)
                 continue;
             sim_disk_set_fault(world->sim, i, path, SIM_DISK_OK);

@@ -1,6 +1,7 @@
 /* What the files of the faults share: sim_faults.c (plan and agenda), sim_machine_faults.c
  * (machines, clocks, network), sim_disk_faults.c (disks), sim_rot.c (what goes bad on them),
- * sim_cache_faults.c (cache disks), sim_admin_faults.c (what administrators do),
+ * sim_cache_faults.c (cache disks), sim_stall_faults.c (what hangs), sim_admin_faults.c (what
+ * administrators do),
  * sim_replace_faults.c (disks and nodes that they exchange). */
 #ifndef TESTS_SIM_FAULTS_PRIVATE_H
 #define TESTS_SIM_FAULTS_PRIVATE_H
@@ -34,7 +35,8 @@ struct fault_kind {
 /* Each ends with a name of NULL. */
 extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[],
     cache_faults[], /* only in runs that have cache disks */
-    vm_faults[];    /* only in runs that have VMs */
+    vm_faults[],    /* only in runs that have VMs */
+    stall_faults[]; /* planned apart from the others, by draws of their own */
 
 /* ---- machines (sim_machine_faults.c): what other tables aim ---- */
 
@@ -53,6 +55,8 @@ void starts_again(struct world *world, struct fault *fault);
 
 /* ---- disks (sim_disk_faults.c, sim_rot.c) ---- */
 
+/* The disk that this fault is about; UINT_MAX: none is to be had. */
+unsigned choose_disk(const struct fault *fault, const struct machine *machine);
 /* Where data may be destroyed: *ret_machine and the disk, or UINT_MAX when not now. */
 unsigned choose_victim(struct world *world, const struct fault *fault,
                        struct machine **ret_machine);

@@ -21,6 +21,8 @@ static void print_repeat(const struct run_options *options)
         printf(" --seconds %llu", (unsigned long long)options->seconds);
     if (options->shared)
         printf(" --shared");
+    if (options->stalls)
+        printf(" --stalls");
     if (options->nodes && !options->program)
         printf(" --nodes %u", options->nodes);
     if (options->caches != CACHES_BY_SEED && !options->plain)

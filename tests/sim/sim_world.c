@@ -329,7 +329,11 @@ static void end_program(struct machine *machine)
 
 static void on_crash(void *arg)
 {
-    end_program(arg);
+    struct machine *machine = arg;
+
+    if (machine->forgets)
+        kv_disk_freeze(machine->kv_disk);
+    end_program(machine);
 }
 
 static void on_fatal(void *arg, const char *reason)

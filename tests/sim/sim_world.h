@@ -48,6 +48,7 @@ struct run_options {
     unsigned vms;        /* of the world, or VMS_BY_SEED */
     uint32_t groups;     /* blocks of a file system's group (0: most), or GROUPS_BY_SEED */
     bool shared;         /* any client writes any block, whatever the seed says */
+    bool stalls;         /* databases and disks hang besides; no seed says so by itself */
     bool log;            /* the whole transcript on stdout */
     const char *faults;  /* NULL: all that the seed plans; else "1,4,7": only these of them */
     const char *program; /* that chooses nodes and faults by itself; NULL: cluster_sim */
@@ -105,6 +106,7 @@ struct machine {
     bool leaving;            /* as at SIGTERM */
     bool created;            /* it is a member and its disks are claimed */
     bool tidying;            /* an administrator is at work on it, at the end */
+    bool forgets;            /* when it dies, what its database is writing is not there */
     uint64_t lease_until_ns; /* of its clock: machine_note_lease() */
     unsigned hurts;          /* faults that touch it, under way */
     uint64_t hurt_ns;        /* when one began or ended last */

@@ -441,6 +441,146 @@ static void lock_outlives_a_killed_process(void **state)
     assert_int_equal(landed, 30);
 }
 
+struct hung_op {
+    struct io_file *file;
+    bool is_read, done;
+    int result;
+};
+
+static void hung_op_main(void *arg)
+{
+    struct hung_op *op = arg;
+    uint8_t block[BLOCK_SIZE];
+
+    fill(block, 7);
+    if (op->is_read)
+        op->result = co_io_read(op->file, block, sizeof(block), 0);
+    else
+        op->result = co_io_write(op->file, block, sizeof(block), 0, 0);
+    op->done = true;
+}
+
+struct hung {
+    struct hung_op read, write;
+    bool sync_done;
+};
+
+static void hung_main(struct io *io, void *arg)
+{
+    struct hung *hung = arg;
+    struct io_file *file = must_open(io, IO_OPEN_LOCK);
+    struct co_group group;
+
+    co_group_init(&group);
+    hung->read = (struct hung_op){.file = file, .is_read = true};
+    hung->write = (struct hung_op){.file = file};
+    assert_int_equal(co_group_spawn(&group, io, "read", hung_op_main, &hung->read), 0);
+    assert_int_equal(co_group_spawn(&group, io, "write", hung_op_main, &hung->write), 0);
+    hung->sync_done = co_io_sync(file) == 0;
+    co_group_wait(&group);
+    io_file_close(file);
+}
+
+/* What hangs has no effect and no end until it is let go, each kind by itself. */
+static void hung_disk_answers_when_it_is_let_go(void **state)
+{
+    cleanup(sim_freep) struct sim *sim = new_sim(5);
+    struct hung hung = {0};
+
+    (void)state;
+    assert_int_equal(sim_disk_create(sim, 1, DISK, DISK_BYTES), 0);
+    sim_disk_hang(sim, 1, DISK, SIM_HANG_READS | SIM_HANG_WRITES);
+    assert_int_equal(sim_start(sim, 1, hung_main, &hung), 0);
+    sim_run(sim, 10 * SEC, NULL, NULL);
+    assert_true(hung.sync_done);
+    assert_false(hung.read.done);
+    assert_false(hung.write.done);
+    assert_int_equal(stamp_of(sim, 0), 0);
+
+    sim_disk_hang(sim, 1, DISK, SIM_HANG_READS);
+    sim_run(sim, 11 * SEC, NULL, NULL);
+    assert_true(hung.write.done);
+    assert_int_equal(hung.write.result, 0);
+    assert_int_equal(stamp_of(sim, 0), 7);
+    assert_false(hung.read.done);
+
+    sim_disk_hang(sim, 1, DISK, 0);
+    sim_run(sim, 12 * SEC, NULL, NULL);
+    assert_true(hung.read.done);
+    assert_int_equal(hung.read.result, 0);
+}
+
+/* As a device does that its kernel waits for: the lock stays, and the write may come late. */
+static void hung_write_outlives_a_killed_process(void **state)
+{
+    cleanup(sim_freep) struct sim *sim = new_sim(6);
+    struct reopener reopener = {0};
+    struct hung hung = {0};
+
+    (void)state;
+    assert_int_equal(sim_disk_create(sim, 1, DISK, DISK_BYTES), 0);
+    sim_disk_hang(sim, 1, DISK, SIM_HANG_ALL);
+    assert_int_equal(sim_start(sim, 1, hung_main, &hung), 0);
+    sim_run(sim, SEC, NULL, NULL);
+    sim_crash(sim, 1, SIM_PROCESS_DIES);
+    assert_int_equal(hung.read.result, -ECANCELED);
+    assert_int_equal(hung.write.result, -ECANCELED);
+
+    assert_int_equal(sim_start(sim, 1, reopen, &reopener), 0);
+    sim_run(sim, 5 * SEC, NULL, NULL);
+    assert_int_equal(reopener.first_result, -EBUSY);
+    assert_false(reopener.done);
+    assert_int_equal(stamp_of(sim, 0), 0);
+    sim_disk_hang(sim, 1, DISK, 0);
+    assert_true(sim_run(sim, 6 * SEC, is_set, &reopener.done));
+    assert_int_equal(stamp_of(sim, 0), 7);
+    sim_crash(sim, 1, SIM_HOST_DIES);
+}
+
+struct hung_job {
+    struct sim *sim;
+    uint64_t ran_ns, ended_ns;
+};
+
+static void note_run(void *arg)
+{
+    struct hung_job *job = arg;
+
+    job->ran_ns = sim_now_ns(job->sim);
+}
+
+static void offload_one(struct io *io, void *arg)
+{
+    struct hung_job *job = arg;
+
+    co_offload(io, note_run, job);
+    job->ended_ns = sim_now_ns(job->sim);
+}
+
+/* A job that begins while they hang runs when that is over, or when its process dies. */
+static void hung_job_runs_late(void **state)
+{
+    cleanup(sim_freep) struct sim *sim = new_sim(7);
+    struct hung_job job = {.sim = sim}, killed = {.sim = sim};
+
+    (void)state;
+    sim_hang_jobs(sim, 1, 3 * SEC);
+    assert_int_equal(sim_start(sim, 1, offload_one, &job), 0);
+    sim_run(sim, 2 * SEC, NULL, NULL);
+    assert_int_equal(job.ran_ns, 0);
+    sim_run(sim, 4 * SEC, NULL, NULL);
+    assert_in_range(job.ran_ns, 3 * SEC, 3 * SEC + MS);
+    assert_true(job.ended_ns >= job.ran_ns);
+    sim_crash(sim, 1, SIM_PROCESS_DIES);
+
+    sim_hang_jobs(sim, 1, 9 * SEC);
+    assert_int_equal(sim_start(sim, 1, offload_one, &killed), 0);
+    sim_run(sim, 5 * SEC, NULL, NULL);
+    assert_int_equal(killed.ran_ns, 0);
+    sim_crash(sim, 1, SIM_PROCESS_DIES);
+    assert_int_equal(killed.ran_ns, 5 * SEC);
+}
+
 static void meet_faults(struct io *io, void *arg)
 {
     cleanup(io_file_closep) struct io_file *file = must_open(io, 0);
@@ -1020,6 +1160,9 @@ int main(void)
         cmocka_unit_test(lost_overwrite_leaves_the_durable_version),
         cmocka_unit_test(crash_at_nth_write_is_in_the_middle_of_it),
         cmocka_unit_test(lock_outlives_a_killed_process),
+        cmocka_unit_test(hung_disk_answers_when_it_is_let_go),
+        cmocka_unit_test(hung_write_outlives_a_killed_process),
+        cmocka_unit_test(hung_job_runs_late),
         cmocka_unit_test(faults_and_misuse_are_errors),
         cmocka_unit_test(truncated_data_is_gone),
         cmocka_unit_test(stream_is_in_order_and_ends),
