@@ -69,6 +69,7 @@ int alloc_init(struct alloc *alloc, const struct fs_super *super, const struct f
     list_init(&alloc->dirty);
     list_init(&alloc->writing);
     list_init(&alloc->holds);
+    co_mutex_init(&alloc->refill);
     while (buckets < group_capacity)
         buckets *= 2;
     alloc->hash_mask = buckets - 1;
@@ -211,24 +212,32 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
     return 0;
 }
 
+/* A new hold of free runs from block *from of the group on, which moves behind them. False: there
+ * are none. */
+static bool group_hold_next(struct fs *fs, struct group *group, uint64_t *from, uint64_t blocks,
+                            struct alloc_hold *hold)
+{
+    uint64_t held = 0;
+
+    hold->count = 0;
+    list_init(&hold->node);
+    group_hold(fs, group, *from, blocks, hold, &held);
+    if (held == 0)
+        return false;
+    list_push_back(&fs->alloc.holds, &hold->node);
+    *from = hold->runs[hold->count - 1].address + hold->runs[hold->count - 1].blocks -
+            alloc_group_first(&fs->alloc, group->index);
+    return true;
+}
+
 int co_alloc_hold_free(struct fs *fs, uint64_t index, uint64_t *from, struct alloc_hold *hold)
 {
-    struct alloc *alloc = &fs->alloc;
-    uint64_t held = 0;
     struct group *group;
     int r = co_group_get(fs, index, &group);
 
     if (r < 0)
         return r;
-    hold->count = 0;
-    list_init(&hold->node);
-    group_hold(fs, group, *from, alloc_available(alloc) / 2, hold, &held);
-    if (held == 0)
-        return -ENOENT;
-    list_push_back(&alloc->holds, &hold->node);
-    *from = hold->runs[hold->count - 1].address + hold->runs[hold->count - 1].blocks -
-            alloc_group_first(alloc, index);
-    return 0;
+    return group_hold_next(fs, group, from, alloc_available(&fs->alloc) / 2, hold) ? 0 : -ENOENT;
 }
 
 int co_alloc_hold_group(struct fs *fs, uint64_t index, struct alloc_hold *hold)
@@ -320,57 +329,123 @@ int co_alloc_retake(struct fs *fs, uint64_t address, uint64_t blocks)
                  its own */
 }
 
-/* ---- addresses for tree nodes ---- */
+/* ---- addresses for tree nodes ----
+ *
+ * A checkpoint that finds no room for a node on a thin vdisk would find none the next time, either,
+ * and without one nothing is ever freed. So an address is in the pool only where there is a slab,
+ * and it stays: of the addresses of a window, the one that is taken last was written. What was
+ * taken before it is on the vdisk when it can be trimmed, for that is after the checkpoint that
+ * frees it. (For the same reason an address never comes back: alloc_free() takes those of dropped
+ * nodes.) */
 
-/* From one group into the pool, so that the lowest address is taken first. */
-static void group_refill(struct fs *fs, struct group *group, size_t count)
+/* Slabs begin at multiples of this, and end there. */
+#define WINDOW_BLOCKS (MIB / BLOCK_SIZE)
+
+static bool pool_has_window(const struct alloc *alloc, uint64_t window)
 {
-    struct alloc *alloc = &fs->alloc;
-    size_t first = alloc->pool_count;
-    uint64_t from = 0;
-    struct run run;
-
-    while (alloc->pool_count < count &&
-           group_search(group, from, count - alloc->pool_count, &run)) {
-        from = run.address + run.blocks;
-        run.address += alloc_group_first(alloc, group->index);
-        alloc->free_blocks -= group_mark(alloc, group, run.address, run.blocks, true);
-        for (uint64_t i = 0; i < run.blocks; i++) {
-            group->pins++;
-            alloc->pool[alloc->pool_count++] = run.address + i;
-        }
+    for (size_t i = alloc->pool_count; i > 0; i--) {
+        if (alloc->pool[i - 1] / WINDOW_BLOCKS == window)
+            return true;
     }
-    for (size_t low = first, high = alloc->pool_count; low + 1 < high; low++, high--) {
-        uint64_t swap = alloc->pool[low];
-
-        alloc->pool[low] = alloc->pool[high - 1];
-        alloc->pool[high - 1] = swap;
-    }
+    return false;
 }
 
-int co_alloc_refill(struct fs *fs, size_t count)
+/* What is in the last window of the hold goes to the pool, so that its lowest address is taken
+ * first; or is free again, when there is no slab for it. */
+static int co_window_refill(struct fs *fs, struct group *group, struct alloc_hold *hold)
 {
     struct alloc *alloc = &fs->alloc;
+    struct run *run = &hold->runs[hold->count - 1];
+    uint64_t end = run->address + run->blocks;
+    uint64_t first = MAX(run->address, ALIGN_DOWN(end - 1, WINDOW_BLOCKS));
+    int r = 0;
 
-    assert(count <= alloc->pool_capacity);
+    if (!pool_has_window(alloc, first / WINDOW_BLOCKS))
+        r = co_block_back(fs, end - 1);
+    run->blocks = first - run->address;
+    for (uint64_t address = end; address-- > first;) {
+        if (r == 0 && alloc->pool_count < alloc->pool_capacity) {
+            group->pins++;
+            alloc->pool[alloc->pool_count++] = address;
+        } else {
+            alloc->free_blocks += group_mark(alloc, group, address, 1, false);
+        }
+    }
+    if (run->blocks == 0) {
+        hold->count--;
+        group->pins--;
+    }
+    return r;
+}
+
+static int co_hold_refill(struct fs *fs, struct group *group, struct alloc_hold *hold)
+{
+    int r = 0;
+
+    while (hold->count > 0) {
+        int error = co_window_refill(fs, group, hold);
+
+        if (r == 0)
+            r = error;
+    }
+    list_remove(&hold->node);
+    return r;
+}
+
+/* From one group into the pool. A slab is no smaller than a group: behind a window for which there
+ * is none, nothing more is asked for. */
+static int co_group_refill(struct fs *fs, struct group *group, size_t count)
+{
+    struct alloc *alloc = &fs->alloc;
+    struct alloc_hold hold;
+    uint64_t from = 0;
+    int r = co_group_back(fs, group);
+
+    while (r == 0 && alloc->pool_count < count &&
+           group_hold_next(fs, group, &from, count - alloc->pool_count, &hold))
+        r = co_hold_refill(fs, group, &hold);
+    return r;
+}
+
+static int co_refill_locked(struct fs *fs, size_t count)
+{
+    struct alloc *alloc = &fs->alloc;
+    uint64_t start = alloc->metadata_cursor;
+    bool is_pool_full = false; /* that of slabs: what is empty need not be asked for */
+
     for (uint64_t i = 0; i < alloc->group_count && alloc->pool_count < count; i++) {
-        uint64_t index = (alloc->metadata_cursor + i) % alloc->group_count;
+        uint64_t index = (start + i) % alloc->group_count;
+        uint64_t free_blocks = alloc->free_in_group[index];
         struct group *group;
         int r;
 
-        if (alloc->free_in_group[index] == 0)
+        if (free_blocks == 0 ||
+            (is_pool_full && free_blocks == alloc_group_blocks(alloc, index) - FS_GROUP_SLOTS))
             continue;
         r = co_group_get(fs, index, &group);
         if (r == -EBADMSG)
             continue;
         if (r == 0)
-            r = co_group_back(fs, group);
-        if (r < 0)
+            r = co_group_refill(fs, group, count);
+        SOMETIMES_IF(r == -ENOSPC, "fs: a thin pool has no room for a tree node");
+        if (r == -ENOSPC)
+            is_pool_full = true;
+        else if (r < 0)
             return r;
-        group_refill(fs, group, count);
-        alloc->metadata_cursor = index;
+        else
+            alloc->metadata_cursor = index;
     }
     return alloc->pool_count >= count ? 0 : -ENOSPC;
+}
+
+int co_alloc_refill(struct fs *fs, size_t count)
+{
+    int r;
+
+    co_mutex_lock(&fs->alloc.refill);
+    r = co_refill_locked(fs, MIN(count, fs->alloc.pool_capacity));
+    co_mutex_unlock(&fs->alloc.refill);
+    return r;
 }
 
 uint64_t alloc_take_metadata(struct fs *fs)
@@ -389,19 +464,5 @@ uint64_t alloc_take_metadata(struct fs *fs)
             return run.address;
         SOMETIMES("fs: a map says that a node in use is free");
         fs_note_damage(fs); /* a map said that a node in use was free: leave it */
-    }
-}
-
-void alloc_give_metadata(struct fs *fs, uint64_t address)
-{
-    struct alloc *alloc = &fs->alloc;
-    struct group *group = group_find(alloc, group_of(alloc, address));
-
-    assert(group); /* it was taken since the last snapshot: the map is dirty, so it is here */
-    if (alloc->pool_count < alloc->pool_capacity) {
-        group->pins++;
-        alloc->pool[alloc->pool_count++] = address;
-    } else {
-        alloc->free_blocks += group_mark(alloc, group, address, 1, false);
     }
 }

@@ -8,13 +8,15 @@
  *
  * Reserve: data stops short of the last `reserve_blocks`, which is what tree nodes can need between
  * two checkpoints twice over, and operations that make names stop at half of it; so what frees
- * space always finds nodes to do it with. */
+ * space always finds nodes to do it with. On a thin vdisk free blocks need not have a slab: there
+ * the pool of addresses keeps, for the same end, some that have one. */
 #ifndef S2D_FS_ALLOC_H
 #define S2D_FS_ALLOC_H
 
 #include "fs-refs-lite/fs_format.h"
 #include "fs-refs-lite/run_list.h"
 #include "s2d/base/base.h"
+#include "s2d/base/co.h"
 
 struct fs;
 
@@ -54,6 +56,7 @@ struct alloc {
 
     uint64_t *pool; /* addresses for tree nodes, taken from the end */
     size_t pool_count, pool_capacity;
+    struct co_mutex refill; /* one at a time */
 };
 
 must_check int alloc_init(struct alloc *alloc, const struct fs_super *super,
@@ -98,12 +101,16 @@ void alloc_free(struct fs *fs, uint64_t address, uint64_t blocks);
  * damaged. */
 must_check int co_alloc_retake(struct fs *fs, uint64_t address, uint64_t blocks);
 
-/* Tree nodes. co_alloc_refill() brings the pool to at least `count` addresses. -ENOSPC */
+/* Tree nodes. co_alloc_refill() brings the pool to at least `count` addresses, each where a thin
+ * vdisk has room for it. Returns 0, -ENOSPC (there are fewer; those are in the pool), -ENOMEM, or
+ * the vdisk's error. A node's address goes back by alloc_free(), whether or not it was written. */
 must_check int co_alloc_refill(struct fs *fs, size_t count);
 uint64_t alloc_take_metadata(struct fs *fs);
-void alloc_give_metadata(struct fs *fs, uint64_t address);
 
 /* ---- checkpoint ---- */
+
+/* How many addresses a checkpoint may take for the groups tree, were it to begin now. */
+size_t alloc_checkpoint_addresses(const struct fs *fs);
 
 /* Brings the maps of all touched groups into RAM, and makes the nodes with their items dirty, which
  * may touch more of them: returns 0 when it has to be called again, 1 when all was ready without a

@@ -45,17 +45,28 @@ static int group_items_prepare(struct fs *fs)
     return 0;
 }
 
+/* An item may cost a leaf and what is above it, but no more than there is: copies of all, as many
+ * by splitting them, and new leaves. */
+size_t alloc_checkpoint_addresses(const struct fs *fs)
+{
+    size_t groups = fs->alloc.dirty_count + fs->alloc.touched_count;
+    size_t nodes = MIN(groups * 4, fs->trees[FS_TREE_GROUPS].nodes * 2 + groups / 8);
+
+    return MIN(nodes + 64, fs->alloc.pool_capacity);
+}
+
 int co_alloc_prepare_snapshot(struct fs *fs)
 {
     struct alloc *alloc = &fs->alloc;
-    size_t addresses = MIN(alloc->dirty_count * 4 + 64, alloc->pool_capacity);
-    bool ready = alloc->touched_count == 0 && alloc->pool_count >= addresses;
+    bool ready = alloc->touched_count == 0 && alloc->pool_count >= alloc_checkpoint_addresses(fs);
     int r;
 
     if (!ready) {
         r = co_touched_load(fs);
         if (r == 0)
-            r = co_alloc_refill(fs, MIN(alloc->dirty_count * 8 + 128, alloc->pool_capacity));
+            r = co_alloc_refill(fs, 2 * alloc_checkpoint_addresses(fs));
+        if (r == -ENOSPC && alloc->pool_count >= alloc_checkpoint_addresses(fs))
+            r = 0;
         if (r == 0)
             r = alloc_reserve_frees(alloc, alloc->dirty_count * 8 + 128);
         return r;

@@ -245,21 +245,23 @@ int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group)
     }
 }
 
+int co_block_back(struct fs *fs, uint64_t address)
+{
+    static const _Alignas(BLOCK_SIZE) char zeros[BLOCK_SIZE];
+
+    return co_disk_write(fs, zeros, address * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+}
+
 int co_group_back(struct fs *fs, struct group *group)
 {
     uint64_t second = alloc_group_first(&fs->alloc, group->index) + 1; /* the first map goes to 0 */
-    cleanup(freep) void *zeros = NULL;
     int r;
 
     if (!group->is_fresh || group->is_backed || group->free_blocks == 0)
         return 0; /* a map was written here, or will be before anything else is; or all is trimmed
                      just now, the slots too */
-    zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    if (!zeros)
-        return -ENOMEM;
-    memset(zeros, 0, BLOCK_SIZE);
     group->pins++;
-    r = co_disk_write(fs, zeros, second * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+    r = co_block_back(fs, second);
     group->pins--;
     group->is_backed |= r == 0;
     return r;

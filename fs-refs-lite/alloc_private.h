@@ -60,8 +60,11 @@ struct fs_key group_key(uint64_t index);
 /* Returns 0, -EBADMSG (nothing is allocated from this group any more), -ENOMEM, or the vdisk's
  * error. */
 must_check int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group);
+/* Writes zeros there: a thin vdisk has room for this block then, and keeps it until it is trimmed.
+ * Returns 0, or the vdisk's error: -ENOSPC, the pool is full. */
+must_check int co_block_back(struct fs *fs, uint64_t address);
 /* Before the first blocks of a group are given away: a thin vdisk finds room for its map now, or a
- * checkpoint would look for it when there may be none. Returns 0, -ENOMEM, or the vdisk's error. */
+ * checkpoint would look for it when there may be none. Returns 0, or the vdisk's error. */
 must_check int co_group_back(struct fs *fs, struct group *group);
 
 #endif

@@ -145,18 +145,24 @@ int co_inode_settle(struct fs_inode *inode)
     return co_journal_wait(inode->fs, inode->lsn);
 }
 
-/* One inode's times into the tree. -EAGAIN: look again. */
+#define FLUSH_ADDRESSES 64 /* more than one inode's times need */
+
+/* One inode's times into the tree. -EAGAIN: look again. -ENOSPC: what addresses there are the
+ * checkpoint needs itself. */
 static int co_inode_flush_one(struct fs *fs, struct fs_inode *inode)
 {
     struct fs_key key = inode_key(inode->ino);
+    size_t needed = alloc_checkpoint_addresses(fs) + FLUSH_ADDRESSES;
     struct tree_item item;
     int r;
 
-    if (fs->alloc.pool_count < 64) {
-        r = co_alloc_refill(fs, 128);
+    if (fs->alloc.pool_count < needed) {
+        r = co_alloc_refill(fs, needed + FLUSH_ADDRESSES);
+        if (r == -ENOSPC && fs->alloc.pool_count >= needed)
+            r = 0;
         return r < 0 ? r : -EAGAIN;
     }
-    r = alloc_reserve_frees(&fs->alloc, 64);
+    r = alloc_reserve_frees(&fs->alloc, FLUSH_ADDRESSES);
     if (r < 0)
         return r;
     r = tree_get(fs, FS_TREE_FILES, &key, &item);
@@ -188,6 +194,8 @@ int co_inode_flush_times(struct fs *fs)
         struct fs_inode *inode = list_first(&fs->inodes.times_dirty, struct fs_inode, times_node);
         int r = fs->error ? fs->error : co_inode_flush_one(fs, inode);
 
+        if (r == -ENOSPC)
+            return 0; /* another time: a crash may take them back, too */
         if (r < 0 && r != -EAGAIN)
             return r;
         budget--;

@@ -319,6 +319,8 @@ static int co_mount(struct fs *fs, bool *ret_clean)
         fs->root.crashes++;
     fs->root.epoch++;
     r = co_checkpoint_force(fs, 0);
+    if (r == 0)
+        return co_txn_stock(fs);
     if (r == -ENOSPC && fs->counters.damage) {
         fs->is_read_only = true;
         r = 0;
@@ -348,13 +350,15 @@ int co_fs_mount(struct io *io, struct vdisk *vdisk, const struct fs_mount_option
 
 int co_fs_unmount(struct fs *fs)
 {
+    const struct list *times = &fs->inodes.times_dirty, *first;
     int r;
 
     fs->is_unmounting = true;
     co_group_wait(&fs->background);
-    do { /* times may be left over when there are very many */
+    do { /* times may be left over when there are very many; or when the pool is full, for good */
+        first = times->next;
         r = co_fs_checkpoint(fs);
-    } while (r == 0 && !fs->is_read_only && !list_empty(&fs->inodes.times_dirty));
+    } while (r == 0 && !fs->is_read_only && !list_empty(times) && times->next != first);
     if (r == 0)
         r = co_checkpoint_force(fs, FS_ROOT_CLEAN);
     (void)fs_fail_with(fs, -ESTALE);

@@ -398,8 +398,8 @@ void node_drop(struct fs *fs, struct node *node)
 {
     fs->trees[node->disk->tree].nodes--;
     switch ((enum node_state)node->state) {
-    case NODE_DIRTY: /* no root knows it: its address may serve again at once */
-        alloc_give_metadata(fs, node->address);
+    case NODE_DIRTY: /* no root knows it; but see the pool of addresses in alloc.c */
+        alloc_free(fs, node->address, 1);
         node_unhash(&fs->nodes, node);
         fs->nodes.dirty_count--;
         node_release(&fs->nodes, node);

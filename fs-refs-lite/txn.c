@@ -4,7 +4,7 @@
 #include "fs-refs-lite/fs_internal.h"
 
 #define POOL_MIN 192 /* more than any operation's new and copied nodes */
-#define POOL_REFILL 320
+#define POOL_AHEAD 128
 #define FREES_MAX 2048 /* runs that one operation may free, nodes included */
 
 /* ---- the list ---- */
@@ -174,10 +174,32 @@ static bool txn_lacks_space(const struct fs *fs, enum txn_need need)
     return need == TXN_GROWS && fs->alloc.free_blocks + fs->alloc.pool_count < half;
 }
 
+/* The operation's own, and those of the checkpoint behind it: with none left for that nothing would
+ * ever be freed. What makes names leaves as many to what frees space. */
+static size_t addresses_needed(const struct fs *fs, enum txn_need need)
+{
+    return alloc_checkpoint_addresses(fs) + (need == TXN_GROWS ? 2 : 1) * POOL_MIN;
+}
+
+/* needed: with fewer it is -ENOSPC. */
+static int co_txn_addresses(struct fs *fs, size_t needed)
+{
+    int r = co_alloc_refill(fs, addresses_needed(fs, TXN_GROWS) + POOL_AHEAD);
+
+    return r == -ENOSPC && fs->alloc.pool_count >= needed ? 0 : r;
+}
+
+int co_txn_stock(struct fs *fs)
+{
+    return co_txn_addresses(fs, 0);
+}
+
 static int co_txn_space(struct fs *fs, enum txn_need need)
 {
-    if (fs->alloc.pool_count < POOL_MIN) {
-        int r = co_alloc_refill(fs, POOL_REFILL);
+    size_t needed = addresses_needed(fs, need);
+
+    if (fs->alloc.pool_count < needed) {
+        int r = co_txn_addresses(fs, needed);
 
         if (r == -ENOSPC && space_is_coming(fs))
             r = co_fs_checkpoint(fs);
@@ -375,7 +397,7 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
     int r;
 
     if (fs->alloc.pool_count < POOL_MIN) {
-        r = co_alloc_refill(fs, POOL_REFILL);
+        r = co_txn_addresses(fs, POOL_MIN);
         if (r < 0)
             return r;
     }

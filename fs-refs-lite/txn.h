@@ -56,6 +56,10 @@ size_t txn_room(const struct txn *txn); /* bytes left for entries and their valu
  * trees themselves. */
 must_check int co_txn_room(struct fs *fs, enum txn_need need);
 
+/* Asks for the addresses that operations will need while the pool of a thin vdisk may have room.
+ * Returns 0 (also when it has none), -ENOMEM, or the vdisk's error. */
+must_check int co_txn_stock(struct fs *fs);
+
 /* Replay, pass 1: what a record took must not be given to nodes. Pass 2: its changes again. */
 must_check int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record);
 must_check int co_txn_replay(struct fs *fs, const struct fs_journal_record *record);

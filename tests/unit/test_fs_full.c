@@ -1,0 +1,207 @@
+/* Full pools below a thin volume: what needs a slab that nobody has is refused, cleanly; all else
+ * goes on, and most of all what gives space back. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "fs-refs-lite/fs_format.h"
+#include "s2d/base/co.h"
+#include "tests/unit/fs_harness.h"
+
+#define WORKERS 8
+
+/* A worker makes names one after the other, and removes them in the same order. */
+struct worker {
+    struct world *world;
+    unsigned number;
+    unsigned made, removed; /* acknowledged */
+    unsigned remove_end;
+    int result;
+};
+
+static struct worker workers[WORKERS];
+
+static int co_do_to_name(const struct worker *worker, unsigned index,
+                         int (*co_do)(struct world *world, const char *path))
+{
+    char path[80];
+
+    snprintf(path, sizeof(path), "name-%02u-%050u", worker->number, index);
+    return co_do(worker->world, path);
+}
+
+static void co_make(void *arg)
+{
+    struct worker *worker = arg;
+
+    for (; (worker->result = co_do_to_name(worker, worker->made, co_create)) == 0; worker->made++)
+        continue;
+}
+
+static void co_remove(void *arg)
+{
+    struct worker *worker = arg;
+
+    worker->result = 0;
+    for (; worker->removed < worker->remove_end && worker->result == 0; worker->removed++) {
+        worker->result = co_do_to_name(worker, worker->removed, co_unlink);
+        if (worker->result < 0)
+            break;
+    }
+}
+
+/* Returns what all of them ended with; they agree, if the power was not cut. */
+static int co_all(struct world *world, void (*co_main)(void *arg))
+{
+    struct co_group group;
+
+    co_group_init(&group);
+    for (unsigned i = 0; i < WORKERS; i++)
+        check_int(co_group_spawn(&group, world->io, "worker", co_main, &workers[i]), 0);
+    co_group_wait(&group);
+    for (unsigned i = 0; i < WORKERS; i++) {
+        if (workers[i].result == -ESTALE)
+            return -ESTALE;
+    }
+    for (unsigned i = 1; i < WORKERS; i++)
+        check_int(workers[i].result, workers[0].result);
+    return workers[0].result;
+}
+
+/* of: a part of the names that there are, 1: all. */
+static int co_remove_part(struct world *world, unsigned of)
+{
+    for (unsigned i = 0; i < WORKERS; i++)
+        workers[i].remove_end = workers[i].removed + (workers[i].made - workers[i].removed) / of;
+    return co_all(world, co_remove);
+}
+
+static void workers_new(struct world *world)
+{
+    for (unsigned i = 0; i < WORKERS; i++)
+        workers[i] = (struct worker){.world = world, .number = i};
+}
+
+/* A new file system, in a pool that has little more than it begins with. */
+static void co_begin(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB};
+
+    workers_new(world);
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    world->ram.slabs = 4;
+}
+
+/* Tree nodes need room in a full pool, too: new names are refused before there is none for those
+ * of a checkpoint, which would fail for ever then, and with it every delete and the next mount. */
+static void co_names(struct world *world)
+{
+    unsigned made;
+
+    co_begin(world);
+    check_int(co_all(world, co_make), -ENOSPC);
+    check(workers[0].made > 100);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_world_check(world);
+    check_int(co_remove_part(world, 20), 0);
+    co_world_crash(world);
+    co_world_mount(world); /* the pool is as full as it was */
+    co_world_check(world);
+    check_int(co_remove_part(world, 2), 0);
+    co_world_remount(world);
+    made = workers[0].made;
+    check_int(co_all(world, co_make), -ENOSPC); /* where nodes have gone is room for others */
+    check(workers[0].made > made + 100);
+    made = workers[0].made;
+    world->ram.slabs = 3;
+    check_int(co_all(world, co_make), -ENOSPC);
+    check(workers[0].made > made + 100);
+    check_int(co_remove_part(world, 1), 0);
+    co_world_done(world);
+}
+
+static void names_find_a_full_pool(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++)
+        world_run(12 * GIB, seed, co_names);
+}
+
+/* The power goes at a write of such a run: the volume mounts, without a slab more, and is sound;
+ * what was acknowledged is there, and all of it can be deleted. */
+static uint64_t cut; /* 0: never */
+static uint64_t cut_total;
+
+static int co_fill_and_free(struct world *world)
+{
+    int r = co_all(world, co_make);
+
+    if (r == -ENOSPC)
+        r = co_fs_checkpoint(world->fs);
+    if (r == 0)
+        r = co_remove_part(world, 3);
+    if (r == 0)
+        r = co_all(world, co_make);
+    if (r == -ENOSPC)
+        r = co_remove_part(world, 2);
+    return r == 0 ? co_fs_checkpoint(world->fs) : r;
+}
+
+/* What was under way may have happened. */
+static void co_remove_what_is_left(struct worker *worker)
+{
+    for (unsigned i = worker->removed; i <= worker->made; i++) {
+        int r = co_do_to_name(worker, i, co_unlink);
+
+        if (r != -ENOENT || (i != worker->removed && i != worker->made))
+            check_int(r, 0);
+    }
+}
+
+static void co_cut(struct world *world)
+{
+    world->which = cut;
+    world->ram.random += cut;
+    co_begin(world);
+    world->ram.delay_max = 2;
+    cut_total = world->ram.writes + world->ram.trims;
+    if (cut)
+        world->ram.cut_after = cut_total + cut - 1;
+    check_int(co_fill_and_free(world), cut ? -ESTALE : 0);
+    cut_total = world->ram.writes + world->ram.trims - cut_total;
+    co_world_crash(world);
+    world->ram.cut_after = 1 + cut % 9; /* and in the middle of the mount */
+    if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == 0)
+        co_world_crash(world);
+    ram_vdisk_restart(&world->ram);
+    co_world_mount(world);
+    co_world_check(world);
+    for (unsigned i = 0; i < WORKERS; i++)
+        co_remove_what_is_left(&workers[i]);
+    co_world_done(world);
+}
+
+static void power_cut_in_a_full_pool(void **state)
+{
+    (void)state;
+    cut = 0;
+    world_run(600 * MIB, 1, co_cut);
+    for (uint64_t n = 1, total = cut_total; n <= total; n += 1 + total / 100) {
+        cut = n;
+        world_run(600 * MIB, n, co_cut);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_find_a_full_pool),
+        cmocka_unit_test(power_cut_in_a_full_pool),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
