@@ -74,6 +74,18 @@ static void change_in_part(struct ram_vdisk *ram, const char *buffer, uint64_t o
     }
 }
 
+static void slabs_return(struct ram_vdisk *ram, uint64_t offset, uint64_t length)
+{
+    uint64_t blocks = SLAB_BYTES / BLOCK_SIZE;
+
+    for (uint64_t slab = offset / SLAB_BYTES; slab <= (offset + length - 1) / SLAB_BYTES; slab++) {
+        if (!ram->slab_there[slab] || memchr(ram->in_use + slab * blocks, 1, blocks))
+            continue;
+        ram->slab_there[slab] = 0;
+        ram->slabs++;
+    }
+}
+
 static bool has_slabs(struct ram_vdisk *ram, uint64_t offset, uint64_t length)
 {
     for (uint64_t slab = offset / SLAB_BYTES; slab <= (offset + length - 1) / SLAB_BYTES; slab++) {
@@ -110,6 +122,8 @@ static int co_change(struct ram_vdisk *ram, const char *buffer, uint64_t offset,
         return -ESTALE;
     }
     change(ram, buffer, offset, length);
+    if (!buffer && ram->gives_back)
+        slabs_return(ram, offset, length);
     return 0;
 }
 

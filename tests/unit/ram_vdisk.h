@@ -33,6 +33,7 @@ struct ram_vdisk {
     uint8_t *in_use;     /* by block: written, and not trimmed since */
     uint64_t slabs;      /* thin: so many slabs of 1 MiB are left in the pool; UINT64_MAX: thick */
     uint8_t *slab_there;
+    bool gives_back; /* slabs in which nothing is written any more are in the pool at once */
 };
 
 /* All zeros. Returns 0 or -ENOMEM. */
