@@ -403,15 +403,25 @@ static void mend_all(struct world *world)
     }
 }
 
-static bool all_are_members(void *arg)
+/* Stopped in order, and only gone after the end of the faults. */
+static void start_those_that_left(struct world *world)
 {
-    struct world *world = arg;
-
     for (unsigned i = 1; i <= world->shape.nodes; i++) {
         struct machine *machine = &world->machines[i];
 
         if (machine->leaving && !machine_is_up(machine))
             machine_start(machine);
+    }
+}
+
+static bool all_are_members(void *arg)
+{
+    struct world *world = arg;
+
+    start_those_that_left(world); /* first: the others may have no quorum without them */
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        struct machine *machine = &world->machines[i];
+
         if (!machine_is_up(machine) || machine->stopping || !machine->node ||
             !node_is_member(machine->node) ||
             !liveness_lease_held(node_liveness(machine->node))) /* its database may be behind */
