@@ -78,8 +78,8 @@ struct fs_mount_options {
     uint64_t bounce_bytes; /* RAM for requests that are not block-aligned; 0: 8 MiB */
     bool salvage;  /* mount although the journal is damaged in the middle: later operations are lost
                     */
-    bool gives_up; /* a node or map that the journal's changes need and the vdisk cannot give (-EIO)
-                      is overwritten: lost for good, and these changes with it */
+    bool gives_up; /* what would be -EAGAIN is damage: what the journal's changes need of it is
+                      overwritten, and lost for good with them */
 };
 
 /* Mounts: newest root, journal replayed, one root written. The time is bounded by the journal, not
@@ -87,7 +87,8 @@ struct fs_mount_options {
  * are gone but were open (orphans) stay until co_fs_reap_orphans(), so that export nodes can open
  * their handles again first. Returns 0, -EBADMSG (no valid superblock or root, or a journal with a
  * hole), -EPROTONOSUPPORT (format of another version or with an unknown feature), -ENOSPC, or the
- * vdisk's error; -EIO is worth another try: what cannot be read now may come back. */
+ * vdisk's error; -EAGAIN: the vdisk cannot give a node or map now
+ * that is needed (-EIO), and that may come back: try again, for as long as that can be. */
 must_check int co_fs_mount(struct io *io, struct vdisk *vdisk,
                            const struct fs_mount_options *options, struct fs **ret_fs);
 

@@ -33,8 +33,6 @@ struct checkpoint {
     struct journal_mark mark; /* where the journal stood */
 };
 
-#define FS_UNREADABLE_MAX 64
-
 struct fs {
     struct io *io;
     struct vdisk *vdisk;
@@ -42,12 +40,9 @@ struct fs {
     struct fs_super super;
     struct fs_root root; /* as last written; `trees` and counters below are newer */
     int error;           /* what every call returns now */
-    struct {
-        bool is_noted; /* the journal is being replayed */
-        unsigned count;
-        uint64_t addresses[FS_UNREADABLE_MAX]; /* of nodes and maps that were -EIO meanwhile */
-    } unreadable;
-    bool is_read_only; /* damage left no place to write a root: mutations are -EROFS */
+    bool is_mounting;
+    uint64_t unreadable; /* the node or map that was -EIO last, while mounting; 0: none */
+    bool is_read_only;   /* damage left no place to write a root: mutations are -EROFS */
 
     uint64_t generation; /* of the root that the next checkpoint writes */
     struct fs_tree_root trees[FS_TREES];
@@ -116,9 +111,13 @@ static inline void fs_note_damage(struct fs *fs)
     fs->counters.damage++;
 }
 
-/* No copy of this node or map can be read now, which is damage like any other for those who want
- * it; not for the replay, see co_change_is_lost(). */
-void fs_note_unreadable(struct fs *fs, uint64_t address);
+/* No copy of this node or map can be read now. That is damage like any other for those who want it,
+ * but a mount waits for what it needs, see co_change_is_lost(). */
+static inline void fs_note_unreadable(struct fs *fs, uint64_t address)
+{
+    if (fs->is_mounting)
+        fs->unreadable = address;
+}
 
 /* Runs a statement that may miss nodes until it has all it needs: r = CO_RETRY(fs, tree_get(…)). */
 #define CO_RETRY(fs, call)                                                                         \

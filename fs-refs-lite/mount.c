@@ -64,19 +64,6 @@ int fs_fail_with(struct fs *fs, int error)
     return fs->error;
 }
 
-void fs_note_unreadable(struct fs *fs, uint64_t address)
-{
-    if (!fs->unreadable.is_noted)
-        return;
-    for (unsigned i = 0; i < MIN(fs->unreadable.count, (unsigned)FS_UNREADABLE_MAX); i++) {
-        if (fs->unreadable.addresses[i] == address)
-            return;
-    }
-    if (fs->unreadable.count < FS_UNREADABLE_MAX)
-        fs->unreadable.addresses[fs->unreadable.count] = address;
-    fs->unreadable.count++;
-}
-
 void fs_fail(struct fs *fs)
 {
     (void)fs_fail_with(fs, -ESTALE);
@@ -241,11 +228,8 @@ static int fs_start(struct fs *fs)
 
 static int co_replay(struct fs *fs)
 {
-    int r = 0;
+    int r = PLANTED(FS_REPLAY_OVER_DATA) ? 0 : co_journal_scan(fs, false, co_txn_replay_blocks);
 
-    fs->unreadable.is_noted = true;
-    if (!PLANTED(FS_REPLAY_OVER_DATA))
-        r = co_journal_scan(fs, false, co_txn_replay_blocks);
     if (r == 0 || (r == -EBADMSG && fs->options.salvage))
         r = co_journal_scan(fs, true, co_txn_replay);
     if (r == -EBADMSG && fs->options.salvage) {
@@ -254,7 +238,6 @@ static int co_replay(struct fs *fs)
     }
     if (r == -ENOSPC && fs->counters.damage) /* the reserve is behind damaged maps */
         r = -EBADMSG;
-    fs->unreadable.is_noted = false;
     fs->journal.appended_lsn = fs->journal.durable_lsn = fs->next_lsn - 1;
     return r;
 }
@@ -321,6 +304,8 @@ static int co_mount(struct fs *fs, bool *ret_clean)
     r = co_checkpoint_force(fs, 0);
     if (r == 0)
         return co_txn_stock(fs);
+    if (r == -ENOSPC && fs->unreadable != 0 && !fs->options.gives_up)
+        return -EIO; /* the room is behind a map that may come back */
     if (r == -ENOSPC && fs->counters.damage) {
         fs->is_read_only = true;
         r = 0;
@@ -336,8 +321,14 @@ int co_fs_mount(struct io *io, struct vdisk *vdisk, const struct fs_mount_option
     int r;
 
     r = fs_new(io, vdisk, options, &fs);
-    if (r == 0)
+    if (r == 0) {
+        fs->is_mounting = true;
         r = co_mount(fs, &is_clean);
+        fs->is_mounting = false;
+        SOMETIMES_IF(r == -EIO && fs->unreadable != 0, "fs: a mount waits for what it needs");
+        if (r == -EIO && fs->unreadable != 0)
+            r = -EAGAIN;
+    }
     if (fs)
         co_group_wait(&fs->background);
     if (r < 0)

@@ -311,6 +311,10 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
         r = fs->error;
     if (r == -EIO)
         fs_note_unreadable(fs, want->address);
+    if (r == -EIO && fs->is_mounting && !fs->options.gives_up) {
+        node_release(&fs->nodes, node);
+        return r;
+    }
     if (r == -EIO || (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume))) {
         fs_note_damage(fs);
         r = -EBADMSG;

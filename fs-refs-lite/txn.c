@@ -2,6 +2,7 @@
 #include "fs-refs-lite/btree.h"
 #include "fs-refs-lite/checkpoint.h"
 #include "fs-refs-lite/fs_internal.h"
+#include "s2d/base/log.h"
 
 #define POOL_MIN 192 /* more than any operation's new and copied nodes */
 #define POOL_AHEAD 128
@@ -81,8 +82,10 @@ static bool entry_changes_tree(const struct fs_journal_entry *entry)
     return entry->action == FS_JOURNAL_PUT || entry->action == FS_JOURNAL_DELETE;
 }
 
-/* Is all in RAM that the record's changes need? */
-static int record_prepare(struct fs *fs, const struct fs_journal_record *record)
+/* Is all in RAM that the record's changes need? Else *ret_entry is the first that lacks something.
+ */
+static int record_prepare(struct fs *fs, const struct fs_journal_record *record,
+                          const struct fs_journal_entry **ret_entry)
 {
     const struct fs_journal_entry *entry = journal_entry_first(record);
 
@@ -90,6 +93,7 @@ static int record_prepare(struct fs *fs, const struct fs_journal_record *record)
         struct fs_key key = journal_entry_key(entry);
         int r = entry_changes_tree(entry) ? tree_prepare(fs, entry->tree, &key) : 0;
 
+        *ret_entry = entry;
         if (r < 0)
             return r;
     }
@@ -249,6 +253,7 @@ int co_txn_room(struct fs *fs, enum txn_need need)
 
 static int txn_plan_once(struct fs *fs, struct fs_request request, txn_plan *plan, void *arg)
 {
+    const struct fs_journal_entry *lacking;
     struct txn *txn = &fs->txn;
     int r;
 
@@ -266,7 +271,7 @@ static int txn_plan_once(struct fs *fs, struct fs_request request, txn_plan *pla
         return r;
     if (request.session)
         session_record(fs, txn, request);
-    return record_prepare(fs, txn->record);
+    return record_prepare(fs, txn->record, &lacking);
 }
 
 static void txn_commit(struct fs *fs)
@@ -347,32 +352,28 @@ int co_txn_step(struct fs *fs, enum txn_need need, txn_plan *plan, void *arg,
 /* A change is lost with the damaged node or map that it belongs to. That has to be for good: one
  * that no copy gives now (those that are in-sync are rotten, others are away) could be back at the
  * next mount as it was before, and without the change. Then blocks in use would be free, and what
- * was acknowledged undone. Returns 0, -EIO (wait), or the vdisk's error. */
+ * was acknowledged undone. So a mount waits for it, and if it gives up overwrites it. Returns 0,
+ * -EIO (wait), or the vdisk's error. */
 static int co_change_is_lost(struct fs *fs)
 {
     cleanup(freep) void *zeros = NULL;
+    int r;
 
     fs_note_damage(fs);
-    if (fs->unreadable.count == 0 || PLANTED(FS_LOST_COMES_BACK))
+    if (fs->unreadable == 0 || PLANTED(FS_LOST_COMES_BACK))
         return 0;
-    if (!fs->options.gives_up || fs->unreadable.count > FS_UNREADABLE_MAX) {
-        SOMETIMES("fs: a mount waits for what a change in the journal needs");
+    if (!fs->options.gives_up)
         return -EIO;
-    }
     zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
     if (!zeros)
         return -ENOMEM;
     memset(zeros, 0, BLOCK_SIZE);
-    while (fs->unreadable.count > 0) {
-        uint64_t address = fs->unreadable.addresses[fs->unreadable.count - 1];
-        int r = co_disk_write(fs, zeros, address * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
-
-        if (r < 0)
-            return r;
-        fs->unreadable.count--;
-        SOMETIMES("fs: what cannot be read is lost for good");
-    }
-    return 0;
+    r = co_disk_write(fs, zeros, fs->unreadable * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+    log_error(fs->io, "fs", "a block of metadata is given up: no copy of it could be read",
+              "block=%llu error=%s", (unsigned long long)fs->unreadable,
+              r < 0 ? strerror(-r) : "none");
+    SOMETIMES("fs: what cannot be read is lost for good");
+    return r == -EIO ? 0 : r; /* of parity, a row that cannot be decoded takes no write in part */
 }
 
 int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
@@ -382,6 +383,7 @@ int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
     for (uint32_t i = 0; i < record->entries; i++, entry = journal_entry_next(entry)) {
         int r = 0;
 
+        fs->unreadable = 0;
         if (entry->action == FS_JOURNAL_ALLOCATE)
             r = co_alloc_retake(fs, entry->object, entry->offset);
         if (r == -EBADMSG) /* nothing is allocated from a damaged map: these blocks are safe */
@@ -392,10 +394,43 @@ int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
     return 0;
 }
 
+/* Has no effect any more when it is applied. */
+static void entry_leave_out(const struct fs_journal_entry *entry)
+{
+    ((struct fs_journal_entry *)entry)->action = 0; /* the record is in the replay's own buffer */
+}
+
+/* Makes all ready that the record needs. Without its node in the refs tree or the sessions' an
+ * entry is left out: blocks stay taken for shared, or a repeat runs again. Without one in any other
+ * it is -EBADMSG, for the whole record. */
+static int co_record_ready(struct fs *fs, const struct fs_journal_record *record)
+{
+    for (;;) {
+        const struct fs_journal_entry *failed = NULL;
+        int r;
+
+        fs->unreadable = 0;
+        r = CO_RETRY(fs, record_prepare(fs, record, &failed));
+        if (r != -EBADMSG)
+            return r;
+        r = co_change_is_lost(fs);
+        if (r < 0)
+            return r;
+        if (failed->tree != FS_TREE_REFS && failed->tree != FS_TREE_SLOTS)
+            return -EBADMSG;
+        SOMETIMES("fs: a change is replayed without what it told the refs tree, or the sessions");
+        entry_leave_out(failed);
+    }
+}
+
 int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
 {
     int r;
 
+    if (record->lsn < fs->next_lsn || record->lsn > UINT64_MAX / 2) {
+        fs_note_damage(fs);
+        return 0;
+    }
     if (fs->alloc.pool_count < POOL_MIN) {
         r = co_txn_addresses(fs, POOL_MIN);
         if (r < 0)
@@ -403,11 +438,9 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
     }
     r = alloc_reserve_frees(&fs->alloc, FREES_MAX);
     if (r == 0)
-        r = CO_RETRY(fs, record_prepare(fs, record));
-    if (r == 0 && (record->lsn < fs->next_lsn || record->lsn > UINT64_MAX / 2))
-        r = -EBADMSG;
-    if (r == -EBADMSG) /* the rest goes on */
-        return co_change_is_lost(fs);
+        r = co_record_ready(fs, record);
+    if (r == -EBADMSG)
+        return 0; /* the rest goes on */
     if (r < 0)
         return r;
     record_apply(fs, record);

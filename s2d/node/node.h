@@ -32,6 +32,7 @@ struct node_options {
                                      30 s */
     uint64_t disk_log_bytes;      /* of disks that are claimed; 0: as disk_claim says. For tests */
     uint32_t group_blocks; /* of file systems that are formatted (fs.h); 0: fs.h's. For tests */
+    uint64_t unreadable_wait_ns;  /* a volume waits for metadata that no copy gives; 0: 30 min */
     uint64_t rebuild_floor_bytes; /* copied each second however busy the clients are; 0: pace.h's */
     uint64_t vm_restart_delay_ms; /* of a cluster that this node creates; 0: 30000 */
     /* The node cannot go on (its store failed): stop the process. On the loop. */

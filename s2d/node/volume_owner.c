@@ -7,8 +7,9 @@
 #define CHECKPOINT_NS (10 * SEC)  /* of the file system */
 #define REAP_ORPHANS_NS (5 * SEC) /* after a mount: exports have opened their handles again */
 #define RETRY_NS (200 * MS)
-/* So long what cannot be read when a volume is mounted may come back, before it is given up. */
-#define UNREADABLE_NS (120 * SEC)
+/* So long what cannot be read when a volume is mounted may come back, with a host that starts again
+ * or a disk that is brought up, before it is given up. */
+#define UNREADABLE_NS (30 * 60 * SEC)
 
 /* ---- what a mirror asks for ---- */
 
@@ -244,6 +245,16 @@ static int co_format(struct node_volume *volume)
     return r;
 }
 
+static bool may_give_up(const struct node_volume *volume)
+{
+    const struct node *node = volume->owner_node;
+    uint64_t wait_ns = node->options.unreadable_wait_ns;
+
+    if (volume->unreadable_ns == 0)
+        return false;
+    return io_now_ns(node->io) - volume->unreadable_ns > (wait_ns ? wait_ns : UNREADABLE_NS);
+}
+
 static int co_mount(struct node_volume *volume)
 {
     struct node *node = volume->owner_node;
@@ -257,15 +268,17 @@ static int co_mount(struct node_volume *volume)
         r = co_format(volume);
     if (r < 0)
         return r;
-    options.gives_up =
-        volume->unreadable_ns > 0 && io_now_ns(node->io) - volume->unreadable_ns > UNREADABLE_NS;
+    options.gives_up = may_give_up(volume);
     volume->waiting = "is being mounted";
     r = co_fs_mount(node->io, mirror_vdisk(volume->mirror), &options, &volume->fs);
-    if (r == -EIO && volume->unreadable_ns == 0)
+    if (r != -EAGAIN)
+        volume->unreadable_ns = 0;
+    else if (volume->unreadable_ns == 0)
         volume->unreadable_ns = io_now_ns(node->io);
+    if (r == -EAGAIN)
+        volume->waiting = "waits for a block of its metadata that no copy gives now";
     if (r < 0)
         return r;
-    volume->unreadable_ns = 0;
     volume->mounted_ns = volume->checkpoint_ns = io_now_ns(node->io);
     volume->reaped = false;
     volume->waiting = NULL;
@@ -321,6 +334,7 @@ static void co_drop_mirror(struct node_volume *volume)
 {
     struct mirror *mirror = take_ptr(volume->mirror);
 
+    volume->unreadable_ns = 0;
     if (!mirror)
         return;
     mirror_stop(mirror);
@@ -444,7 +458,8 @@ static int co_own(struct node_volume *volume)
     SOMETIMES_IF(r == -ESTALE, "volume: lost while it was being mounted");
     if (r < 0 && r != -ESTALE && r != -ECANCELED && r != volume->mount_error)
         log_warn(volume->owner_node->io, "volumes", "volume cannot be mounted; trying on",
-                 "vdisk=%llu error=%s", (unsigned long long)volume->vdisk, strerror(-r));
+                 "vdisk=%llu error=\"%s\"", (unsigned long long)volume->vdisk,
+                 r == -EAGAIN ? volume->waiting : strerror(-r));
     volume->mount_error = r;
     return r;
 }

@@ -380,6 +380,7 @@ static int co_start_node(struct machine *machine, struct io *io, struct kv *kv)
                                    .folder = "/s2d",
                                    .kv = kv,
                                    .cold_start_grace_ns = 5 * SEC,
+                                   .unreadable_wait_ns = 60 * SEC,
                                    .disk_log_bytes = machine->world->shape.log_bytes,
                                    .group_blocks = machine->world->shape.group_blocks,
                                    .on_fatal = on_fatal,

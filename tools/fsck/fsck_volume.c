@@ -162,11 +162,12 @@ static void co_check_files(struct volume_fsck *volume)
 {
     struct fsck *fsck = volume->fsck;
     struct fs_check_result result;
+    struct fs_mount_options now = {.gives_up = true}; /* what it writes stays in RAM */
     struct fs *fs = NULL;
-    int r = co_fs_mount(fsck->io, mirror_vdisk(volume->mirror), NULL, &fs);
+    int r = co_fs_mount(fsck->io, mirror_vdisk(volume->mirror), &now, &fs);
 
     if (r == -EBADMSG) {
-        struct fs_mount_options salvage = {.salvage = true};
+        struct fs_mount_options salvage = {.salvage = true, .gives_up = true};
 
         r = co_fs_mount(fsck->io, mirror_vdisk(volume->mirror), &salvage, &fs);
         fsck_problem(fsck, volume->name,
