@@ -110,6 +110,7 @@ void alloc_done(struct alloc *alloc)
     }
     run_list_done(&alloc->freed);
     run_list_done(&alloc->trimming);
+    run_list_done(&alloc->waiting);
     free(alloc->touched);
     free(alloc->pool);
     free(alloc->free_in_group);
@@ -184,7 +185,7 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
         struct group *group;
         int r;
 
-        if (alloc->free_in_group[index] == 0)
+        if (!group_may_have_room(fs, index))
             continue;
         r = co_group_get(fs, index, &group);
         if (r == -EBADMSG)
@@ -419,7 +420,7 @@ static int co_refill_locked(struct fs *fs, size_t count)
         struct group *group;
         int r;
 
-        if (free_blocks == 0 ||
+        if (!group_may_have_room(fs, index) ||
             (is_pool_full && free_blocks == alloc_group_blocks(alloc, index) - FS_GROUP_SLOTS))
             continue;
         r = co_group_get(fs, index, &group);

@@ -41,6 +41,7 @@ struct alloc {
     uint64_t data_cursor;    /* group */
     uint64_t metadata_cursor;
     uint16_t *free_in_group; /* GROUP_UNKNOWN until looked at */
+    uint64_t look_again_ns; /* then what is GROUP_UNREADABLE becomes GROUP_UNKNOWN; 0: nothing is */
 
     struct group **hash; /* maps in RAM */
     size_t hash_mask;
@@ -51,6 +52,7 @@ struct alloc {
     struct list holds;
     struct run_list freed;    /* since the last snapshot */
     struct run_list trimming; /* freed by the root that is durable, or about to be */
+    struct run_list waiting;  /* freed, but no checkpoint found their map: it was -EIO */
     uint64_t *touched;        /* groups to be written that are not in RAM now */
     size_t touched_count, touched_capacity;
 
@@ -112,6 +114,9 @@ uint64_t alloc_take_metadata(struct fs *fs);
 /* How many addresses a checkpoint may take for the groups tree, were it to begin now. */
 size_t alloc_checkpoint_addresses(const struct fs *fs);
 
+/* A checkpoint begins: what was freed where the map could not be read is tried again. Returns 0 or
+ * -ENOMEM. */
+must_check int alloc_look_again(struct fs *fs);
 /* Brings the maps of all touched groups into RAM, and makes the nodes with their items dirty, which
  * may touch more of them: returns 0 when it has to be called again, 1 when all was ready without a
  * suspension: alloc_snapshot() may follow. */

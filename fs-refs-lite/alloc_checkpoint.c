@@ -1,5 +1,48 @@
 /* What a checkpoint writes of the maps, and what becomes free by it. */
 #include "fs-refs-lite/alloc_private.h"
+#include "fs-refs-lite/checkpoint.h"
+
+/* What was freed where the map cannot be read now is left to a later checkpoint: one that does not
+ * write the map must neither trim it nor count it as free. (With too many of them it goes the way
+ * of what was freed behind a damaged map: the space is lost.) */
+static int freed_wait(struct alloc *alloc)
+{
+    struct run_list *freed = &alloc->freed;
+    size_t kept = 0;
+    int r;
+
+    if (alloc->waiting.count >= CHECKPOINT_FREED_MAX)
+        return 0;
+    r = run_list_reserve(&alloc->waiting, freed->count);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < freed->count; i++) {
+        const struct run *run = &freed->runs[i];
+
+        if (alloc->free_in_group[group_of(alloc, run->address)] == GROUP_UNREADABLE) {
+            freed->blocks -= run->blocks;
+            run_list_add(&alloc->waiting, run->address, run->blocks);
+        } else {
+            freed->runs[kept++] = *run;
+        }
+    }
+    freed->count = kept;
+    return 0;
+}
+
+int alloc_look_again(struct fs *fs)
+{
+    struct run_list *waiting = &fs->alloc.waiting;
+    int r = alloc_reserve_frees(&fs->alloc, waiting->count);
+
+    if (r < 0)
+        return r;
+    run_list_sort(waiting);
+    for (size_t i = 0; i < waiting->count; i++)
+        alloc_free(fs, waiting->runs[i].address, waiting->runs[i].blocks);
+    run_list_clear(waiting);
+    return 0;
+}
 
 static int co_touched_load(struct fs *fs)
 {
@@ -14,6 +57,10 @@ static int co_touched_load(struct fs *fs)
             return r;
         if (r == 0)
             group_dirty(alloc, group);
+        else if (alloc->free_in_group[index] == GROUP_UNREADABLE)
+            r = freed_wait(alloc);
+        if (r == -ENOMEM)
+            return r;
         /* Others may have added behind it meanwhile. */
         for (size_t i = alloc->touched_count; i-- > 0;) {
             if (alloc->touched[i] == index)
@@ -234,7 +281,7 @@ void alloc_trimmed(struct fs *fs)
             alloc->free_blocks += group_mark(alloc, group, run->address, run->blocks, false);
         else {
             alloc->free_blocks += run->blocks;
-            if (alloc->free_in_group[index] != GROUP_UNKNOWN)
+            if (alloc->free_in_group[index] < GROUP_UNREADABLE)
                 alloc->free_in_group[index] += run->blocks;
         }
     }

@@ -183,12 +183,22 @@ static bool map_is_valid(const struct fs *fs, const struct group *group,
     return bit_test(map->used, 0) && bit_test(map->used, 1);
 }
 
+/* Returns 0, -EAGAIN, -EBADMSG, -ENODATA (no copy of the map, or of its item's node, can be read
+ * now), or another error. When a mount gives up, that is damage: it may come back, and without
+ * changes of the journal. */
 static int co_group_read(struct fs *fs, struct group *group)
 {
     struct fs_group_item item, now;
     uint64_t block;
-    int r = CO_RETRY(fs, group_item_get(fs, group->index, &item));
+    int r;
 
+    while ((r = group_item_get(fs, group->index, &item)) == -EAGAIN) {
+        r = co_node_try(fs);
+        if (r == -EIO && !fs->is_mounting && !fs->error)
+            return -ENODATA;
+        if (r < 0)
+            return r;
+    }
     memset(group->map, 0, sizeof(*group->map));
     if (r == -ENOENT) {
         group->is_fresh = true;
@@ -202,7 +212,7 @@ static int co_group_read(struct fs *fs, struct group *group)
     r = co_disk_read(fs, group->map, block * BLOCK_SIZE, BLOCK_SIZE);
     if (r == -EIO && !fs->error) {
         fs_note_unreadable(fs, block);
-        return -EBADMSG;
+        return fs->is_mounting && fs->options.gives_up ? -EBADMSG : -ENODATA;
     }
     if (r < 0)
         return r;
@@ -210,6 +220,32 @@ static int co_group_read(struct fs *fs, struct group *group)
         return -EAGAIN; /* a checkpoint passed */
     group->slot = item.slot;
     return map_is_valid(fs, group, &item, block) ? 0 : -EBADMSG;
+}
+
+bool group_may_have_room(struct fs *fs, uint64_t index)
+{
+    struct alloc *alloc = &fs->alloc;
+
+    if (alloc->look_again_ns && io_now_ns(fs->io) >= alloc->look_again_ns) {
+        for (uint64_t i = 0; i < alloc->group_count; i++) {
+            if (alloc->free_in_group[i] == GROUP_UNREADABLE)
+                alloc->free_in_group[i] = GROUP_UNKNOWN;
+        }
+        alloc->look_again_ns = 0;
+    }
+    return alloc->free_in_group[index] != 0 && alloc->free_in_group[index] != GROUP_UNREADABLE;
+}
+
+/* Damage is for good; what cannot be read may be there again when another column is. */
+static int group_note_lost(struct fs *fs, uint64_t index, int error)
+{
+    struct alloc *alloc = &fs->alloc;
+
+    fs_note_damage(fs);
+    alloc->free_in_group[index] = error == -ENODATA ? GROUP_UNREADABLE : 0;
+    if (error == -ENODATA && alloc->look_again_ns == 0)
+        alloc->look_again_ns = io_now_ns(fs->io) + UNREADABLE_NS;
+    return -EBADMSG;
 }
 
 int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group)
@@ -230,16 +266,18 @@ int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group)
         if (!group)
             return -ENOMEM;
         r = co_group_read(fs, group);
-        if (r == -EBADMSG) {
-            fs_note_damage(fs);
-            alloc->free_in_group[index] = 0;
-        }
         if (r == 0 && !group_find(alloc, index)) {
             group_insert(alloc, group);
             continue;
         }
         free(group->map);
         free(group);
+        if (fs->error)
+            return fs->error;
+        if (group_find(alloc, index))
+            continue; /* another one's attempt has brought it meanwhile */
+        if (r == -ENODATA || r == -EBADMSG)
+            return group_note_lost(fs, index, r);
         if (r < 0 && r != -EAGAIN)
             return r;
     }

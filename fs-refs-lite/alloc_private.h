@@ -8,7 +8,8 @@
 #include "fs-refs-lite/fs_internal.h"
 
 #define GROUP_UNKNOWN UINT16_MAX
-static_assert(FS_GROUP_BLOCKS < GROUP_UNKNOWN, "free_in_group");
+#define GROUP_UNREADABLE (UINT16_MAX - 1) /* not in RAM, and no copy of its map could be read */
+static_assert(FS_GROUP_BLOCKS < GROUP_UNREADABLE, "free_in_group");
 
 struct group {
     struct list list; /* clean, dirty or writing */
@@ -57,8 +58,10 @@ uint64_t group_mark(struct alloc *alloc, struct group *group, uint64_t address, 
 void group_dirty(struct alloc *alloc, struct group *group);
 void group_touch(struct alloc *alloc, uint64_t index);
 struct fs_key group_key(uint64_t index);
-/* Returns 0, -EBADMSG (nothing is allocated from this group any more), -ENOMEM, or the vdisk's
- * error. */
+/* False: nothing is free there, or its map is damaged, or could not be read a moment ago. */
+bool group_may_have_room(struct fs *fs, uint64_t index);
+/* Returns 0, -EBADMSG (nothing is allocated from this group any more; or for UNREADABLE_NS, when it
+ * is GROUP_UNREADABLE now), -ENOMEM, or the vdisk's error. */
 must_check int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group);
 /* Writes zeros there: a thin vdisk has room for this block then, and keeps it until it is trimmed.
  * Returns 0, or the vdisk's error: -ENOSPC, the pool is full. */

@@ -46,9 +46,9 @@ void gate_open(struct fs *fs)
 static bool checkpoint_has_work(const struct fs *fs)
 {
     return fs->nodes.dirty_count || fs->alloc.dirty_count || fs->alloc.touched_count ||
-           fs->alloc.freed.count || fs->journal.head != fs->journal.tail || fs->journal.records ||
-           fs->journal.is_writing || !list_empty(&fs->inodes.times_dirty) ||
-           fs->alloc.total_blocks != fs->root.total_blocks;
+           fs->alloc.freed.count || fs->alloc.waiting.count ||
+           fs->journal.head != fs->journal.tail || fs->journal.records || fs->journal.is_writing ||
+           !list_empty(&fs->inodes.times_dirty) || fs->alloc.total_blocks != fs->root.total_blocks;
 }
 
 static int checkpoint_images_new(struct checkpoint *checkpoint, size_t count)
@@ -109,9 +109,10 @@ static int co_checkpoint_prepare(struct fs *fs)
 
 static int co_checkpoint_begin(struct fs *fs, uint32_t flags)
 {
-    int r;
+    int r = alloc_look_again(fs);
 
-    r = co_inode_flush_times(fs);
+    if (r == 0)
+        r = co_inode_flush_times(fs);
     if (r == 0)
         r = co_checkpoint_prepare(fs); /* most of the loading, while others go on */
     if (r == 0)

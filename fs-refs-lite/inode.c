@@ -148,7 +148,7 @@ int co_inode_settle(struct fs_inode *inode)
 #define FLUSH_ADDRESSES 64 /* more than one inode's times need */
 
 /* One inode's times into the tree. -EAGAIN: look again. -ENOSPC: what addresses there are the
- * checkpoint needs itself. */
+ * checkpoint needs itself. 1: its node cannot be read now, it is the last in the list. */
 static int co_inode_flush_one(struct fs *fs, struct fs_inode *inode)
 {
     struct fs_key key = inode_key(inode->ino);
@@ -171,10 +171,19 @@ static int co_inode_flush_one(struct fs *fs, struct fs_inode *inode)
     if (r == -EAGAIN) {
         uint64_t ino = inode->ino;
 
-        r = co_node_load(fs);
+        r = co_node_try(fs);
+        if (r == -EIO && !fs->error)
+            r = fs->is_unmounting ? -EBADMSG : 1;
         inode = inode_find(fs, ino); /* others went on meanwhile */
-        if (r != -EBADMSG || !inode || list_empty(&inode->times_node))
-            return r == -EBADMSG || r == 0 ? -EAGAIN : r;
+        if (r < 0 && r != -EBADMSG)
+            return r;
+        if (r == 0 || !inode || list_empty(&inode->times_node))
+            return -EAGAIN;
+        if (r == 1) {
+            list_remove(&inode->times_node);
+            list_push_back(&fs->inodes.times_dirty, &inode->times_node);
+            return r;
+        }
     }
     if (r == 0)
         tree_put(fs, FS_TREE_FILES, &key, &inode->item, sizeof(inode->item));
@@ -189,13 +198,17 @@ int co_inode_flush_times(struct fs *fs)
 {
     size_t budget =
         checkpoint_dirty_max(fs) / 4; /* nodes that this may make dirty; the rest next time */
+    const struct list *times = &fs->inodes.times_dirty;
+    const struct list *kept = NULL; /* the first that cannot be written now: once round is enough */
 
-    while (!list_empty(&fs->inodes.times_dirty) && budget > 0) {
-        struct fs_inode *inode = list_first(&fs->inodes.times_dirty, struct fs_inode, times_node);
+    while (!list_empty(times) && times->next != kept && budget > 0) {
+        struct fs_inode *inode = list_first(times, struct fs_inode, times_node);
         int r = fs->error ? fs->error : co_inode_flush_one(fs, inode);
 
         if (r == -ENOSPC)
             return 0; /* another time: a crash may take them back, too */
+        if (r == 1 && !kept)
+            kept = times->prev;
         if (r < 0 && r != -EAGAIN)
             return r;
         budget--;

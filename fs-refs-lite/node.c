@@ -252,10 +252,14 @@ static bool node_is_wanted(const struct node *node, const struct node_want *want
            (!want->has_high || fs_key_compare(&last, &want->high) < 0);
 }
 
-static bool is_known_damaged(const struct node_cache *cache, uint64_t address)
+static bool is_known_damaged(const struct fs *fs, uint64_t address)
 {
+    const struct node_cache *cache = &fs->nodes;
+
     for (unsigned i = 0; i < NODES_DAMAGED; i++) {
         if (cache->damaged[i] == address)
+            return true;
+        if (cache->unreadable[i] == address && io_now_ns(fs->io) < cache->unreadable_until_ns)
             return true;
     }
     return false;
@@ -266,7 +270,7 @@ int node_get(struct fs *fs, const struct node_want *want, struct node **ret_node
     struct node *node = node_peek(fs, want->address);
 
     if (!node) {
-        if (want->tree == FS_TREE_REFS && is_known_damaged(&fs->nodes, want->address))
+        if (want->tree == FS_TREE_REFS && is_known_damaged(fs, want->address))
             return -EBADMSG;
         fs->nodes.wanted = *want;
         return -EAGAIN;
@@ -299,6 +303,34 @@ static int node_note_damaged(struct node_cache *cache, const struct node_want *w
     return 0;
 }
 
+/* All of them for as long as new ones are met: an operation that needs several gets through. */
+static int node_note_unreadable(struct fs *fs, const struct node_want *want)
+{
+    struct node_cache *cache = &fs->nodes;
+    uint64_t now_ns = io_now_ns(fs->io);
+
+    if (want->tree != FS_TREE_REFS)
+        return -EIO;
+    if (now_ns >= cache->unreadable_until_ns)
+        memset(cache->unreadable, 0, sizeof(cache->unreadable));
+    cache->unreadable[cache->unreadable_next++ % NODES_DAMAGED] = want->address;
+    cache->unreadable_until_ns = now_ns + UNREADABLE_NS;
+    return 0;
+}
+
+/* A mount waits for what cannot be read. When it gives up, that is damage for as long as it lasts:
+ * the node may come back, and without changes of the journal. */
+static int node_note_lost(struct fs *fs, const struct node_want *want, int error)
+{
+    if (error == -EIO)
+        fs_note_unreadable(fs, want->address);
+    if (error == -EIO && fs->is_mounting && !fs->options.gives_up)
+        return error;
+    fs_note_damage(fs);
+    return error == -EIO && !fs->is_mounting ? node_note_unreadable(fs, want)
+                                             : node_note_damaged(&fs->nodes, want);
+}
+
 static int co_node_read(struct fs *fs, const struct node_want *want)
 {
     struct node *node = node_take(&fs->nodes);
@@ -309,19 +341,11 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
     r = co_disk_read(fs, node->disk, want->address * BLOCK_SIZE, BLOCK_SIZE);
     if (fs->error)
         r = fs->error;
-    if (r == -EIO)
-        fs_note_unreadable(fs, want->address);
-    if (r == -EIO && fs->is_mounting && !fs->options.gives_up) {
-        node_release(&fs->nodes, node);
-        return r;
-    }
-    if (r == -EIO || (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume))) {
-        fs_note_damage(fs);
+    else if (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume))
         r = -EBADMSG;
-    }
     if (r < 0) {
         node_release(&fs->nodes, node);
-        return r == -EBADMSG ? node_note_damaged(&fs->nodes, want) : r;
+        return !fs->error && (r == -EIO || r == -EBADMSG) ? node_note_lost(fs, want, r) : r;
     }
     node->address = want->address;
     node->used_bytes = node_sum(node->disk);
@@ -330,7 +354,7 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
     return 0;
 }
 
-int co_node_load(struct fs *fs)
+int co_node_try(struct fs *fs)
 {
     struct node_want want = fs->nodes.wanted;
     struct load load = {.address = want.address};
@@ -358,6 +382,13 @@ int co_node_load(struct fs *fs)
     list_remove(&load.list);
     co_cond_broadcast(&fs->nodes.loaded);
     return r;
+}
+
+int co_node_load(struct fs *fs)
+{
+    int r = co_node_try(fs);
+
+    return r == -EIO && !fs->error && !fs->is_mounting ? -EBADMSG : r;
 }
 
 /* ---- changing ---- */

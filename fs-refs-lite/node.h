@@ -44,6 +44,9 @@ struct node_want {
 };
 
 #define NODES_DAMAGED 64
+/* So long a node or map that the vdisk could not read (-EIO: the column that has it may be away) is
+ * not asked for again. */
+#define UNREADABLE_NS (10 * SEC)
 
 struct node_cache {
     struct node *nodes;
@@ -57,8 +60,12 @@ struct node_cache {
     struct co_sem loads;
     struct list loading; /* who loads, so that none loads twice */
     struct co_cond loaded;
-    uint64_t damaged[NODES_DAMAGED]; /* of the refs tree: addresses, the latest that were met */
+    /* Of the refs tree: addresses, the latest that were met. */
+    uint64_t damaged[NODES_DAMAGED];
     unsigned damaged_next;
+    uint64_t unreadable[NODES_DAMAGED]; /* no copy could be read; all are forgotten then: */
+    unsigned unreadable_next;
+    uint64_t unreadable_until_ns;
 };
 
 #define NODES_MIN                                                                                  \
@@ -80,8 +87,12 @@ struct node *node_peek(struct fs *fs, uint64_t address);
 
 /* Brings in what the last -EAGAIN wanted; call it right after. Returns 0 (look again), -EBADMSG, or
  * the vdisk's error. A damaged node of the refs tree is 0 too: whoever looks again meets -EBADMSG
- * there, and can do without. */
+ * there, and can do without. One that no copy gives now is taken for damaged, for UNREADABLE_NS;
+ * for a mount that does not give up it is -EIO. */
 must_check int co_node_load(struct fs *fs);
+/* The same for those who come back later: that no copy can be read now is -EIO (of another tree
+ * than that of refs). */
+must_check int co_node_try(struct fs *fs);
 
 /* The calls below cannot fail: txn_begin() has seen to memory and addresses. */
 struct node *node_new(struct fs *fs, uint8_t tree, uint8_t level);

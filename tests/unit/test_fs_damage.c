@@ -778,7 +778,27 @@ static void rot_leaves_of(struct world *world, uint64_t ino)
     }
 }
 
-static void co_times_of_a_lost_leaf(struct world *world)
+/* The block with the inode's item, from this node on; 0: it is not there. */
+static uint64_t leaf_of(struct world *world, uint64_t address, uint64_t ino)
+{
+    const struct fs_node *node = (const struct fs_node *)block_at(world, address);
+    uint64_t leaf = 0;
+
+    for (unsigned i = 0; i < node->count && leaf == 0; i++) {
+        const struct fs_item *item = &node->items[i];
+
+        if (node->level > 0)
+            leaf = leaf_of(
+                world, ((const struct fs_child *)((const char *)node + item->value_at))->address,
+                ino);
+        else if (item->object == ino && item->kind == FS_KIND_INODE)
+            leaf = address;
+    }
+    return leaf;
+}
+
+/* Ends with the victim's times in RAM, and its leaf not. */
+static struct fs_inode *co_times_without_a_leaf(struct world *world)
 {
     struct fs_mount_options options = {.cache_bytes = 16 * MIB};
     struct fs_inode *victim;
@@ -794,8 +814,16 @@ static void co_times_of_a_lost_leaf(struct world *world)
     check_int(co_fs_mount(world->io, &world->ram.vdisk, &options, &world->fs), 0);
 
     victim = co_must_open(world, "victim");
+    check_int(co_sleep_ns(1 * SEC), 0);
     check_int(co_write_pattern(victim, 0, 5000, 2), 0); /* changes its times, in RAM */
     co_look_at_all(world);                              /* its leaf leaves the cache */
+    return victim;
+}
+
+static void co_times_of_a_lost_leaf(struct world *world)
+{
+    struct fs_inode *victim = co_times_without_a_leaf(world);
+
     rot_leaves_of(world, fs_inode_number(victim));
     fs_inode_put(victim);
     world->ram.cut_after = world->ram.writes + world->ram.trims + 1000; /* not for ever */
@@ -806,6 +834,189 @@ static void times_of_a_lost_leaf(void **state)
 {
     (void)state;
     world_run(2 * GIB, 1, co_times_of_a_lost_leaf);
+}
+
+static void co_times_of_an_unreadable_leaf(struct world *world)
+{
+    struct fs_inode *victim = co_times_without_a_leaf(world);
+    struct fs_attr before, after;
+
+    check_int(co_fs_getattr(victim, &before), 0);
+    world->ram.rotten_at =
+        BLOCK_SIZE *
+        leaf_of(world, newest_root(world)->trees[FS_TREE_FILES].address, fs_inode_number(victim));
+    check(world->ram.rotten_at > 0);
+    check_int(co_fs_checkpoint(world->fs), 0); /* goes on without them */
+    world->ram.rotten_at = 0;
+    fs_inode_put(victim);
+    co_world_remount(world);
+    victim = co_must_open(world, "victim");
+    check_int(co_fs_getattr(victim, &after), 0);
+    check_int(after.mtime_ns, before.mtime_ns);
+    check_int(after.change, before.change);
+    fs_inode_put(victim);
+    co_world_unmount(world);
+}
+
+static void times_wait_for_their_leaf(void **state)
+{
+    (void)state;
+    world_run(2 * GIB, 1, co_times_of_an_unreadable_leaf);
+}
+
+/* ---- what cannot be read for a moment, in a volume that is mounted ---- */
+
+/* Of the maps with so many free blocks the newest, and of these the last. */
+static uint64_t newest_map(struct world *world, uint32_t free_min, uint32_t free_max)
+{
+    uint64_t newest = 0, generation = 0;
+
+    for (uint64_t block = 80; block < VOLUME / BLOCK_SIZE; block++) {
+        const struct fs_bitmap *map = (const void *)block_at(world, block);
+
+        if (map->header.magic == FS_BITMAP_MAGIC && map->free_blocks >= free_min &&
+            map->free_blocks <= free_max && map->header.generation >= generation) {
+            newest = block;
+            generation = map->header.generation;
+        }
+    }
+    check(newest > 0);
+    return newest;
+}
+
+static void co_format_groups(struct world *world, uint64_t group_blocks)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB, .group_blocks = group_blocks};
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    check_int(co_create(world, "f"), 0);
+}
+
+/* The first error of writing 64 KiB at a time from *at on, which moves there. */
+static int co_write_on(struct world *world, uint64_t *at)
+{
+    struct fs_inode *inode = co_must_open(world, "f");
+    int r = 0;
+
+    while (r == 0 && *at < VOLUME) {
+        r = co_write_pattern(inode, *at, 64 * KIB, 1);
+        *at += r == 0 ? 64 * KIB : 0;
+    }
+    fs_inode_put(inode);
+    return r;
+}
+
+static void co_map_comes_back(struct world *world)
+{
+    uint64_t at = 0;
+    struct fs_inode *inode;
+
+    co_format_groups(world, 3072);
+    check_int(co_write_on(world, &at), -ENOSPC);
+    inode = co_must_open(world, "f");
+    check_int(co_fs_punch(inode, 1 * MIB, 20 * MIB), 0);
+    fs_inode_put(inode);
+    co_world_unmount(world);
+
+    world->ram.rotten_at = newest_map(world, 2000, 3072) * BLOCK_SIZE;
+    co_world_mount(world);
+    at = 1 * MIB;
+    check_int(co_write_on(world, &at), -ENOSPC);
+    check(at < 15 * MIB); /* the other groups have no more */
+    world->ram.rotten_at = 0;
+    check_int(co_sleep_ns(11 * SEC), 0);
+    (void)co_write_on(world, &at);
+    check(at > 20 * MIB);
+    check_int(co_count_problems(world), 0);
+    co_world_unmount(world);
+}
+
+/* The room of a group whose map no copy gave is there again when one does. */
+static void a_map_is_looked_at_again(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_map_comes_back);
+}
+
+static void co_freed_behind_a_map(struct world *world)
+{
+    struct fs_statfs before, after;
+    struct fs_inode *inode;
+    uint64_t map;
+
+    co_format_groups(world, 512);
+    check_int(co_fs_statfs(world->fs, &before), 0);
+    inode = co_must_open(world, "f");
+    check_int(co_write_pattern(inode, 0, 16 * MIB, 1), 0);
+    fs_inode_put(inode);
+    co_world_remount(world);
+    map = newest_map(world, 0, 0);
+    check(world->ram.in_use[map + FS_GROUP_SLOTS]);
+
+    world->ram.rotten_at = map * BLOCK_SIZE;
+    check_int(co_unlink(world, "f"), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        check_int(co_sleep_ns(6 * SEC), 0); /* a while, in which it is looked at again */
+        check_int(co_fs_checkpoint(world->fs), 0);
+        check_int(co_fs_statfs(world->fs, &after), 0);
+        check(after.free_bytes < before.free_bytes - 500 * BLOCK_SIZE);
+        check(world->ram.in_use[map + FS_GROUP_SLOTS]); /* not trimmed */
+    }
+    world->ram.rotten_at = 0;
+    check_int(co_fs_checkpoint(world->fs), 0);
+    check_int(co_fs_statfs(world->fs, &after), 0);
+    check(after.free_bytes > before.free_bytes - 64 * BLOCK_SIZE);
+    check(!world->ram.in_use[map + FS_GROUP_SLOTS]);
+    check_int(co_count_problems(world), 0);
+    co_world_remount(world);
+    co_world_done(world);
+}
+
+/* A checkpoint without a group's map does not give away what was freed there; a later one does. */
+static void what_was_freed_waits_for_its_map(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_freed_behind_a_map);
+}
+
+static void co_references_come_back(struct world *world)
+{
+    struct fs_statfs before, after;
+    struct fs_inode *inode, *root;
+
+    co_world_fresh(world);
+    check_int(co_fs_statfs(world->fs, &before), 0);
+    check_int(co_create(world, "f"), 0);
+    inode = co_must_open(world, "f");
+    check_int(co_write_pattern(inode, 0, 800 * BLOCK_SIZE, 1), 0);
+    root = co_must_open(world, "");
+    check_int(co_fs_clone_file(inode, root, "g", FS_NO_REQUEST, NULL), 0);
+    fs_inode_put(inode);
+    fs_inode_put(root);
+    co_world_unmount(world);
+
+    world->ram.rotten_at = newest_root(world)->trees[FS_TREE_REFS].address * BLOCK_SIZE;
+    co_world_mount(world);
+    inode = co_must_open(world, "f");
+    check_int(co_fs_punch(inode, 0, BLOCK_SIZE),
+              0); /* nobody knows whose it is: one block is lost */
+    fs_inode_put(inode);
+    world->ram.rotten_at = 0;
+    check_int(co_sleep_ns(11 * SEC), 0);
+    check_int(co_unlink(world, "f"), 0);
+    check_int(co_unlink(world, "g"), 0);
+    check_int(co_sleep_ns(1 * SEC), 0);
+    check_int(co_fs_statfs(world->fs, &after), 0);
+    check(after.free_bytes > before.free_bytes - 16 * BLOCK_SIZE);
+    co_world_unmount(world);
+}
+
+/* A count of references that no copy gave is there again when one does. */
+static void references_are_looked_at_again(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_references_come_back);
 }
 
 int main(void)
@@ -821,6 +1032,10 @@ int main(void)
         cmocka_unit_test(journal_hole_is_not_a_torn_tail),
         cmocka_unit_test(checker_finds_wrong_counts),
         cmocka_unit_test(times_of_a_lost_leaf),
+        cmocka_unit_test(times_wait_for_their_leaf),
+        cmocka_unit_test(a_map_is_looked_at_again),
+        cmocka_unit_test(what_was_freed_waits_for_its_map),
+        cmocka_unit_test(references_are_looked_at_again),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
