@@ -1,5 +1,5 @@
-/* fs_format: what lies on the vdisk. Version 1. Little-endian; everything is made of 4 KiB blocks,
- * and an address is a block number of the vdisk.
+/* fs_format: what lies on the vdisk (FS_FORMAT_VERSION). Little-endian; everything is made of
+ * 4 KiB blocks, and an address is a block number of the vdisk.
  *
  *   block 0           superblock, copy A                     written at format only
  *   block 1           superblock, copy B
@@ -33,7 +33,7 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures are used as they lie on disk");
 
-#define FS_FORMAT_VERSION 3
+#define FS_FORMAT_VERSION 4
 
 #define FS_SUPER_MAGIC 0x50557366u   /* "fsUP" */
 #define FS_ROOT_MAGIC 0x54527366u    /* "fsRT" */
@@ -64,7 +64,7 @@ static_assert(sizeof(struct fs_block_header) == 48, "fs_block_header");
 /* Feature bits. compatible: ignore what is unknown; read_only: mount read-only; incompatible:
  * refuse. */
 enum fs_features_incompatible {
-    FS_FEATURE_REFS = BIT(0),      /* reserved: all volumes of version 2 may share extents */
+    FS_FEATURE_REFS = BIT(0),      /* reserved: all volumes may share extents */
     FS_FEATURE_SNAPSHOTS = BIT(1), /* reserved: roots of older files trees */
 };
 #define FS_FEATURES_KNOWN 0u
