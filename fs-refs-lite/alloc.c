@@ -192,6 +192,8 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
             continue;
         if (r == 0)
             r = co_group_back(fs, group);
+        if (r == -EBUSY)
+            continue;
         if (r < 0 && held == 0) {
             list_remove(&hold->node);
             return r;
@@ -238,6 +240,8 @@ int co_alloc_hold_free(struct fs *fs, uint64_t index, uint64_t *from, struct all
 
     if (r < 0)
         return r;
+    if (group->is_trimmed_whole)
+        return -ENOENT;
     return group_hold_next(fs, group, from, alloc_available(&fs->alloc) / 2, hold) ? 0 : -ENOENT;
 }
 
@@ -258,6 +262,7 @@ int co_alloc_hold_group(struct fs *fs, uint64_t index, struct alloc_hold *hold)
     list_init(&hold->node);
     group_hold(fs, group, 0, group->free_blocks, hold, &held);
     list_push_back(&alloc->holds, &hold->node);
+    group->is_trimmed_whole = true;
     return 0;
 }
 
@@ -278,6 +283,7 @@ void alloc_release(struct fs *fs, struct alloc_hold *hold)
         struct group *group;
 
         hold_unpin(alloc, &hold->runs[i], &group);
+        group->is_trimmed_whole = false; /* if it was, then under this hold */
         alloc->free_blocks +=
             group_mark(alloc, group, hold->runs[i].address, hold->runs[i].blocks, false);
     }
@@ -351,100 +357,152 @@ static bool pool_has_window(const struct alloc *alloc, uint64_t window)
     return false;
 }
 
-/* What is in the last window of the hold goes to the pool, so that its lowest address is taken
- * first; or is free again, when there is no slab for it. */
-static int co_window_refill(struct fs *fs, struct group *group, struct alloc_hold *hold)
+/* A new hold of the group's next free run, from block *from of it on, which moves behind it: no
+ * more than `blocks`, all in one window. False: there is none. */
+static bool group_hold_in_window(struct fs *fs, struct group *group, uint64_t *from,
+                                 uint64_t blocks, struct alloc_hold *hold)
+{
+    struct run run;
+    uint64_t address;
+
+    if (!group_search(group, *from, blocks, &run))
+        return false;
+    address = alloc_group_first(&fs->alloc, group->index) + run.address;
+    *from = run.address;
+    blocks = MIN(run.blocks, ALIGN_UP(address + 1, WINDOW_BLOCKS) - address);
+    return group_hold_next(fs, group, from, blocks, hold);
+}
+
+/* The one run of the hold goes to the pool, so that its lowest address is taken first; or is free
+ * again, when there is no slab for it. */
+static int co_run_refill(struct fs *fs, struct group *group, struct alloc_hold *hold)
 {
     struct alloc *alloc = &fs->alloc;
-    struct run *run = &hold->runs[hold->count - 1];
+    const struct run *run = &hold->runs[0];
     uint64_t end = run->address + run->blocks;
-    uint64_t first = MAX(run->address, ALIGN_DOWN(end - 1, WINDOW_BLOCKS));
-    int r = 0;
 
-    if (!pool_has_window(alloc, first / WINDOW_BLOCKS))
-        r = co_block_back(fs, end - 1);
-    run->blocks = first - run->address;
-    for (uint64_t address = end; address-- > first;) {
-        if (r == 0 && alloc->pool_count < alloc->pool_capacity) {
-            group->pins++;
-            alloc->pool[alloc->pool_count++] = address;
-        } else {
-            alloc->free_blocks += group_mark(alloc, group, address, 1, false);
+    assert(hold->count == 1);
+    if (!pool_has_window(alloc, run->address / WINDOW_BLOCKS)) {
+        int r = co_block_back(fs, end - 1);
+
+        if (r < 0) {
+            alloc_release(fs, hold);
+            return r;
         }
     }
-    if (run->blocks == 0) {
-        hold->count--;
-        group->pins--;
+    assert(alloc->pool_count + run->blocks <= alloc->pool_capacity);
+    for (uint64_t address = end; address-- > run->address;) {
+        group->pins++;
+        alloc->pool[alloc->pool_count++] = address;
     }
-    return r;
-}
-
-static int co_hold_refill(struct fs *fs, struct group *group, struct alloc_hold *hold)
-{
-    int r = 0;
-
-    while (hold->count > 0) {
-        int error = co_window_refill(fs, group, hold);
-
-        if (r == 0)
-            r = error;
-    }
+    group->pins--; /* the hold's */
     list_remove(&hold->node);
-    return r;
+    return 0;
 }
 
-/* From one group into the pool. A slab is no smaller than a group: behind a window for which there
- * is none, nothing more is asked for. */
-static int co_group_refill(struct fs *fs, struct group *group, size_t count)
+struct refill {
+    size_t count;     /* wanted in the pool */
+    size_t least;     /* with fewer, groups that need a slab are asked for, whether there are any */
+    unsigned refused; /* windows for which there was no slab */
+};
+
+/* Behind a refused window another one of the group may have its slab, which can be as small as a
+ * window, or as large as two groups: the next one is asked for, then one at twice the distance, and
+ * so on; until a refill has met so many of them. Then a group is given up at the first. */
+#define REFUSED_MAX 8
+
+static int co_group_refill(struct fs *fs, struct group *group, struct refill *refill)
 {
     struct alloc *alloc = &fs->alloc;
+    uint64_t first = alloc_group_first(alloc, group->index), from = 0, distance = WINDOW_BLOCKS;
+    bool is_refused = false;
     struct alloc_hold hold;
-    uint64_t from = 0;
     int r = co_group_back(fs, group);
 
-    while (r == 0 && alloc->pool_count < count &&
-           group_hold_next(fs, group, &from, count - alloc->pool_count, &hold))
-        r = co_hold_refill(fs, group, &hold);
-    return r;
+    while (r == 0 && alloc->pool_count < refill->count &&
+           group_hold_in_window(fs, group, &from, refill->count - alloc->pool_count, &hold)) {
+        r = co_run_refill(fs, group, &hold);
+        if (r != -ENOSPC)
+            continue;
+        is_refused = true;
+        if (refill->refused++ >= REFUSED_MAX)
+            break;
+        from = ALIGN_UP(first + from, WINDOW_BLOCKS) + distance - WINDOW_BLOCKS - first;
+        distance *= 2;
+        r = 0;
+    }
+    return r == 0 && is_refused ? -ENOSPC : r;
 }
 
-static int co_refill_locked(struct fs *fs, size_t count)
+/* Nothing of it can be used before its map has a slab. */
+static bool group_needs_slab(const struct group *group)
+{
+    return group->is_fresh && !group->is_backed;
+}
+
+#define GROUPS_A_TURN 64 /* so many are looked at without letting others run */
+
+/* Returns 0 (also when the pool has fewer), -ENOMEM, or the vdisk's error. */
+static int co_refill_pass(struct fs *fs, struct refill *refill)
 {
     struct alloc *alloc = &fs->alloc;
     uint64_t start = alloc->metadata_cursor;
+    unsigned looked_at = 0;
     bool is_pool_full = false; /* that of slabs: what is empty need not be asked for */
 
-    for (uint64_t i = 0; i < alloc->group_count && alloc->pool_count < count; i++) {
+    for (uint64_t i = 0; i < alloc->group_count && alloc->pool_count < refill->count; i++) {
         uint64_t index = (start + i) % alloc->group_count;
         uint64_t free_blocks = alloc->free_in_group[index];
+        bool skips_empty = is_pool_full && alloc->pool_count >= refill->least;
         struct group *group;
-        int r;
+        int r = 0;
 
         if (!group_may_have_room(fs, index) ||
-            (is_pool_full && free_blocks == alloc_group_blocks(alloc, index) - FS_GROUP_SLOTS))
+            (skips_empty && free_blocks == alloc_group_blocks(alloc, index) - FS_GROUP_SLOTS))
             continue;
-        r = co_group_get(fs, index, &group);
-        if (r == -EBADMSG)
+        if (++looked_at % GROUPS_A_TURN == 0)
+            r = co_sleep_ns(1);
+        if (r == 0)
+            r = co_group_get(fs, index, &group);
+        if (r == -EBADMSG || (r == 0 && skips_empty && group_needs_slab(group)))
             continue;
         if (r == 0)
-            r = co_group_refill(fs, group, count);
+            r = co_group_refill(fs, group, refill);
         SOMETIMES_IF(r == -ENOSPC, "fs: a thin pool has no room for a tree node");
-        if (r == -ENOSPC)
-            is_pool_full = true;
-        else if (r < 0)
-            return r;
-        else
+        if (r == 0)
             alloc->metadata_cursor = index;
+        else if (r == -ENOSPC)
+            is_pool_full = true;
+        else if (r != -EBUSY)
+            return r;
     }
-    return alloc->pool_count >= count ? 0 : -ENOSPC;
+    return 0;
 }
 
-int co_alloc_refill(struct fs *fs, size_t count)
+/* What a predecessor that was cut off had in its pool is in groups that look empty, and that have
+ * their slab: rather than have too few addresses all of them are asked, once in vain. */
+static int co_refill_locked(struct fs *fs, size_t count, size_t least)
+{
+    struct alloc *alloc = &fs->alloc;
+    struct refill refill = {.count = count};
+    int r = co_refill_pass(fs, &refill);
+
+    if (r == 0 && alloc->pool_count < least && !alloc->has_asked_all) {
+        SOMETIMES("fs: addresses for tree nodes are looked for in all empty groups");
+        refill = (struct refill){.count = count, .least = least};
+        r = co_refill_pass(fs, &refill);
+        alloc->has_asked_all = r == 0 && alloc->pool_count < least;
+    }
+    return r == 0 && alloc->pool_count < least ? -ENOSPC : r;
+}
+
+int co_alloc_refill(struct fs *fs, size_t count, size_t least)
 {
     int r;
 
+    assert(least <= count && least <= fs->alloc.pool_capacity);
     co_mutex_lock(&fs->alloc.refill);
-    r = co_refill_locked(fs, MIN(count, fs->alloc.pool_capacity));
+    r = co_refill_locked(fs, MIN(count, fs->alloc.pool_capacity), least);
     co_mutex_unlock(&fs->alloc.refill);
     return r;
 }

@@ -48,6 +48,7 @@ struct alloc {
     size_t loaded_count, loaded_max;   /* more only while none can leave */
     struct list clean, dirty, writing; /* writing: its image is on the way, it must not leave */
     size_t dirty_count;
+    size_t prepared_count; /* of these: their items are ready for the next snapshot */
 
     struct list holds;
     struct run_list freed;    /* since the last snapshot */
@@ -58,6 +59,7 @@ struct alloc {
 
     uint64_t *pool; /* addresses for tree nodes, taken from the end */
     size_t pool_count, pool_capacity;
+    bool has_asked_all;     /* empty groups for slabs, and found none: co_alloc_refill() */
     struct co_mutex refill; /* one at a time */
 };
 
@@ -103,16 +105,18 @@ void alloc_free(struct fs *fs, uint64_t address, uint64_t blocks);
  * damaged. */
 must_check int co_alloc_retake(struct fs *fs, uint64_t address, uint64_t blocks);
 
-/* Tree nodes. co_alloc_refill() brings the pool to at least `count` addresses, each where a thin
- * vdisk has room for it. Returns 0, -ENOSPC (there are fewer; those are in the pool), -ENOMEM, or
- * the vdisk's error. A node's address goes back by alloc_free(), whether or not it was written. */
-must_check int co_alloc_refill(struct fs *fs, size_t count);
+/* Tree nodes. co_alloc_refill() brings the pool to `count` addresses, each where a thin vdisk has
+ * room for it; or to as many as there are: for fewer than `least` the search goes to the end.
+ * Returns 0, -ENOSPC (fewer than least; those are in the pool), -ENOMEM, or the vdisk's error. A
+ * node's address goes back by alloc_free(), whether or not it was written. */
+must_check int co_alloc_refill(struct fs *fs, size_t count, size_t least);
 uint64_t alloc_take_metadata(struct fs *fs);
 
 /* ---- checkpoint ---- */
 
-/* How many addresses a checkpoint may take for the groups tree, were it to begin now. */
-size_t alloc_checkpoint_addresses(const struct fs *fs);
+/* How many addresses a checkpoint may take for the groups tree, were it to begin when so many more
+ * groups have been touched. More than the pool can hold: it should have begun. */
+size_t alloc_checkpoint_addresses(const struct fs *fs, size_t more);
 
 /* A checkpoint begins: what was freed where the map could not be read is tried again. Returns 0 or
  * -ENOMEM. */

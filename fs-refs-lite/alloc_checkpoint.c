@@ -70,8 +70,11 @@ static int co_touched_load(struct fs *fs)
     return 0;
 }
 
+#define ITEM_ADDRESSES 32 /* more than one item takes, and frees */
+static_assert(ITEM_ADDRESSES > 2 * FS_LEVEL_MAX, "a copy and a split on each level, a new root");
+
 /* Makes the nodes with the items of all dirty groups dirty too. Returns -EAGAIN when one is not in
- * RAM. */
+ * RAM, -ENOSPC when there are too few addresses to go on, -ENOMEM. */
 static int group_items_prepare(struct fs *fs)
 {
     list_for_each (entry, &fs->alloc.dirty) {
@@ -82,47 +85,50 @@ static int group_items_prepare(struct fs *fs)
 
         if (group->item_generation == fs->generation)
             continue;
-        r = tree_prepare(fs, FS_TREE_GROUPS, &key);
+        r = alloc_reserve_frees(&fs->alloc, ITEM_ADDRESSES);
+        if (r == 0 && fs->alloc.pool_count < ITEM_ADDRESSES)
+            r = -ENOSPC; /* the tree is larger than its root says, say */
+        if (r == 0)
+            r = tree_prepare(fs, FS_TREE_GROUPS, &key);
         if (r < 0)
             return r;
         /* A placeholder: the map is in RAM, so nobody reads the item before the snapshot. */
         tree_put(fs, FS_TREE_GROUPS, &key, &item, sizeof(item));
         group->item_generation = fs->generation;
+        fs->alloc.prepared_count++;
     }
     return 0;
 }
 
 /* An item may cost a leaf and what is above it, but no more than there is: copies of all, as many
- * by splitting them, and new leaves. */
-size_t alloc_checkpoint_addresses(const struct fs *fs)
+ * by splitting them, and new leaves. Those that were paid for already are left out. */
+size_t alloc_checkpoint_addresses(const struct fs *fs, size_t more)
 {
-    size_t groups = fs->alloc.dirty_count + fs->alloc.touched_count;
-    size_t nodes = MIN(groups * 4, fs->trees[FS_TREE_GROUPS].nodes * 2 + groups / 8);
+    const struct alloc *alloc = &fs->alloc;
+    size_t groups = alloc->dirty_count - alloc->prepared_count + alloc->touched_count + more;
+    size_t nodes;
 
-    return MIN(nodes + 64, fs->alloc.pool_capacity);
+    assert(alloc->prepared_count <= alloc->dirty_count);
+    groups = MIN(groups, alloc->group_count); /* some were touched twice */
+    nodes = MIN(groups * 4, fs->trees[FS_TREE_GROUPS].nodes * 2 + groups / 8);
+    return nodes + 64;
 }
 
 int co_alloc_prepare_snapshot(struct fs *fs)
 {
     struct alloc *alloc = &fs->alloc;
-    bool ready = alloc->touched_count == 0 && alloc->pool_count >= alloc_checkpoint_addresses(fs);
+    size_t needed = MIN(alloc_checkpoint_addresses(fs, 0), alloc->pool_capacity);
     int r;
 
-    if (!ready) {
-        r = co_touched_load(fs);
-        if (r == 0)
-            r = co_alloc_refill(fs, 2 * alloc_checkpoint_addresses(fs));
-        if (r == -ENOSPC && alloc->pool_count >= alloc_checkpoint_addresses(fs))
-            r = 0;
-        if (r == 0)
-            r = alloc_reserve_frees(alloc, alloc->dirty_count * 8 + 128);
-        return r;
-    }
+    if (alloc->touched_count > 0)
+        return co_touched_load(fs);
+    if (alloc->pool_count < needed)
+        return co_alloc_refill(fs, 2 * needed, needed);
     r = group_items_prepare(fs);
-    if (r == -EAGAIN) {
-        r = co_node_load(fs);
-        return r;
-    }
+    if (r == -ENOSPC)
+        return 0; /* with fewer items to come */
+    if (r == -EAGAIN)
+        return co_node_load(fs);
     if (r < 0)
         return r;
     list_for_each (entry, &alloc->dirty) {
@@ -172,6 +178,7 @@ static void group_retire(struct alloc *alloc, struct group *group)
     group->slot = FS_GROUP_NO_MAP;
     group->is_fresh = true;
     group->is_backed = false;
+    group->is_trimmed_whole = true;
 }
 
 /* *ret_block: where the map is to be written; 0: nowhere. */
@@ -254,7 +261,7 @@ uint64_t alloc_snapshot(struct fs *fs, struct fs_bitmap *images, uint64_t *image
     }
     assert(count == alloc->dirty_count && alloc->touched_count == 0);
     list_splice(&alloc->dirty, &alloc->writing);
-    alloc->dirty_count = 0;
+    alloc->dirty_count = alloc->prepared_count = 0;
 
     alloc->trimming = alloc->freed;
     run_list_clear(&empty);
@@ -277,9 +284,11 @@ void alloc_trimmed(struct fs *fs)
         uint64_t index = group_of(alloc, run->address);
         struct group *group = group_find(alloc, index);
 
-        if (group)
+        alloc->has_asked_all &= !run->is_group; /* its slab may be there for a neighbour */
+        if (group) {
+            group->is_trimmed_whole &= !run->is_group;
             alloc->free_blocks += group_mark(alloc, group, run->address, run->blocks, false);
-        else {
+        } else {
             alloc->free_blocks += run->blocks;
             if (alloc->free_in_group[index] < GROUP_UNREADABLE)
                 alloc->free_in_group[index] += run->blocks;

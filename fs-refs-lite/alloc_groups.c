@@ -129,8 +129,10 @@ static void group_overlay(struct alloc *alloc, struct group *group)
     for (size_t i = 0; i < alloc->trimming.count; i++) {
         const struct run *run = &alloc->trimming.runs[i];
 
-        if (group_of(alloc, run->address) == group->index)
-            group_mark(alloc, group, run->address, run->blocks, true);
+        if (group_of(alloc, run->address) != group->index)
+            continue;
+        group_mark(alloc, group, run->address, run->blocks, true);
+        group->is_trimmed_whole |= run->is_group;
     }
 }
 
@@ -151,6 +153,16 @@ struct fs_key group_key(uint64_t index)
     return (struct fs_key){.object = index, .kind = FS_KIND_GROUP};
 }
 
+/* Of an item without a map: is all free but the slots? The last group may have been shorter when
+ * that was written. */
+static bool group_item_is_whole(const struct alloc *alloc, uint64_t index,
+                                const struct fs_group_item *item)
+{
+    uint64_t blocks = (uint64_t)item->free_blocks + FS_GROUP_SLOTS;
+
+    return blocks >= FS_GROUP_BLOCKS_MIN && blocks <= alloc_group_blocks(alloc, index);
+}
+
 /* Returns 0, -ENOENT (there is no map), -EAGAIN, -EBADMSG. */
 static int group_item_get(struct fs *fs, uint64_t index, struct fs_group_item *ret_item)
 {
@@ -164,7 +176,7 @@ static int group_item_get(struct fs *fs, uint64_t index, struct fs_group_item *r
         return -EBADMSG;
     memcpy(ret_item, item.value, sizeof(*ret_item));
     if (ret_item->slot == FS_GROUP_NO_MAP)
-        return -ENOENT;
+        return group_item_is_whole(&fs->alloc, index, ret_item) ? -ENOENT : -EBADMSG;
     return ret_item->slot < FS_GROUP_SLOTS ? 0 : -EBADMSG;
 }
 
@@ -295,9 +307,10 @@ int co_group_back(struct fs *fs, struct group *group)
     uint64_t second = alloc_group_first(&fs->alloc, group->index) + 1; /* the first map goes to 0 */
     int r;
 
-    if (!group->is_fresh || group->is_backed || group->free_blocks == 0)
-        return 0; /* a map was written here, or will be before anything else is; or all is trimmed
-                     just now, the slots too */
+    if (group->is_trimmed_whole)
+        return -EBUSY;
+    if (!group->is_fresh || group->is_backed)
+        return 0; /* a map was written here, or will be before anything else is */
     group->pins++;
     r = co_block_back(fs, second);
     group->pins--;

@@ -21,6 +21,7 @@ struct group {
     bool is_dirty;
     bool is_fresh;            /* no map on disk */
     bool is_backed;           /* of a fresh one: its map has room on a thin vdisk */
+    bool is_trimmed_whole;    /* just now, its slots too: nobody is given anything */
     uint8_t slot;             /* of the map that the last snapshot or root named */
     uint64_t item_generation; /* of the snapshot for which its item's node is dirty */
     struct fs_bitmap *map;
@@ -67,7 +68,9 @@ must_check int co_group_get(struct fs *fs, uint64_t index, struct group **ret_gr
  * Returns 0, or the vdisk's error: -ENOSPC, the pool is full. */
 must_check int co_block_back(struct fs *fs, uint64_t address);
 /* Before the first blocks of a group are given away: a thin vdisk finds room for its map now, or a
- * checkpoint would look for it when there may be none. Returns 0, or the vdisk's error. */
+ * checkpoint would look for it when there may be none. Returns 0, -EBUSY (all of the group is being
+ * trimmed: what may be free in it, because the volume has grown, is for later), or the vdisk's
+ * error. */
 must_check int co_group_back(struct fs *fs, struct group *group);
 
 #endif

@@ -337,7 +337,8 @@ static bool checkpoint_is_due(const struct fs *fs)
     return journal_used_blocks(&fs->journal) >= fs->journal.blocks / 2 ||
            fs->nodes.dirty_count >= checkpoint_dirty_max(fs) / 2 ||
            fs->alloc.freed.count >= CHECKPOINT_FREED_MAX / 2 ||
-           fs->alloc.dirty_count >= fs->alloc.loaded_max / 2;
+           fs->alloc.dirty_count >= fs->alloc.loaded_max / 2 ||
+           alloc_checkpoint_addresses(fs, 0) >= checkpoint_addresses_max(fs) / 2;
 }
 
 static void co_checkpoint_background(void *arg)
@@ -362,6 +363,7 @@ int co_checkpoint_if_full(struct fs *fs)
 {
     if (fs->nodes.dirty_count < checkpoint_dirty_max(fs) / 2 &&
         fs->alloc.dirty_count < fs->alloc.loaded_max / 2 &&
+        alloc_checkpoint_addresses(fs, 0) < checkpoint_addresses_max(fs) / 2 &&
         fs->alloc.freed.count < CHECKPOINT_FREED_MAX / 2)
         return 0;
     return co_fs_checkpoint(fs);

@@ -14,6 +14,14 @@ static inline size_t checkpoint_dirty_max(const struct fs *fs)
     return MIN(fs->nodes.node_count / 4, fs->alloc.reserve_blocks / 3);
 }
 
+/* Addresses that the pool can hold beside those that a checkpoint may need. */
+#define POOL_BESIDE_CHECKPOINT 1024
+
+static inline size_t checkpoint_addresses_max(const struct fs *fs)
+{
+    return fs->alloc.pool_capacity - POOL_BESIDE_CHECKPOINT;
+}
+
 void checkpoint_init(struct checkpoint *checkpoint);
 void checkpoint_done(struct checkpoint *checkpoint);
 

@@ -152,14 +152,14 @@ int co_inode_settle(struct fs_inode *inode)
 static int co_inode_flush_one(struct fs *fs, struct fs_inode *inode)
 {
     struct fs_key key = inode_key(inode->ino);
-    size_t needed = alloc_checkpoint_addresses(fs) + FLUSH_ADDRESSES;
+    size_t needed = alloc_checkpoint_addresses(fs, FLUSH_ADDRESSES) + FLUSH_ADDRESSES;
     struct tree_item item;
     int r;
 
+    if (needed > checkpoint_addresses_max(fs))
+        return -ENOSPC;
     if (fs->alloc.pool_count < needed) {
-        r = co_alloc_refill(fs, needed + FLUSH_ADDRESSES);
-        if (r == -ENOSPC && fs->alloc.pool_count >= needed)
-            r = 0;
+        r = co_alloc_refill(fs, needed + FLUSH_ADDRESSES, needed);
         return r < 0 ? r : -EAGAIN;
     }
     r = alloc_reserve_frees(&fs->alloc, FLUSH_ADDRESSES);

@@ -120,6 +120,10 @@ static int co_super_read(struct fs *fs, void *block)
 static bool root_is_valid(const struct fs *fs, const struct fs_root *root)
 {
     for (unsigned i = 0; i < FS_TREES; i++) {
+        bool is_empty = root->trees[i].address == 0;
+
+        if (root->trees[i].nodes > root->total_blocks || (root->trees[i].nodes == 0 && !is_empty))
+            return false; /* so many addresses are kept for a checkpoint */
         if (root->trees[i].level >= FS_LEVEL_MAX ||
             root->trees[i].generation > root->header.generation)
             return false;
@@ -200,7 +204,7 @@ static int fs_start(struct fs *fs)
 
     r = node_cache_init(&fs->nodes, nodes);
     if (r == 0)
-        r = alloc_init(&fs->alloc, &fs->super, &fs->root, maps, nodes + 1024);
+        r = alloc_init(&fs->alloc, &fs->super, &fs->root, maps, nodes + POOL_BESIDE_CHECKPOINT);
     /* Before the replay: records may have taken blocks that no root tells of yet. */
     if (r == 0 && fs->vdisk->size_bytes / BLOCK_SIZE > fs->alloc.total_blocks)
         r = alloc_grow(&fs->alloc, fs->vdisk->size_bytes / BLOCK_SIZE);

@@ -1,12 +1,15 @@
 #include "fs-refs-lite/txn.h"
 #include "fs-refs-lite/btree.h"
 #include "fs-refs-lite/checkpoint.h"
+#include "fs-refs-lite/extent.h"
 #include "fs-refs-lite/fs_internal.h"
 #include "s2d/base/log.h"
 
 #define POOL_MIN 192 /* more than any operation's new and copied nodes */
 #define POOL_AHEAD 128
 #define FREES_MAX 2048 /* runs that one operation may free, nodes included */
+#define TOUCHES_MAX (EXTENTS_PER_TXN + POOL_MIN) /* groups: of what it frees */
+static_assert(2 * POOL_MIN + POOL_AHEAD <= POOL_BESIDE_CHECKPOINT, "needed is never out of reach");
 
 /* ---- the list ---- */
 
@@ -162,6 +165,7 @@ static bool txn_must_checkpoint(const struct fs *fs)
 {
     return !journal_has_room(&fs->journal) || fs->nodes.dirty_count >= checkpoint_dirty_max(fs) ||
            fs->alloc.dirty_count >= fs->alloc.loaded_max ||
+           alloc_checkpoint_addresses(fs, TOUCHES_MAX) > checkpoint_addresses_max(fs) ||
            fs->alloc.freed.count >= CHECKPOINT_FREED_MAX;
 }
 
@@ -179,18 +183,20 @@ static bool txn_lacks_space(const struct fs *fs, enum txn_need need)
 }
 
 /* The operation's own, and those of the checkpoint behind it: with none left for that nothing would
- * ever be freed. What makes names leaves as many to what frees space. */
+ * ever be freed. What makes names leaves as many to what frees space. The pool can hold so many,
+ * unless txn_must_checkpoint(). */
 static size_t addresses_needed(const struct fs *fs, enum txn_need need)
 {
-    return alloc_checkpoint_addresses(fs) + (need == TXN_GROWS ? 2 : 1) * POOL_MIN;
+    return alloc_checkpoint_addresses(fs, TOUCHES_MAX) + (need == TXN_GROWS ? 2 : 1) * POOL_MIN;
 }
 
 /* needed: with fewer it is -ENOSPC. */
 static int co_txn_addresses(struct fs *fs, size_t needed)
 {
-    int r = co_alloc_refill(fs, addresses_needed(fs, TXN_GROWS) + POOL_AHEAD);
+    size_t least = MIN(needed, addresses_needed(fs, TXN_SHRINKS));
+    int r = co_alloc_refill(fs, addresses_needed(fs, TXN_GROWS) + POOL_AHEAD, least);
 
-    return r == -ENOSPC && fs->alloc.pool_count >= needed ? 0 : r;
+    return r == 0 && fs->alloc.pool_count < needed ? -ENOSPC : r;
 }
 
 int co_txn_stock(struct fs *fs)
@@ -202,6 +208,7 @@ static int co_txn_space(struct fs *fs, enum txn_need need)
 {
     size_t needed = addresses_needed(fs, need);
 
+    assert(needed <= fs->alloc.pool_capacity); /* or what follows would be done for ever */
     if (fs->alloc.pool_count < needed) {
         int r = co_txn_addresses(fs, needed);
 

@@ -82,18 +82,18 @@ static void slabs_return(struct ram_vdisk *ram, uint64_t offset, uint64_t length
         if (!ram->slab_there[slab] || memchr(ram->in_use + slab * blocks, 1, blocks))
             continue;
         ram->slab_there[slab] = 0;
-        ram->slabs++;
+        ram->slabs += ram->slabs != UINT64_MAX;
     }
 }
 
 static bool has_slabs(struct ram_vdisk *ram, uint64_t offset, uint64_t length)
 {
     for (uint64_t slab = offset / SLAB_BYTES; slab <= (offset + length - 1) / SLAB_BYTES; slab++) {
-        if (ram->slab_there[slab] || ram->slabs == UINT64_MAX)
+        if (ram->slab_there[slab])
             continue;
         if (ram->slabs == 0)
             return false;
-        ram->slabs--;
+        ram->slabs -= ram->slabs != UINT64_MAX;
         ram->slab_there[slab] = 1;
     }
     return true;

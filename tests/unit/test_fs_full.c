@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "fs-refs-lite/fs_format.h"
+#include "fs-refs-lite/fs_internal.h"
 #include "s2d/base/co.h"
 #include "tests/unit/fs_harness.h"
 
@@ -265,12 +265,178 @@ static void names_and_data_compete(void **state)
         world_run(600 * MIB, seed, co_compete);
 }
 
+/* ---- files in very many groups, which are small here ---- */
+
+static void co_begin_large(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = MIB,
+                                        .group_blocks = FS_GROUP_BLOCKS_LEAST};
+    uint64_t bytes = world->ram.vdisk.size_bytes * 5 / 8;
+    struct fs_inode *inode;
+
+    workers_new(world);
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    co_world_mount(world);
+    check_int(co_create(world, "large"), 0);
+    inode = co_must_open(world, "large");
+    for (uint64_t at = 0; at < bytes; at += GIB)
+        check_int(co_fs_allocate(inode, at, GIB, 0), 0);
+    fs_inode_put(inode);
+    check_int(co_fs_checkpoint(world->fs), 0);
+}
+
+/* Others took all of the pool but so many slabs, and those in which nothing is used. */
+static void pool_is_taken(struct world *world, uint64_t slabs)
+{
+    uint64_t blocks = MIB / BLOCK_SIZE;
+
+    for (uint64_t at = 0; at < world->ram.vdisk.size_bytes / BLOCK_SIZE; at += blocks)
+        world->ram.slab_there[at / blocks] = memchr(world->ram.in_use + at, 1, blocks) != NULL;
+    world->ram.slabs = slabs;
+}
+
+/* A step of a removal frees blocks in hundreds of groups: the addresses for their items have to be
+ * there before it begins. */
+static void co_free_in_many_groups(struct world *world)
+{
+    co_begin_large(world);
+    pool_is_taken(world, 2);
+    check_int(co_all(world, co_make), -ENOSPC);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    check_int(co_unlink(world, "large"), 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_world_crash(world);
+    co_world_mount(world);
+    check_int(co_remove_part(world, 1), 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_world_crash(world);
+}
+
+static void a_file_in_many_groups_is_removed(void **state)
+{
+    (void)state;
+    world_run(64 * GIB, 1, co_free_in_many_groups);
+}
+
+/* Both roots say that the groups tree has so many nodes. */
+static void roots_lie(struct world *world, uint64_t nodes)
+{
+    for (uint64_t block = FS_ROOT_BLOCK(0); block < FS_ROOT_BLOCK(1) + FS_ROOT_COPIES; block++) {
+        struct fs_root *root = (struct fs_root *)(world->ram.memory + block * BLOCK_SIZE);
+
+        root->trees[FS_TREE_GROUPS].nodes = nodes;
+        seal_block(root);
+    }
+}
+
+/* How many addresses a checkpoint needs follows from what a root says: what cannot be is no root,
+ * and what is not true must not end the daemon. */
+static void co_believe_no_root(struct world *world)
+{
+    static const uint64_t impossible[] = {0, UINT64_MAX / 2 + 1, UINT64_MAX};
+
+    co_begin_large(world);
+    co_world_unmount(world);
+    for (unsigned i = 0; i < ARRAY_SIZE(impossible); i++) {
+        roots_lie(world, impossible[i]);
+        check_int(co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs), -EBADMSG);
+    }
+    roots_lie(world, 1);
+    co_world_mount(world);
+    check_int(co_unlink(world, "large"), 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_world_crash(world);
+}
+
+static void roots_are_not_believed(void **state)
+{
+    (void)state;
+    world_run(4 * GIB, 1, co_believe_no_root);
+}
+
+/* When a checkpoint would need more addresses than the pool can hold, it comes before that: the
+ * operation that waited for so many waited for ever, and all others with it. */
+static void co_outgrow_the_pool(struct world *world)
+{
+    struct fs_inode *inode;
+
+    co_begin_large(world);
+    world->fs->trees[FS_TREE_GROUPS].nodes = 5000; /* as of a volume of 60 TiB */
+    inode = co_must_open(world, "large");
+    check_int(co_fs_truncate(inode, 0, FS_NO_REQUEST), 0);
+    fs_inode_put(inode);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    co_world_crash(world);
+}
+
+static void touched_groups_outgrow_the_pool(void **state)
+{
+    (void)state;
+    world_run(20 * GIB, 1, co_outgrow_the_pool);
+}
+
+/* Each question is a write that waits for the pool's answer: a mount does not ask for a slab for
+ * every group that is empty, nor does what is refused then. */
+static void co_mount_in_a_full_pool(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB,
+                                        .group_blocks = FS_GROUP_BLOCKS_LEAST};
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    pool_is_taken(world, 0);
+    co_world_mount(world);
+    check(world->ram.writes < 200);
+    world->ram.writes = 0;
+    check_int(co_create(world, "a"), -ENOSPC);
+    check_int(co_create(world, "b"), -ENOSPC);
+    check(world->ram.writes < 2 * world->fs->alloc.group_count); /* all of them are asked once */
+    world->ram.writes = 0;
+    check_int(co_create(world, "c"), -ENOSPC);
+    check(world->ram.writes < 20);
+    co_world_crash(world);
+}
+
+static void few_slabs_are_asked_for(void **state)
+{
+    (void)state;
+    world_run(4 * GIB, 1, co_mount_in_a_full_pool);
+}
+
+/* Addresses that a crash took from the pool are in a group that looks empty, behind others for
+ * which there is no slab. */
+static void co_find_what_a_crash_left(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB,
+                                        .group_blocks = FS_GROUP_BLOCKS_LEAST};
+    uint64_t slabs = world->ram.vdisk.size_bytes / MIB;
+
+    workers_new(world);
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    pool_is_taken(world, 0);
+    memset(world->ram.slab_there + slabs / 2, 1, 8);
+    co_world_mount(world);
+    check_int(co_create(world, "a"), 0);
+    check_int(co_unlink(world, "a"), 0);
+    co_world_done(world);
+}
+
+static void what_a_crash_left_is_found(void **state)
+{
+    (void)state;
+    world_run(600 * MIB, 1, co_find_what_a_crash_left);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_find_a_full_pool),
         cmocka_unit_test(names_and_data_compete),
         cmocka_unit_test(power_cut_in_a_full_pool),
+        cmocka_unit_test(a_file_in_many_groups_is_removed),
+        cmocka_unit_test(touched_groups_outgrow_the_pool),
+        cmocka_unit_test(roots_are_not_believed),
+        cmocka_unit_test(few_slabs_are_asked_for),
+        cmocka_unit_test(what_a_crash_left_is_found),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
