@@ -247,21 +247,17 @@ int co_alloc_hold_free(struct fs *fs, uint64_t index, uint64_t *from, struct all
 
 int co_alloc_hold_group(struct fs *fs, uint64_t index, struct alloc_hold *hold)
 {
-    struct alloc *alloc = &fs->alloc;
-    uint64_t held = 0;
+    uint64_t from = 0;
     struct group *group;
     int r = co_group_get(fs, index, &group);
 
     if (r < 0)
         return r;
-    if (!group->is_fresh || group->is_backed || group->is_dirty || group->pins > 0 ||
+    if (!group_needs_slab(group) || group->is_dirty || group->pins > 0 ||
         group->free_blocks != group->blocks - FS_GROUP_SLOTS ||
-        alloc_available(alloc) / 2 < group->free_blocks)
+        alloc_available(&fs->alloc) / 2 < group->free_blocks ||
+        !group_hold_next(fs, group, &from, group->free_blocks, hold))
         return -ENOENT;
-    hold->count = 0;
-    list_init(&hold->node);
-    group_hold(fs, group, 0, group->free_blocks, hold, &held);
-    list_push_back(&alloc->holds, &hold->node);
     group->is_trimmed_whole = true;
     return 0;
 }
@@ -432,12 +428,6 @@ static int co_group_refill(struct fs *fs, struct group *group, struct refill *re
         r = 0;
     }
     return r == 0 && is_refused ? -ENOSPC : r;
-}
-
-/* Nothing of it can be used before its map has a slab. */
-static bool group_needs_slab(const struct group *group)
-{
-    return group->is_fresh && !group->is_backed;
 }
 
 #define GROUPS_A_TURN 64 /* so many are looked at without letting others run */

@@ -309,7 +309,7 @@ int co_group_back(struct fs *fs, struct group *group)
 
     if (group->is_trimmed_whole)
         return -EBUSY;
-    if (!group->is_fresh || group->is_backed)
+    if (!group_needs_slab(group))
         return 0; /* a map was written here, or will be before anything else is */
     group->pins++;
     r = co_block_back(fs, second);

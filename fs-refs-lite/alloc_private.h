@@ -28,6 +28,12 @@ struct group {
     struct fs_bitmap *image; /* during alloc_snapshot() */
 };
 
+/* Nothing of it can be used before its map has a slab. */
+static inline bool group_needs_slab(const struct group *group)
+{
+    return group->is_fresh && !group->is_backed;
+}
+
 static inline bool bit_test(const uint64_t *bits, uint64_t bit)
 {
     return bits[bit / 64] >> bit % 64 & 1;

@@ -332,13 +332,19 @@ int co_checkpoint_gated(struct fs *fs)
 
 /* ---- when ---- */
 
-static bool checkpoint_is_due(const struct fs *fs)
+/* Of what must not get more than a checkpoint can take, half is there. */
+static bool checkpoint_is_half_full(const struct fs *fs)
 {
-    return journal_used_blocks(&fs->journal) >= fs->journal.blocks / 2 ||
-           fs->nodes.dirty_count >= checkpoint_dirty_max(fs) / 2 ||
+    return fs->nodes.dirty_count >= checkpoint_dirty_max(fs) / 2 ||
            fs->alloc.freed.count >= CHECKPOINT_FREED_MAX / 2 ||
            fs->alloc.dirty_count >= fs->alloc.loaded_max / 2 ||
            alloc_checkpoint_addresses(fs, 0) >= checkpoint_addresses_max(fs) / 2;
+}
+
+static bool checkpoint_is_due(const struct fs *fs)
+{
+    return journal_used_blocks(&fs->journal) >= fs->journal.blocks / 2 ||
+           checkpoint_is_half_full(fs);
 }
 
 static void co_checkpoint_background(void *arg)
@@ -361,10 +367,5 @@ void checkpoint_maybe_schedule(struct fs *fs)
 
 int co_checkpoint_if_full(struct fs *fs)
 {
-    if (fs->nodes.dirty_count < checkpoint_dirty_max(fs) / 2 &&
-        fs->alloc.dirty_count < fs->alloc.loaded_max / 2 &&
-        alloc_checkpoint_addresses(fs, 0) < checkpoint_addresses_max(fs) / 2 &&
-        fs->alloc.freed.count < CHECKPOINT_FREED_MAX / 2)
-        return 0;
-    return co_fs_checkpoint(fs);
+    return checkpoint_is_half_full(fs) ? co_fs_checkpoint(fs) : 0;
 }

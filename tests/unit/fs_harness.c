@@ -211,6 +211,16 @@ int co_write_pattern(struct fs_inode *inode, uint64_t offset, uint64_t length, u
     return r;
 }
 
+void co_world_crash_twice(struct world *world, uint64_t writes)
+{
+    co_world_crash(world);
+    world->ram.cut_after = writes;
+    if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == 0)
+        co_world_crash(world);
+    ram_vdisk_restart(&world->ram);
+    co_world_mount(world);
+}
+
 void co_world_fresh(struct world *world)
 {
     co_world_format(world);

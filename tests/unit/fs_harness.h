@@ -46,6 +46,8 @@ void co_world_format(struct world *world);
 void co_world_mount(struct world *world);
 void co_world_unmount(struct world *world);
 void co_world_crash(struct world *world); /* abandons, the power comes back */
+/* Crashes, and after so many writes of the next mount again, if it gets so far; mounts. */
+void co_world_crash_twice(struct world *world, uint64_t writes);
 void co_world_check(struct world *world); /* co_fs_check() finds nothing */
 void co_world_remount(struct world *world);
 /* Begins a test: formatted and mounted. Ends it: sound, also after a remount, and unmounted. */

@@ -1617,12 +1617,7 @@ static void co_cut_while_emptying(struct world *world)
         world->ram.cut_after = empty_total + empty_cut - 1;
     check_int(co_fill_and_empty(world), empty_cut ? -ESTALE : 0);
     empty_total = world->ram.writes + world->ram.trims - empty_total;
-    co_world_crash(world);
-    world->ram.cut_after = 1 + empty_cut % 9; /* and in the middle of the mount */
-    if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == 0)
-        co_world_crash(world);
-    ram_vdisk_restart(&world->ram);
-    co_world_mount(world);
+    co_world_crash_twice(world, 1 + empty_cut % 9);
     check_int(co_fs_reap_orphans(world->fs), 0);
     co_world_check(world);
     inode = co_must_open(world, "kept");

@@ -176,12 +176,7 @@ static void co_cut(struct world *world)
     r = co_fill_and_free(world);
     check_int(r, world->ram.is_cut ? -ESTALE : 0); /* not all runs are of the same length */
     cut_total = world->ram.writes + world->ram.trims - cut_total;
-    co_world_crash(world);
-    world->ram.cut_after = 1 + cut % 9; /* and in the middle of the mount */
-    if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == 0)
-        co_world_crash(world);
-    ram_vdisk_restart(&world->ram);
-    co_world_mount(world);
+    co_world_crash_twice(world, 1 + cut % 9);
     co_world_check(world);
     for (unsigned i = 0; i < WORKERS; i++)
         co_remove_what_is_left(&workers[i]);
