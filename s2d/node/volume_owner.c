@@ -7,6 +7,8 @@
 #define CHECKPOINT_NS (10 * SEC)  /* of the file system */
 #define REAP_ORPHANS_NS (5 * SEC) /* after a mount: exports have opened their handles again */
 #define RETRY_NS (200 * MS)
+#define PAUSE_MAX_NS (5 * SEC)
+#define GAVE_UP_SOON_NS (30 * SEC) /* after it was mounted: what was wrong still is */
 /* So long what cannot be read when a volume is mounted may come back, with a host that starts again
  * or a disk that is brought up, before it is given up. */
 #define UNREADABLE_NS (30 * 60 * SEC)
@@ -408,12 +410,25 @@ static void co_run_check(struct node_volume *volume)
     end_check(volume, co_fs_check(volume->fs, report_problem, check, &check->result));
 }
 
+/* Where a block that it must write stays out of reach the next mount gives up as soon as this one
+ * did: each time those who use the volume open their files anew, for nothing. Meanwhile the
+ * mirror goes on: it may be what mends it. */
+static void pause_after_giving_up(struct node_volume *volume)
+{
+    uint64_t now_ns = io_now_ns(volume->owner_node->io);
+    bool soon = now_ns - volume->mounted_ns < GAVE_UP_SOON_NS;
+
+    volume->pause_ns =
+        soon && volume->pause_ns > 0 ? MIN(2 * volume->pause_ns, PAUSE_MAX_NS) : RETRY_NS;
+    volume->paused_until_ns = now_ns + volume->pause_ns;
+}
+
 /* One step of the owner's way. Returns 0: look again at once; < 0: wait for a change or RETRY_NS.
  */
 static int co_own(struct node_volume *volume)
 {
     const struct vdisk_record *vdisk = vdisk_record_of(volume);
-    int r;
+    int r, gave_up;
 
     if (volume->mirror && mirror_stopped(volume->mirror)) {
         co_release(volume, false);
@@ -422,12 +437,15 @@ static int co_own(struct node_volume *volume)
     }
     if (volume->fs && fs_error(volume->fs) != 0) {
         SOMETIMES("volume: the file system gave up and is mounted anew");
+        gave_up = fs_error(volume->fs);
         /* -ESTALE: the lease lapsed, or the mirror ended: nothing is wrong with it. */
-        log_write(volume->owner_node->io, fs_error(volume->fs) == -ESTALE ? LOG_INFO : LOG_ERROR,
-                  "volumes", "the file system gave up; mounting it anew", "vdisk=%llu error=%s",
-                  (unsigned long long)volume->vdisk, strerror(-fs_error(volume->fs)));
+        log_write(volume->owner_node->io, gave_up == -ESTALE ? LOG_INFO : LOG_ERROR, "volumes",
+                  "the file system gave up; mounting it anew", "vdisk=%llu error=%s",
+                  (unsigned long long)volume->vdisk, strerror(-gave_up));
         co_release(volume, false);
         co_drop_mirror(volume);
+        if (gave_up != -ESTALE)
+            pause_after_giving_up(volume);
         return -EAGAIN; /* not in a circle of sessions without a pause */
     }
     if (volume->move_to && volume->fs) {
@@ -453,6 +471,10 @@ static int co_own(struct node_volume *volume)
         return co_begin_session(volume);
     if (!volume->mirror)
         return make_mirror(volume);
+    if (io_now_ns(volume->owner_node->io) < volume->paused_until_ns) {
+        volume->waiting = "its file system could not write, and is mounted anew in a moment";
+        return -EAGAIN;
+    }
     volume->waiting = "waits for a copy of its metadata: no in-sync column can be reached";
     r = co_mount(volume);
     SOMETIMES_IF(r == -ESTALE, "volume: lost while it was being mounted");

@@ -37,6 +37,7 @@ struct node_volume {
     uint64_t mirror_session;
     struct fs *fs;
     uint64_t mounted_ns, checkpoint_ns;
+    uint64_t pause_ns, paused_until_ns; /* before a file system that gave up is mounted anew */
     bool reaped;
     uint64_t move_to; /* hand over to this node; 0: no */
     bool handing_over;

@@ -20,6 +20,7 @@
 #include <stdio.h>
 
 #define OPEN_MAX 64      /* operations under way on one register: bits of a word */
+#define ALIKE_MAX 4      /* writes of one value, and of unknown fate */
 #define WORLDS_MAX 20000 /* more: nobody can judge it, and that is said */
 #define NO_OP UINT32_MAX
 #define PRINTED 24        /* operations of a register that cannot be explained */
@@ -368,6 +369,11 @@ static void close_slot(struct checker *checker, unsigned slot)
         checker->now[i].done &= ~(UINT64_C(1) << slot);
 }
 
+static bool never_ends(const struct op *op)
+{
+    return op->kind == HISTORY_WRITE && op->fate != OP_ENDED && op->fate != OP_SHUT;
+}
+
 /* A write of unknown fate never ends; but once it has happened in every world it explains nothing
  * more. Where writes are answered by errors for a minute there are hundreds. */
 static void close_done(struct checker *checker)
@@ -379,14 +385,33 @@ static void close_done(struct checker *checker)
     for (unsigned slot = checker->open_end; slot-- > 0;) {
         const struct op *op = open_at(checker, slot);
 
-        if (op && done >> slot & 1 && op->kind == HISTORY_WRITE && op->fate != OP_ENDED &&
-            op->fate != OP_SHUT && !op->repeats)
+        if (op && done >> slot & 1 && never_ends(op) && !op->repeats)
             close_slot(checker, slot);
     }
 }
 
+/* Trims write one value, and where they are answered by errors for a minute there are hundreds of
+ * unknown fate. The last of ALIKE_MAX under way stands for those that follow: it may happen again.
+ */
+static bool one_stands_for(struct checker *checker, const struct op *op)
+{
+    unsigned alike = 0;
+
+    for (unsigned slot = 0; never_ends(op) && slot < checker->open_end; slot++) {
+        const struct op *other = open_at(checker, slot);
+
+        if (!other || !never_ends(other) || other->value != op->value || ++alike < ALIKE_MAX)
+            continue;
+        checker->history->ops[checker->open[slot]].repeats = true;
+        return true;
+    }
+    return false;
+}
+
 static bool begin_op(struct checker *checker, uint32_t op)
 {
+    if (one_stands_for(checker, &checker->history->ops[op]))
+        return true;
     for (unsigned slot = 0; slot < OPEN_MAX; slot++) {
         if (checker->open[slot] != NO_OP)
             continue;

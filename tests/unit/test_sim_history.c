@@ -228,6 +228,21 @@ static void many_writes_of_unknown_fate(void **state)
     assert_false(is_linearizable());
 }
 
+/* Trims that are answered by errors: all write 0, and each may yet happen. */
+static void many_trims_of_unknown_fate(void **state)
+{
+    (void)state;
+    for (uint64_t i = 1; i <= 200; i++) {
+        history_unknown(history, begin_write(0));
+        write_value(i);
+        read_value(i);
+    }
+    read_value(0);
+    assert_true(is_linearizable());
+    read_value(199); /* 200 was written after it */
+    assert_false(is_linearizable());
+}
+
 static void a_refused_write_did_nothing(void **state)
 {
     struct history_op write;
@@ -336,6 +351,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(others_are_not_lost_by_a_repeat, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_repeat_of_unknown_fate, set_up, tear_down),
         cmocka_unit_test_setup_teardown(many_writes_of_unknown_fate, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(many_trims_of_unknown_fate, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refused_write_did_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_nobody_wrote_is_found, set_up, tear_down),
         cmocka_unit_test_setup_teardown(values_may_come_back_by_being_written_again, set_up,
