@@ -19,6 +19,9 @@ struct api_context { /* the caller's memory; zeros at first */
     /* The VMs of this node: NULL while they are not open. hv(vms) may be NULL too. */
     struct hv *(*hv)(struct vms *vms);
     struct vms *vms;
+    /* Returns when a new volume can be found at its mount here, or not soon. NULL: no mounts. */
+    void (*co_await_mount)(void *arg, uint64_t volume);
+    void *arg;
 
     /* private */
     struct api_router router, local_router;

@@ -164,6 +164,9 @@ static void co_create(void *arg, const struct api_request *request, struct api_r
         return;
     }
     volume = database_find_name(node_database(context->node), TABLE_VOLUME, name);
+    if (volume && context->co_await_mount)
+        context->co_await_mount(context->arg, volume->base.id);
+    volume = database_find_name(node_database(context->node), TABLE_VOLUME, name);
     co_api_answer(context, &volume_kind, volume ? volume->base.id : 0, response);
 }
 

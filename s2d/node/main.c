@@ -30,6 +30,7 @@
 #define LOCK_WAIT_S 10
 #define NICE (-10)
 #define LOOK_NS SEC
+#define MOUNT_WAIT_NS (3 * SEC)
 #define MOUNTS_MAX 64
 #define NBD_CONNECTIONS_MAX 1024 /* one for each disk of the VMs here; the rest for others */
 
@@ -56,7 +57,7 @@ struct daemon {
     bool stopping;
     struct io_timer patience;
     bool services_ended;
-    struct co_cond changed;
+    struct co_cond changed, mounted;
     int exit_status;
 };
 
@@ -169,6 +170,7 @@ static void co_mount_volume(struct daemon *daemon, const struct mountable *mount
     }
     if (r == 0) {
         list_push_back(&daemon->mounts, &mount->node);
+        co_cond_broadcast(&daemon->mounted);
     } else {
         if (is_there)
             log_error(daemon->io, "daemon", "a volume cannot be mounted", "volume=%s error=%s",
@@ -217,6 +219,18 @@ static void co_follow_volumes(struct daemon *daemon)
     }
 }
 
+/* Whoever made a volume looks for it at once. */
+static void co_await_mount(void *arg, uint64_t volume)
+{
+    struct daemon *daemon = arg;
+    uint64_t deadline_ns = io_now_ns(daemon->io) + MOUNT_WAIT_NS;
+    int r = 0;
+
+    co_cond_signal(&daemon->changed); /* the volume may be served since services_main() looked */
+    while (r == 0 && !daemon->stopping && !find_mount(daemon, volume))
+        r = co_cond_wait_until(&daemon->mounted, deadline_ns);
+}
+
 static void services_main(void *arg)
 {
     struct daemon *daemon = arg;
@@ -258,6 +272,10 @@ static int co_open_api(struct daemon *daemon)
     daemon->api.node = daemon->node;
     daemon->api.folder = daemon->options.dir;
     options.path = path;
+    if (strcmp(daemon->options.fuse, "yes") == 0) {
+        daemon->api.co_await_mount = co_await_mount;
+        daemon->api.arg = daemon;
+    }
     options.router = api_routes_router(&daemon->api);
     return api_server_open(daemon->io, &options, &daemon->api_server);
 }
@@ -515,6 +533,7 @@ static int run(struct daemon *daemon)
     io_set_log_sink(daemon->io, sink);
     list_init(&daemon->mounts);
     co_cond_init(&daemon->changed);
+    co_cond_init(&daemon->mounted);
     if (co_spawn(daemon->io, "daemon", daemon_main, daemon) < 0)
         return EXIT_FAILURE;
     io_run(daemon->io);

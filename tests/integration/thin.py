@@ -94,8 +94,10 @@ class Thin:
     def setup(self):
         self.lab.devcluster("up", "--nodes", 3, "--disks", "ssd:1x5G", "--extent", EXTENT)
         for volume in ("files", "copies"):
-            self.lab.s2d("volume", "create", volume, "--size", "16G")
-            for node in (1, 2, 3):
+            self.lab.s2d("volume", "create", volume, "--size", "16G", node=1)
+            if not os.path.ismount(self.mount(1, volume)):
+                raise Failed(f"{volume} was created, but is not mounted on the node that was asked")
+            for node in (2, 3):
                 wait(lambda: os.path.ismount(self.mount(node, volume)), f"the mount of {volume} on node {node}")
 
     def fill_files(self):
