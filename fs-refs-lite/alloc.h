@@ -66,6 +66,7 @@ struct alloc {
 must_check int alloc_init(struct alloc *alloc, const struct fs_super *super,
                           const struct fs_root *root, size_t group_capacity, size_t pool_capacity);
 void alloc_done(struct alloc *alloc);
+void alloc_forget(struct alloc *alloc); /* clean maps leave RAM */
 /* Only what alloc_capacity() and alloc_is_valid_run() need. */
 void alloc_geometry(struct alloc *alloc, const struct fs_super *super, uint64_t total_blocks);
 /* More blocks: the vdisk has grown. */

@@ -94,16 +94,22 @@ int alloc_reserve_frees(struct alloc *alloc, size_t runs)
     return r < 0 ? r : touched_reserve(alloc, runs);
 }
 
-static void groups_evict(struct alloc *alloc)
+/* Clean maps leave until fewer than so many are in RAM. */
+static void groups_evict(struct alloc *alloc, size_t count)
 {
     list_for_each_safe (entry, &alloc->clean) {
         struct group *group = list_entry(entry, struct group, list);
 
-        if (alloc->loaded_count < alloc->loaded_max)
+        if (alloc->loaded_count < count)
             return;
         if (group->pins == 0)
             group_free(alloc, group);
     }
+}
+
+void alloc_forget(struct alloc *alloc)
+{
+    groups_evict(alloc, 0);
 }
 
 static struct group *group_new(const struct alloc *alloc, uint64_t index)
@@ -273,7 +279,7 @@ int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group)
             *ret_group = group;
             return 0;
         }
-        groups_evict(alloc);
+        groups_evict(alloc, alloc->loaded_max);
         group = group_new(alloc, index);
         if (!group)
             return -ENOMEM;

@@ -105,6 +105,9 @@ void co_fs_abandon(struct fs *fs);
 /* Makes every later call return -ESTALE now, those waiting inside included. Does not suspend. */
 void fs_fail(struct fs *fs);
 int fs_error(const struct fs *fs); /* 0, or what every call returns now */
+/* Tests: drops what RAM holds of nodes and maps, but for changes, as if others had needed the room.
+ * Does not suspend. */
+void fs_forget(struct fs *fs);
 
 /* Writes what changed since the last root, so that mounting is quick and freed space returns. The
  * fs does it by itself when the journal is half full; the caller calls it on a timer (every 5 to 30

@@ -74,6 +74,12 @@ int fs_error(const struct fs *fs)
     return fs->error;
 }
 
+void fs_forget(struct fs *fs)
+{
+    node_cache_forget(&fs->nodes);
+    alloc_forget(&fs->alloc);
+}
+
 /* ---- superblock and root ---- */
 
 static bool super_is_valid(const struct fs_super *super, uint64_t size_bytes)

@@ -124,6 +124,17 @@ static struct node *node_take(struct node_cache *cache)
     return node;
 }
 
+void node_cache_forget(struct node_cache *cache)
+{
+    while (!list_empty(&cache->clean)) {
+        struct node *node = list_first(&cache->clean, struct node, list);
+
+        node_unhash(cache, node);
+        cache->clean_count--;
+        node_release(cache, node);
+    }
+}
+
 static void node_make_clean(struct node_cache *cache, struct node *node)
 {
     node->state = NODE_CLEAN;

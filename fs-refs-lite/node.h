@@ -82,6 +82,9 @@ bool node_is_valid(const struct fs_node *disk, const struct node_want *want, con
  * says; or a node of the refs tree that was found damaged). */
 must_check int node_get(struct fs *fs, const struct node_want *want, struct node **ret_node);
 
+/* Clean nodes leave. */
+void node_cache_forget(struct node_cache *cache);
+
 /* Only if it is in RAM; counts as no use of it. */
 struct node *node_peek(struct fs *fs, uint64_t address);
 

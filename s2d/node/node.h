@@ -52,6 +52,10 @@ must_check int co_node_start(struct io *io, const struct node_options *options,
  * the disks, leaves. handover false: just unwinds, as after a crash in the simulator. */
 void co_node_stop(struct node *node, bool handover);
 
+/* Tests: the file systems of this node forget what is on disk (fs_forget()), and what is changed
+ * will be soon. */
+void node_forget_metadata(struct node *node);
+
 /* Before a stop that has waited long enough for requests: ends what this node's volumes have under
  * way. Those that wait for copies that are away would wait on, and hold up whoever serves them;
  * they return -ESTALE (and -ESHUTDOWN to clients, once csv_stop() was called). A volume is begun

@@ -34,6 +34,18 @@ struct node_volume *node_find_volume(struct node *node, uint64_t vdisk)
     return NULL;
 }
 
+void node_forget_metadata(struct node *node)
+{
+    list_for_each (entry, &node->volumes) {
+        struct node_volume *volume = list_entry(entry, struct node_volume, node);
+
+        if (!volume->fs)
+            continue;
+        fs_forget(volume->fs);
+        volume->checkpoint_ns = 0; /* soon: what is changed can leave then, too */
+    }
+}
+
 static void configure(struct node_volume *volume)
 {
     const struct vdisk_record *vdisk = vdisk_record_of(volume);

@@ -31,6 +31,8 @@ static void print_repeat(const struct run_options *options)
         printf(" --vms %u", options->vms);
     if (options->groups != GROUPS_BY_SEED && !options->plain)
         printf(" --groups %u", options->groups);
+    if (options->forget_ms != FORGET_BY_SEED && !options->plain)
+        printf(" --forget %u", options->forget_ms);
     if (options->faults && !options->program)
         printf(" --faults %s", *options->faults ? options->faults : "none");
     printf(" --log\n");

@@ -16,6 +16,7 @@
 #define ASK_NS (500 * MS) /* between two requests for a token */
 #define VM_RESTART_DELAY_MS 3000
 #define GROUPS_STREAM 1
+#define FORGET_STREAM 2
 
 uint64_t world_now_ns(const struct world *world)
 {
@@ -142,6 +143,21 @@ static void choose_groups(struct world *world)
         world->shape.group_blocks = sizes[draw / 3 % ARRAY_SIZE(sizes)];
 }
 
+/* In a quarter of the runs the RAM for trees and maps is short, as of large volumes: again and
+ * again others need it all. */
+static void choose_memory(struct world *world)
+{
+    static const uint64_t pauses_ns[] = {20 * MS, 50 * MS, 300 * MS, 2 * SEC};
+    uint64_t words[] = {world->options.seed, FORGET_STREAM};
+    uint64_t draw = hash64(words, sizeof(words));
+
+    world->shape.forget_ns = 0;
+    if (world->options.forget_ms != FORGET_BY_SEED)
+        world->shape.forget_ns = world->options.forget_ms * MS;
+    else if (draw % 4 == 0 && !world->options.plain)
+        world->shape.forget_ns = pauses_ns[draw / 4 % ARRAY_SIZE(pauses_ns)];
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -169,6 +185,7 @@ static void choose_shape(struct world *world)
     choose_vms(world);
     choose_sharing(world);
     choose_groups(world);
+    choose_memory(world);
 }
 
 /* ---- a machine's program: setting up ---- */
@@ -578,9 +595,21 @@ void world_set_up(struct world *world)
 /* How often it is asked: some answers cost as much as a thousand steps. */
 #define DONE_NS (5 * MS)
 
+static void forget(struct world *world)
+{
+    if (world->shape.forget_ns == 0 || world_now_ns(world) < world->forget_at_ns)
+        return;
+    world->forget_at_ns = world_now_ns(world) + world->shape.forget_ns;
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        if (world->machines[i].node)
+            node_forget_metadata(world->machines[i].node);
+    }
+}
+
 static bool after_step(void *arg)
 {
     check_step(arg);
+    forget(arg);
     return false;
 }
 

@@ -33,6 +33,7 @@
 #define CACHES_BY_SEED UINT_MAX
 #define VMS_BY_SEED UINT_MAX
 #define GROUPS_BY_SEED UINT32_MAX
+#define FORGET_BY_SEED UINT32_MAX
 #define MACHINE_CACHES_MAX 4 /* those that a run adds included */
 #define MACHINE_DISKS_MAX (MACHINE_CAPACITY_MAX + MACHINE_CACHES_MAX) /* cache disks come last */
 #define SHAPE_VOLUMES_MAX 2                                           /* that clients use */
@@ -47,6 +48,7 @@ struct run_options {
     bool plain;          /* one volume, a three-way mirror, no cache disks */
     unsigned vms;        /* of the world, or VMS_BY_SEED */
     uint32_t groups;     /* blocks of a file system's group (0: most), or GROUPS_BY_SEED */
+    uint32_t forget_ms;  /* how often file systems forget (0: never), or FORGET_BY_SEED */
     bool shared;         /* any client writes any block, whatever the seed says */
     bool stalls;         /* databases and disks hang besides; no seed says so by itself */
     bool log;            /* the whole transcript on stdout */
@@ -69,6 +71,7 @@ struct shape {
     bool hard_disks;       /* capacity is, and has a read cache on the cache disks */
     uint64_t disk_bytes, log_bytes, extent_bytes;
     uint32_t group_blocks; /* of the file systems; 0: as in a daemon, one group */
+    uint64_t forget_ns;    /* so often they forget nodes and maps that are on disk; 0: never */
     struct volume_shape
         volumes[SHAPE_VOLUMES_MAX]; /* the first is everybody's; see sim_workload.h */
     unsigned volume_count;
@@ -137,13 +140,14 @@ struct world {
     bool quiet;             /* faults are over, and clients stop */
     bool pool_full;         /* or too little of it is left: ENOSPC is an honest answer */
     uint64_t spread_not_before_ns;
-    unsigned rotten;     /* the machine whose disks lie, fail and die in this run */
-    unsigned rotten_too; /* another one that lost a cache disk at the same time; 0: none */
-    bool damaged;        /* they have done so */
-    bool exposed;        /* since then they had the only in-sync copy of something: EIO is an honest
-                            answer */
-    bool lost;           /* and at the end not all was healthy for that reason */
-    bool too_much;       /* this run destroys more than its volumes bear */
+    uint64_t forget_at_ns; /* the next time that file systems do */
+    unsigned rotten;       /* the machine whose disks lie, fail and die in this run */
+    unsigned rotten_too;   /* another one that lost a cache disk at the same time; 0: none */
+    bool damaged;          /* they have done so */
+    bool exposed;  /* since then they had the only in-sync copy of something: EIO is an honest
+                      answer */
+    bool lost;     /* and at the end not all was healthy for that reason */
+    bool too_much; /* this run destroys more than its volumes bear */
     struct history *history;
     struct workload *workload;
     struct sim_vms *vms; /* NULL: it has none */

@@ -89,14 +89,38 @@ static void workers_start(struct world *world, struct worker *workers, unsigned 
     }
 }
 
+/* Other volumes need the memory, again and again. */
+struct forgetter {
+    struct world *world;
+    struct worker self; /* for its random numbers */
+    bool stopping;
+};
+
+static void co_forget(void *arg)
+{
+    struct forgetter *forgetter = arg;
+
+    while (!forgetter->stopping) {
+        if (worker_random(&forgetter->self) % 32 == 0)
+            fs_forget(forgetter->world->fs);
+        co_yield ();
+    }
+}
+
 static void co_workers_run(struct world *world, struct worker *workers, unsigned count)
 {
-    struct co_group group;
+    struct forgetter forgetter = {.world = world, .self = {.random = world->seed}};
+    struct co_group group, others;
 
     co_group_init(&group);
+    co_group_init(&others);
+    if (world->seed % 4 == 1)
+        check_int(co_group_spawn(&others, world->io, "forgetter", co_forget, &forgetter), 0);
     for (unsigned i = 0; i < count; i++)
         check_int(co_group_spawn(&group, world->io, "worker", co_work, &workers[i]), 0);
     co_group_wait(&group);
+    forgetter.stopping = true;
+    co_group_wait(&others);
 }
 
 /* Each worker's directory is as before its last operation, or as after it. From then on the model
