@@ -196,6 +196,11 @@ int co_store_free_extent(struct store *store, struct extent_ref where)
     return co_control_wait(&wait);
 }
 
+uint32_t store_lost_extents(const struct store *store)
+{
+    return extent_table_lost_rows(store->table);
+}
+
 void store_each_extent(struct store *store,
                        void (*fn)(void *arg, const struct store_extent *extent), void *arg)
 {

@@ -123,7 +123,8 @@ struct store_health {
      * must be stale (I9), and with lost_extents != 0 all columns of the disk. Said at every open
      * until co_store_clear_compare(). */
     bool log_damaged;
-    uint64_t lost_extents;  /* rows of the extent table that could not be read */
+    uint64_t lost_extents;  /* rows of the extent table that could not be read, also those that the
+                               log has made anew, until they were compared */
     bool torn_tail;         /* the last write was cut short by a crash; it was never acknowledged */
     uint64_t corrupt_pages; /* checksum pages unreadable: their blocks answer -EBADMSG until written
                                again */
@@ -299,6 +300,9 @@ must_check int co_store_drop_gone(struct store *store, store_is_gone *is_gone, v
  * be damaged at each open. is_gone(): as above, of any extent. Durable when it returns 0. Returns
  * 0, -EIO, -ECANCELED. */
 must_check int co_store_free_damaged(struct store *store, store_is_gone *is_gone, void *arg);
+
+/* Rows of the extent table that are lost and that nothing has made anew yet. */
+uint32_t store_lost_extents(const struct store *store);
 
 /* ---- columns that return (I8, "Resync" in design.md) ---- */
 

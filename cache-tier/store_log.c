@@ -369,7 +369,6 @@ int co_store_settle_loss(struct store *store, uint64_t index, const struct store
         r = co_put_rows(store);
     if (r < 0)
         return r;
-    store->health.lost_extents = extent_table_lost_rows(store->table);
     return co_disk_set_log_lost(store->disk, false);
 }
 

@@ -382,12 +382,13 @@ static int co_record_damage(struct store *store)
 
 static void look_for_damage(struct store *store)
 {
-    store->health.lost_extents = extent_table_lost_rows(store->table);
-    store->health.log_damaged |= store->health.lost_extents > 0;
     store->health.log_damaged |= disk_log_lost(store->disk) && !PLANTED(CACHE_LOSS_NOT_DAMAGED);
-    for (uint32_t i = 0; i < store->geometry.extent_count; i++)
-        if (extent_table_row(store->table, i)->flags & EXTENT_DAMAGED)
-            store->health.log_damaged = true;
+    for (uint32_t i = 0; i < store->geometry.extent_count; i++) {
+        uint16_t flags = extent_table_row(store->table, i)->flags;
+
+        store->health.lost_extents += (flags & (EXTENT_LOST | EXTENT_ADOPTED)) != 0;
+        store->health.log_damaged |= (flags & (EXTENT_LOST | EXTENT_DAMAGED)) != 0;
+    }
 }
 
 /* ---- all of it ---- */
