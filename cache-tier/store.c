@@ -176,11 +176,22 @@ void store_free_row(struct store *store, struct extent_ref where)
     extent_table_free_row(store->table, where.extent, where.generation);
 }
 
-int co_store_free_extent(struct store *store, struct extent_ref where)
+static void free_append(struct store *store, struct extent_ref where,
+                        struct extent_control *control, struct control_wait *wait)
 {
     static const struct log_item_ops ops = {.encode = free_encode, .done = free_done};
+
+    /* before it is durable: nobody reads it any more, and a crash only brings back what may go */
+    store_free_row(store, where);
+    control->where = where;
+    control_init(&control->control, store, wait, &ops, sizeof(struct log_extent_record));
+    control_append(&control->control);
+}
+
+int co_store_free_extent(struct store *store, struct extent_ref where)
+{
     struct control_wait wait = {0};
-    struct extent_control control = {.where = where};
+    struct extent_control control;
     const struct extent_row *row;
     STORE_GATE(store);
 
@@ -189,16 +200,36 @@ int co_store_free_extent(struct store *store, struct extent_ref where)
     row = extent_table_row(store->table, where.extent);
     if (!(row->flags & EXTENT_LOST) && row->generation > where.generation)
         return -ESTALE;
-    /* before it is durable: nobody reads it any more, and a crash only brings back what may go */
-    store_free_row(store, where);
-    control_init(&control.control, store, &wait, &ops, sizeof(struct log_extent_record));
-    control_append(&control.control);
+    free_append(store, where, &control, &wait);
     return co_control_wait(&wait);
 }
 
 uint32_t store_lost_extents(const struct store *store)
 {
     return extent_table_lost_rows(store->table);
+}
+
+int co_store_free_lost(struct store *store, uint64_t index, const struct store_extent *columns,
+                       size_t column_count)
+{
+    uint32_t extents = store->geometry.extent_count;
+    cleanup(freep) bool *named = calloc(extents, sizeof(*named));
+    cleanup(freep) struct extent_control *controls = calloc(extents, sizeof(*controls));
+    struct control_wait wait = {0};
+    STORE_GATE(store);
+
+    if (!named || !controls)
+        return -ENOMEM;
+    for (size_t i = 0; i < column_count; i++)
+        if (columns[i].where.extent < extents)
+            named[columns[i].where.extent] = true;
+    for (uint32_t i = 0; i < extents && !PLANTED(LOST_ROWS_KEPT); i++) {
+        if (named[i] || !(extent_table_row(store->table, i)->flags & EXTENT_LOST))
+            continue;
+        SOMETIMES("store: a lost row that is no column's is freed");
+        free_append(store, (struct extent_ref){i, index}, &controls[i], &wait);
+    }
+    return co_control_wait(&wait);
 }
 
 void store_each_extent(struct store *store,

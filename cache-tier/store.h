@@ -303,6 +303,13 @@ must_check int co_store_free_damaged(struct store *store, store_is_gone *is_gone
 
 /* Rows of the extent table that are lost and that nothing has made anew yet. */
 uint32_t store_lost_extents(const struct store *store);
+/* Frees those of them that are no column's: nobody is left who would say whose they are, the store
+ * would be damaged at each open, and so would what is placed there next. columns: all that the
+ * database has on this disk, as of its entry `index`, which is as new as any that columns were here
+ * by before the store was opened. Durable when it returns 0. Returns 0, -EIO, -ENOMEM, -ECANCELED.
+ */
+must_check int co_store_free_lost(struct store *store, uint64_t index,
+                                  const struct store_extent *columns, size_t column_count);
 
 /* ---- columns that return (I8, "Resync" in design.md) ---- */
 

@@ -96,6 +96,7 @@
     X(DAMAGED_IS_READ, "move", "a column that lost its log is read by who does not know") \
     X(DAMAGED_SOURCE_TRUSTED, "move", "a column that lost its log says what changed as if it knew") \
     X(HOLE_ROWS_FORGOTTEN, "cluster-cache", "an extent that began behind a hole in a log reads as zeros") \
+    X(LOST_ROWS_KEPT, "store-test", "a lost row of the extent table that is no column's stays lost") \
     X(CACHE_OLD_LOG_BELIEVED, "move", "a cache disk that shows an old state of a log is believed") \
     X(CACHE_WIPED_REWRITTEN, "disk-log", "a disk that was overwritten gets its superblock again") \
     X(CACHE_LOST_AT_ONCE, "cluster-cache", "a cache disk that an old database does not know is lost") \

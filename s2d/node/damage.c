@@ -1,5 +1,5 @@
-/* A disk whose log was lost, or had a hole: what that means before the disk is served, and when it
- * is over.
+/* A disk whose log was lost, or had a hole, or which lost rows of its extent table: what that means
+ * before the disk is served, and when it is over.
  *
  * The database was told, so a damaged column is stale, or the last one of its slab. A stale one is
  * compared with the others by its vdisk's owner, who then clears it. The owner may be gone in that
@@ -16,6 +16,7 @@ struct damage {
     size_t count;
     struct store_fence *fences;
     size_t fence_count;
+    uint64_t index; /* of the database's newest entry */
 };
 
 static void damage_done(struct damage *damage)
@@ -94,6 +95,7 @@ static int damage_gather(struct damage *damage, const struct database *database)
             (struct store_fence){.vdisk = vdisk->base.id,
                                  .epoch = vdisk->epoch,
                                  .intact_since = intact_since(damage->disk, vdisk->base.id)};
+    damage->index = consensus_applied(damage->disk->owner_node->consensus);
     return 0;
 }
 
@@ -125,8 +127,10 @@ int co_node_settle_damage(struct node_disk *disk)
 
     if (r == 0 && disk_log_lost(disk->disk)) {
         SOMETIMES("node: a lost log is settled");
-        r = co_store_settle_loss(disk->store, consensus_applied(node->consensus), damage.columns,
-                                 damage.count, damage.fences, damage.fence_count);
+        r = co_store_settle_loss(disk->store, damage.index, damage.columns, damage.count,
+                                 damage.fences, damage.fence_count);
+    } else if (r == 0) { /* of all that ever wrote here we know: we proposed since */
+        r = co_store_free_lost(disk->store, damage.index, damage.columns, damage.count);
     }
     if (r == 0) {
         store_each_extent(disk->store, withhold_last, &damage);
@@ -244,6 +248,21 @@ static int co_tend_vdisk(struct node_disk *disk, const struct vdisk_record *vdis
     return r;
 }
 
+/* Of columns that went before their owners said anything of them. */
+static int co_free_lost(struct node_disk *disk)
+{
+    struct damage damage = {.disk = disk};
+    int r;
+
+    if (store_lost_extents(disk->store) == 0)
+        return 0;
+    r = damage_gather(&damage, consensus_database(disk->owner_node->consensus));
+    if (r == 0)
+        r = co_store_free_lost(disk->store, damage.index, damage.columns, damage.count);
+    damage_done(&damage);
+    return r;
+}
+
 static void note_damaged(void *arg, const struct store_extent *extent)
 {
     bool *damaged = arg;
@@ -255,14 +274,15 @@ void co_node_tend_damage(struct node_disk *disk)
 {
     const struct database *database = consensus_database(disk->owner_node->consensus);
     const struct vdisk_record *vdisk;
-    int r = 0;
+    int r;
 
     if (!disk->damaged || !disk->served || disk->busy || disk->failed)
         return;
     disk->busy = true;
+    r = co_free_lost(disk);
     for (size_t i = 0; r == 0 && (vdisk = database_at(database, TABLE_VDISK, i)); i++)
         r = co_tend_vdisk(disk, vdisk);
-    disk->damaged = false;
+    disk->damaged = store_lost_extents(disk->store) > 0;
     store_each_extent(disk->store, note_damaged, &disk->damaged);
     disk->busy = false;
     if (r < 0 && r != -ECANCELED && r != -ESTALE)

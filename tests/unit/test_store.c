@@ -1169,6 +1169,58 @@ static void a_row_that_the_log_made_anew_was_lost(void **state)
     with_store(16, made_anew_main, NULL);
 }
 
+static void nobodys_main(struct io *io, void *arg)
+{
+    const struct store_extent columns[] = {{.where = {0, 3}, .vdisk = RIG_VDISK},
+                                           {.where = {2, 3}, .vdisk = RIG_VDISK}};
+    const uint64_t index = 9;
+    struct rig_store rig;
+    struct rig_owner owner = {.commit = true, .generation = 3};
+    uint32_t extents = co_lose_rows(io, &owner);
+    uint64_t stamp;
+
+    (void)arg;
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_int_equal(store_lost_extents(rig.store), extents - 1);
+    assert_int_equal(co_store_free_lost(rig.store, index, columns, ARRAY_SIZE(columns)), 0);
+    assert_int_equal(store_lost_extents(rig.store), 1); /* what somebody has is not given back */
+    assert_int_equal(co_rig_seal(&owner, rig.store, 2), 0);
+    assert_int_equal(co_rig_read(&owner, 2, 0, &stamp), -EBADMSG);
+    assert_int_equal(co_rig_read(&owner, 0, 7, &stamp), -ESTALE);
+    owner.generation = index; /* of a life that ended before */
+    assert_int_equal(co_rig_write(&owner, 1, 0, 1, 30), -ESTALE);
+    assert_int_equal(co_rig_seal(&owner, rig.store, 3), 0);
+    owner.generation = index + 1; /* placed there since: sound from its first record on */
+    assert_int_equal(co_rig_write(&owner, 1, 0, 1, 40), 0);
+    for (int round = 0; round < 3; round++) { /* by the log, and then in its place */
+        assert_int_equal(must_read(&owner, 1, 0), 40);
+        assert_int_equal(must_read(&owner, 1, 1), 0);
+        assert_int_equal(store_lost_extents(rig.store), 1);
+        if (round == 1)
+            assert_int_equal(co_store_checkpoint(rig.store), 0);
+        co_rig_close(&rig);
+        assert_int_equal(co_rig_open(io, &rig), 0);
+        owner.store = rig.store;
+    }
+    /* both volumes were deleted */
+    assert_int_equal(co_store_free_lost(rig.store, index, NULL, 0), 0);
+    assert_int_equal(co_store_free_extent(rig.store, columns[0].where), 0);
+    assert_int_equal(store_lost_extents(rig.store), 0);
+    co_rig_close(&rig);
+    assert_int_equal(co_rig_open(io, &rig), 0);
+    assert_false(store_health(rig.store)->log_damaged);
+    assert_int_equal(store_health(rig.store)->lost_extents, 0);
+    co_rig_close(&rig);
+}
+
+/* A row that was lost while its extent was free: no owner ever comes to say whose it is. It would
+ * be told at each start, and the column that is placed there next would begin its life damaged. */
+static void a_lost_row_that_is_nobodys_is_freed(void **state)
+{
+    (void)state;
+    with_store(16, nobodys_main, NULL);
+}
+
 static void freed_list_main(struct io *io, void *arg)
 {
     struct rig_store rig;
@@ -1415,6 +1467,7 @@ int main(void)
         cmocka_unit_test(a_lost_table_block_never_reads_as_zeros),
         cmocka_unit_test(an_old_word_does_not_excuse_a_lost_row),
         cmocka_unit_test(a_row_that_the_log_made_anew_was_lost),
+        cmocka_unit_test(a_lost_row_that_is_nobodys_is_freed),
         cmocka_unit_test(a_freed_extent_has_no_compare_list),
         cmocka_unit_test(errors_are_events),
         cmocka_unit_test(a_read_overtaken_by_destage_is_right),
