@@ -1,6 +1,7 @@
 #include "tests/sim/sim_disks.h"
 
 #include "cache-tier/store.h"
+#include "pool/extent_table.h"
 #include "pool/superblock.h"
 #include "resiliency/erasure.h"
 #include "resiliency/parity_layout.h"
@@ -309,12 +310,29 @@ static struct disk *co_open_at_end(const struct reader *reader, struct io *io, u
     return disk;
 }
 
+static bool is_table_rotten(const struct reader *reader, const struct disk *disk)
+{
+    static _Alignas(BLOCK_SIZE) struct extent_table_block block;
+    const struct disk_geometry *geometry = disk_geometry(disk);
+
+    for (uint64_t i = 0; i < geometry->table_blocks; i++) {
+        if (sim_disk_peek(reader->machine->world->sim, reader->machine->number, disk_path(disk),
+                          geometry->table_offset + i * BLOCK_SIZE, &block, sizeof(block)) < 0)
+            abort();
+        if (extent_table_block_check(&block, i, disk_identity(disk)->uuid) < 0)
+            return true;
+    }
+    return false;
+}
+
 /* Rot that nobody met yet: its daemon would tell at its next start. All damage that was known
- * before is to be mended by now. */
-static bool is_found_now(const struct reader *reader, const struct disk *disk, bool was_lost)
+ * before is to be mended by now: of a table block that could be read, too, which says of rows that
+ * they had been lost. */
+static bool is_found_now(const struct reader *reader, const struct disk *disk, bool was_lost,
+                         bool was_rotten)
 {
     return reader->machine->world->rotten == reader->machine->number && !was_lost &&
-           (disk_log_lost(disk) || store_health(reader->store)->lost_extents > 0);
+           (disk_log_lost(disk) || was_rotten);
 }
 
 static void co_read_disk(struct reader *reader, struct io *io)
@@ -322,7 +340,7 @@ static void co_read_disk(struct reader *reader, struct io *io)
     struct world *world = reader->machine->world;
     struct store_options options = {.name = "check"};
     struct disk *disk = co_open_at_end(reader, io, reader->disk);
-    bool was_lost = disk_log_lost(disk);
+    bool was_lost = disk_log_lost(disk), was_rotten = is_table_rotten(reader, disk);
     char path[DISK_PATH_MAX];
     int r;
 
@@ -333,9 +351,9 @@ static void co_read_disk(struct reader *reader, struct io *io)
         world_fail(world, "node %u: the store of %s cannot be opened at the end: %s",
                    reader->machine->number, path, strerror(-r));
     /* not what a deleted volume left there: the node frees that when it looks at the disk next */
-    reader->damaged = disk_log_lost(disk) || store_health(reader->store)->lost_extents > 0;
+    reader->damaged = disk_log_lost(disk) || store_lost_extents(reader->store) > 0;
     store_each_extent(reader->store, check_row, reader);
-    if (reader->damaged && !is_found_now(reader, disk, was_lost))
+    if (reader->damaged && !is_found_now(reader, disk, was_lost, was_rotten))
         world_fail(world, "node %u: the log of %s is damaged at the end", reader->machine->number,
                    path);
     for (size_t i = 0; i < reader->placed->count; i++) {
