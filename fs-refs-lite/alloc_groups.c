@@ -202,8 +202,7 @@ static bool map_is_valid(const struct fs *fs, const struct group *group,
 }
 
 /* Returns 0, -EAGAIN, -EBADMSG, -ENODATA (no copy of the map, or of its item's node, can be read
- * now), or another error. When a mount gives up, that is damage: it may come back, and without
- * changes of the journal. */
+ * now), or another error. */
 static int co_group_read(struct fs *fs, struct group *group)
 {
     struct fs_group_item item, now;
@@ -211,8 +210,10 @@ static int co_group_read(struct fs *fs, struct group *group)
     int r;
 
     while ((r = group_item_get(fs, group->index, &item)) == -EAGAIN) {
+        uint64_t address = fs->nodes.wanted.address;
+
         r = co_node_try(fs);
-        if (r == -EIO && !fs->is_mounting && !fs->error)
+        if (!fs->error && (r == -EIO || (r < 0 && lack_is_met(fs, address))))
             return -ENODATA;
         if (r < 0)
             return r;
@@ -227,10 +228,11 @@ static int co_group_read(struct fs *fs, struct group *group)
     if (r < 0)
         return r;
     block = alloc_group_first(&fs->alloc, group->index) + item.slot;
-    r = co_disk_read(fs, group->map, block * BLOCK_SIZE, BLOCK_SIZE);
+    r = lack_is_met(fs, block) ? -EIO
+                               : co_disk_read(fs, group->map, block * BLOCK_SIZE, BLOCK_SIZE);
     if (r == -EIO && !fs->error) {
-        fs_note_unreadable(fs, block);
-        return fs->is_mounting && fs->options.gives_up ? -EBADMSG : -ENODATA;
+        lack_note(fs, block, LACK_LEAF);
+        return -ENODATA;
     }
     if (r < 0)
         return r;

@@ -293,7 +293,7 @@ static int co_checkpoint_locked(struct fs *fs, uint32_t flags, bool is_forced)
     int r;
 
     if (fs->is_read_only)
-        return fs->error;
+        return fs->is_unmounting ? fs->error : co_lack_look(fs);
     SOMETIMES_IF(fs->checkpoint.frozen, "fs: a checkpoint that failed is finished by the next");
     r = co_checkpoint_finish(fs); /* of an earlier one */
     if (r < 0 || (!is_forced && !checkpoint_has_work(fs)))
@@ -367,5 +367,9 @@ void checkpoint_maybe_schedule(struct fs *fs)
 
 int co_checkpoint_if_full(struct fs *fs)
 {
+    if (fs->is_surveying)
+        return 0; /* nothing is applied, and no root may say so */
+    if (fs->is_sealed)
+        return fs->nodes.dirty_count < fs->nodes.node_count / 4 ? 0 : -ENOSPC;
     return checkpoint_is_half_full(fs) ? co_fs_checkpoint(fs) : 0;
 }

@@ -27,7 +27,7 @@ void checkpoint_done(struct checkpoint *checkpoint);
 
 /* Starts one in the background when enough has gathered. */
 void checkpoint_maybe_schedule(struct fs *fs);
-/* Replay: takes one now when RAM is full of changes. */
+/* Replay: takes one now when RAM is full of changes; -ENOSPC: it is, and the mount is sealed. */
 must_check int co_checkpoint_if_full(struct fs *fs);
 
 /* Writes a root with these flags, whether or not anything changed. */

@@ -17,6 +17,7 @@
  *             data: that is all it costs.
  *   -EBADMSG  a damaged block of metadata: what hangs on it cannot be used, the rest goes on.
  *   -EROFS    of what changes metadata: at mount, damaged allocation maps left no place for a root.
+ *             Of what changes anything: the mount is sealed, see co_fs_mount().
  *   -ENOMEM, -ECANCELED (the coroutine was cancelled before anything was done)
  */
 #ifndef S2D_FS_FS_H
@@ -73,13 +74,37 @@ struct fs_format_options {
 must_check int co_fs_format(struct io *io, struct vdisk *vdisk,
                             const struct fs_format_options *options);
 
+#define FS_LACKS_MAX 256
+
+/* A block of metadata that a mount met and no copy of the vdisk could give. Private. */
+struct fs_lack {
+    uint64_t address;
+    uint64_t since_ns; /* no attempt since then could read it */
+    uint8_t kind;      /* enum lack_kind */
+    bool is_met;       /* by the attempt under way, or the last one */
+    bool is_needed;    /* it cannot go on without */
+    bool is_changed;   /* by the journal */
+    bool is_given_up, is_overwritten;
+};
+
+/* What the mounts of a volume wait for: from one attempt to the next, so the caller's. All zeros
+ * before the first one, and again when attempts do not follow each other. */
+struct fs_lacks {
+    struct fs_lack blocks[FS_LACKS_MAX];
+    unsigned count;
+    struct fs_lack others; /* all that find no room there */
+    uint64_t sealed_for;   /* the block; 0: not so */
+    bool again;            /* what was lacking is settled */
+};
+
 struct fs_mount_options {
     uint64_t cache_bytes;  /* RAM for tree nodes and allocation maps; 0: 32 MiB; at least 16 MiB */
     uint64_t bounce_bytes; /* RAM for requests that are not block-aligned; 0: 8 MiB */
     bool salvage;  /* mount although the journal is damaged in the middle: later operations are lost
                     */
-    bool gives_up; /* what would be -EAGAIN is damage: what the journal's changes need of it is
-                      overwritten, and lost for good with them */
+    bool gives_up; /* waits for nothing: what would be -EAGAIN is given up at once */
+    struct fs_lacks *lacks; /* borrowed during the call; NULL: it waits for ever, unless gives_up */
+    uint64_t unreadable_wait_ns; /* with lacks: so long each block is waited for */
 };
 
 /* Mounts: newest root, journal replayed, one root written. The time is bounded by the journal, not
@@ -88,7 +113,13 @@ struct fs_mount_options {
  * their handles again first. Returns 0, -EBADMSG (no valid superblock or root, or a journal with a
  * hole), -EPROTONOSUPPORT (format of another version or with an unknown feature), -ENOSPC, or the
  * vdisk's error; -EAGAIN: the vdisk cannot give a node or map now
- * that is needed (-EIO), and that may come back: try again, for as long as that can be. */
+ * that is needed (-EIO), and that may come back: try again, for as long as that can be.
+ *
+ * What is given up: leaves and maps that the journal changes are overwritten, and lost for good
+ * with these changes. Inner nodes are not, unless salvage: then nothing is (sealed: all that
+ * changes anything is -EROFS), what hangs on the node is -EBADMSG, and when it can be read again
+ * co_fs_checkpoint() finds out: every call is -ESTALE from there on, the next mount has all of it.
+ */
 must_check int co_fs_mount(struct io *io, struct vdisk *vdisk,
                            const struct fs_mount_options *options, struct fs **ret_fs);
 

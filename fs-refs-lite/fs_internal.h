@@ -7,6 +7,7 @@
 #include "fs-refs-lite/fs_format.h"
 #include "fs-refs-lite/inode.h"
 #include "fs-refs-lite/journal.h"
+#include "fs-refs-lite/lack.h"
 #include "fs-refs-lite/node.h"
 #include "fs-refs-lite/session.h"
 #include "fs-refs-lite/snapshot.h"
@@ -41,8 +42,12 @@ struct fs {
     struct fs_root root; /* as last written; `trees` and counters below are newer */
     int error;           /* what every call returns now */
     bool is_mounting;
-    uint64_t unreadable; /* the node or map that was -EIO last, while mounting; 0: none */
-    bool is_read_only;   /* damage left no place to write a root: mutations are -EROFS */
+    struct fs_lacks *lacks; /* while mounting */
+    uint64_t unreadable;    /* the node or map that was -EIO last, while mounting; 0: none */
+    bool is_surveying;      /* a mount that lacks something: applies nothing, looks on (lack.h) */
+    bool is_read_only;      /* damage left no place to write a root: mutations are -EROFS */
+    bool is_sealed;         /* read-only, and nothing else is written, either (lack.h) */
+    uint64_t awaited;       /* read-only until this block can be read; 0: for good */
 
     uint64_t generation; /* of the root that the next checkpoint writes */
     struct fs_tree_root trees[FS_TREES];
@@ -81,6 +86,12 @@ int fs_fail_with(struct fs *fs, int error);
 
 #define NO_CLIENT ((struct client_request){0})
 
+/* While it is mounted it asks for slabs, where nothing is. */
+static inline bool fs_is_sealed(const struct fs *fs)
+{
+    return fs->is_sealed && !fs->is_mounting;
+}
+
 /* The vdisk, for a mounted fs: once it has lost its ownership the fs does nothing any more. */
 must_check static inline int co_disk_read(struct fs *fs, void *buffer, uint64_t offset,
                                           uint64_t length)
@@ -93,7 +104,7 @@ must_check static inline int co_disk_read(struct fs *fs, void *buffer, uint64_t 
 must_check static inline int co_disk_write(struct fs *fs, const void *buffer, uint64_t offset,
                                            uint64_t length, struct client_request request)
 {
-    int r = co_vdisk_write(fs->vdisk, buffer, offset, length, request);
+    int r = fs_is_sealed(fs) ? -EROFS : co_vdisk_write(fs->vdisk, buffer, offset, length, request);
 
     return r == -ESTALE ? fs_fail_with(fs, r) : r;
 }
@@ -101,7 +112,7 @@ must_check static inline int co_disk_write(struct fs *fs, const void *buffer, ui
 must_check static inline int co_disk_trim(struct fs *fs, uint64_t offset, uint64_t length,
                                           struct client_request request)
 {
-    int r = co_vdisk_trim(fs->vdisk, offset, length, request);
+    int r = fs_is_sealed(fs) ? -EROFS : co_vdisk_trim(fs->vdisk, offset, length, request);
 
     return r == -ESTALE ? fs_fail_with(fs, r) : r;
 }
@@ -109,14 +120,6 @@ must_check static inline int co_disk_trim(struct fs *fs, uint64_t offset, uint64
 static inline void fs_note_damage(struct fs *fs)
 {
     fs->counters.damage++;
-}
-
-/* No copy of this node or map can be read now. That is damage like any other for those who want it,
- * but a mount waits for what it needs, see co_change_is_lost(). */
-static inline void fs_note_unreadable(struct fs *fs, uint64_t address)
-{
-    if (fs->is_mounting)
-        fs->unreadable = address;
 }
 
 /* Runs a statement that may miss nodes until it has all it needs: r = CO_RETRY(fs, tree_get(…)). */

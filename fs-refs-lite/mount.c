@@ -246,6 +246,9 @@ static int co_replay(struct fs *fs)
         fs_note_damage(fs);
         r = 0;
     }
+    SOMETIMES_IF(r == -ENOSPC && fs->is_sealed, "fs: a sealed mount shows the journal in part");
+    if (r == -ENOSPC && fs->is_sealed)
+        r = 0;                               /* what is shown is older, and the journal stays */
     if (r == -ENOSPC && fs->counters.damage) /* the reserve is behind damaged maps */
         r = -EBADMSG;
     fs->journal.appended_lsn = fs->journal.durable_lsn = fs->next_lsn - 1;
@@ -303,9 +306,15 @@ static int co_mount(struct fs *fs, bool *ret_clean)
         r = fs_start(fs);
     if (r == 0)
         r = co_session_load(fs);
+    if (r == -EIO && fs->unreadable != 0 && !fs->error) {
+        lack_need(fs, false);
+        r = 0;
+    }
     if (r == 0)
         r = co_replay(fs);
-    if (r < 0)
+    if (r == 0 && fs->is_surveying)
+        return co_lacks_settle(fs);
+    if (r < 0 || fs->is_sealed)
         return r;
     *ret_clean = fs->root.flags & FS_ROOT_CLEAN;
     if (!*ret_clean)
@@ -314,39 +323,65 @@ static int co_mount(struct fs *fs, bool *ret_clean)
     r = co_checkpoint_force(fs, 0);
     if (r == 0)
         return co_txn_stock(fs);
-    if (r == -ENOSPC && fs->unreadable != 0 && !fs->options.gives_up)
-        return -EIO; /* the room is behind a map that may come back */
+    if (r == -ENOSPC && lack_may_hide_room(fs))
+        return co_lacks_settle(fs);
     if (r == -ENOSPC && fs->counters.damage) {
         fs->is_read_only = true;
+        fs->awaited = lack_first(fs);
         r = 0;
     }
+    return r;
+}
+
+/* A mount that has nothing to wait for, or what it waits for. */
+static int co_mount_once(struct fs *fs, bool *ret_clean)
+{
+    int r;
+
+    fs->is_mounting = true;
+    fs->is_sealed = fs->is_read_only = fs->lacks->sealed_for != 0;
+    fs->awaited = fs->lacks->sealed_for;
+    r = co_mount(fs, ret_clean);
+    if (r == -EIO && fs->unreadable != 0 && !fs->error) {
+        lack_need(fs, false);
+        if (fs->is_surveying)
+            r = co_lacks_settle(fs);
+    }
+    fs->is_mounting = false;
+    SOMETIMES_IF(r == -EAGAIN && !fs->lacks->again, "fs: a mount waits for what it needs");
     return r;
 }
 
 int co_fs_mount(struct io *io, struct vdisk *vdisk, const struct fs_mount_options *options,
                 struct fs **ret_fs)
 {
-    cleanup(fs_freep) struct fs *fs = NULL;
-    bool is_clean = false;
+    cleanup(freep) struct fs_lacks *own = calloc(1, sizeof(*own));
+    struct fs_lacks *lacks = options && options->lacks ? options->lacks : own;
+    bool is_first = true, is_clean = false;
     int r;
 
-    r = fs_new(io, vdisk, options, &fs);
-    if (r == 0) {
-        fs->is_mounting = true;
-        r = co_mount(fs, &is_clean);
-        fs->is_mounting = false;
-        SOMETIMES_IF(r == -EIO && fs->unreadable != 0, "fs: a mount waits for what it needs");
-        if (r == -EIO && fs->unreadable != 0)
-            r = -EAGAIN;
-    }
-    if (fs)
+    if (!lacks)
+        return -ENOMEM;
+    do {
+        cleanup(fs_freep) struct fs *fs = NULL;
+
+        r = fs_new(io, vdisk, options, &fs);
+        if (r < 0)
+            return r;
+        lacks_begin(lacks, is_first);
+        is_first = false;
+        fs->lacks = lacks;
+        r = co_mount_once(fs, &is_clean);
+        fs->lacks = NULL;
         co_group_wait(&fs->background);
-    if (r < 0)
-        return r;
-    if (!is_clean && !fs->is_read_only && !fs->counters.damage)
-        (void)!co_group_spawn(&fs->background, io, "fs-trim", co_trim_groups, fs);
-    *ret_fs = take_ptr(fs);
-    return 0;
+        if (r < 0)
+            continue;
+        if (!is_clean && !fs->is_read_only && !fs->counters.damage)
+            (void)!co_group_spawn(&fs->background, io, "fs-trim", co_trim_groups, fs);
+        *ret_fs = take_ptr(fs);
+        return 0;
+    } while (r == -EAGAIN && lacks->again);
+    return r;
 }
 
 int co_fs_unmount(struct fs *fs)

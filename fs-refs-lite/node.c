@@ -329,13 +329,13 @@ static int node_note_unreadable(struct fs *fs, const struct node_want *want)
     return 0;
 }
 
-/* A mount waits for what cannot be read. When it gives up, that is damage for as long as it lasts:
- * the node may come back, and without changes of the journal. */
+/* A mount waits for what cannot be read (lack.h). What it gave up is damage for as long as it
+ * lasts. */
 static int node_note_lost(struct fs *fs, const struct node_want *want, int error)
 {
     if (error == -EIO)
-        fs_note_unreadable(fs, want->address);
-    if (error == -EIO && fs->is_mounting && !fs->options.gives_up)
+        lack_note(fs, want->address, lack_kind_of(want));
+    if (error == -EIO && fs->is_mounting && !lack_is_given_up(fs, want->address))
         return error;
     fs_note_damage(fs);
     return error == -EIO && !fs->is_mounting ? node_note_unreadable(fs, want)
@@ -349,7 +349,9 @@ static int co_node_read(struct fs *fs, const struct node_want *want)
 
     node->state = NODE_LOADING;
     fs->counters.node_reads++;
-    r = co_disk_read(fs, node->disk, want->address * BLOCK_SIZE, BLOCK_SIZE);
+    r = lack_is_met(fs, want->address)
+            ? -EIO
+            : co_disk_read(fs, node->disk, want->address * BLOCK_SIZE, BLOCK_SIZE);
     if (fs->error)
         r = fs->error;
     else if (r == 0 && !node_is_valid(node->disk, want, fs->super.header.volume))

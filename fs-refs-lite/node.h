@@ -91,7 +91,7 @@ struct node *node_peek(struct fs *fs, uint64_t address);
 /* Brings in what the last -EAGAIN wanted; call it right after. Returns 0 (look again), -EBADMSG, or
  * the vdisk's error. A damaged node of the refs tree is 0 too: whoever looks again meets -EBADMSG
  * there, and can do without. One that no copy gives now is taken for damaged, for UNREADABLE_NS;
- * for a mount that does not give up it is -EIO. */
+ * for a mount that did not give it up it is -EIO. */
 must_check int co_node_load(struct fs *fs);
 /* The same for those who come back later: that no copy can be read now is -EIO (of another tree
  * than that of refs). */

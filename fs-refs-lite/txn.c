@@ -3,7 +3,6 @@
 #include "fs-refs-lite/checkpoint.h"
 #include "fs-refs-lite/extent.h"
 #include "fs-refs-lite/fs_internal.h"
-#include "s2d/base/log.h"
 
 #define POOL_MIN 192 /* more than any operation's new and copied nodes */
 #define POOL_AHEAD 128
@@ -356,31 +355,13 @@ int co_txn_step(struct fs *fs, enum txn_need need, txn_plan *plan, void *arg,
 
 /* ---- replay ---- */
 
-/* A change is lost with the damaged node or map that it belongs to. That has to be for good: one
- * that no copy gives now (those that are in-sync are rotten, others are away) could be back at the
- * next mount as it was before, and without the change. Then blocks in use would be free, and what
- * was acknowledged undone. So a mount waits for it, and if it gives up overwrites it. Returns 0,
- * -EIO (wait), or the vdisk's error. */
-static int co_change_is_lost(struct fs *fs)
+/* A change is lost with the damaged node or map that it belongs to. If that only cannot be read now
+ * the change must not be missing when it can (lack.h). */
+static void change_is_lost(struct fs *fs)
 {
-    cleanup(freep) void *zeros = NULL;
-    int r;
-
     fs_note_damage(fs);
-    if (fs->unreadable == 0 || PLANTED(FS_LOST_COMES_BACK))
-        return 0;
-    if (!fs->options.gives_up)
-        return -EIO;
-    zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    if (!zeros)
-        return -ENOMEM;
-    memset(zeros, 0, BLOCK_SIZE);
-    r = co_disk_write(fs, zeros, fs->unreadable * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
-    log_error(fs->io, "fs", "a block of metadata is given up: no copy of it could be read",
-              "block=%llu error=%s", (unsigned long long)fs->unreadable,
-              r < 0 ? strerror(-r) : "none");
-    SOMETIMES("fs: what cannot be read is lost for good");
-    return r == -EIO ? 0 : r; /* of parity, a row that cannot be decoded takes no write in part */
+    if (fs->unreadable != 0)
+        lack_need(fs, true);
 }
 
 int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
@@ -394,8 +375,8 @@ int co_txn_replay_blocks(struct fs *fs, const struct fs_journal_record *record)
         if (entry->action == FS_JOURNAL_ALLOCATE)
             r = co_alloc_retake(fs, entry->object, entry->offset);
         if (r == -EBADMSG) /* nothing is allocated from a damaged map: these blocks are safe */
-            r = co_change_is_lost(fs);
-        if (r < 0)
+            change_is_lost(fs);
+        else if (r < 0)
             return r;
     }
     return 0;
@@ -409,23 +390,27 @@ static void entry_leave_out(const struct fs_journal_entry *entry)
 
 /* Makes all ready that the record needs. Without its node in the refs tree or the sessions' an
  * entry is left out: blocks stay taken for shared, or a repeat runs again. Without one in any other
- * it is -EBADMSG, for the whole record. */
+ * it is -EBADMSG, for the whole record; what else it needs is looked at all the same. */
 static int co_record_ready(struct fs *fs, const struct fs_journal_record *record)
 {
+    int result = 0;
+
     for (;;) {
         const struct fs_journal_entry *failed = NULL;
         int r;
 
         fs->unreadable = 0;
         r = CO_RETRY(fs, record_prepare(fs, record, &failed));
+        if (r == -EIO && fs->unreadable != 0 && !fs->error)
+            r = -EBADMSG;
         if (r != -EBADMSG)
-            return r;
-        r = co_change_is_lost(fs);
-        if (r < 0)
-            return r;
+            return r < 0 ? r : result;
+        change_is_lost(fs);
         if (failed->tree != FS_TREE_REFS && failed->tree != FS_TREE_SLOTS)
-            return -EBADMSG;
-        SOMETIMES("fs: a change is replayed without what it told the refs tree, or the sessions");
+            result = -EBADMSG;
+        SOMETIMES_IF(
+            result == 0,
+            "fs: a change is replayed without what it told the refs tree, or the sessions");
         entry_leave_out(failed);
     }
 }
@@ -438,7 +423,7 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
         fs_note_damage(fs);
         return 0;
     }
-    if (fs->alloc.pool_count < POOL_MIN) {
+    if (fs->alloc.pool_count < POOL_MIN && !fs->is_surveying) {
         r = co_txn_addresses(fs, POOL_MIN);
         if (r < 0)
             return r;
@@ -446,7 +431,7 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
     r = alloc_reserve_frees(&fs->alloc, FREES_MAX);
     if (r == 0)
         r = co_record_ready(fs, record);
-    if (r == -EBADMSG)
+    if (r == -EBADMSG || (r == 0 && fs->is_surveying))
         return 0; /* the rest goes on */
     if (r < 0)
         return r;

@@ -247,16 +247,6 @@ static int co_format(struct node_volume *volume)
     return r;
 }
 
-static bool may_give_up(const struct node_volume *volume)
-{
-    const struct node *node = volume->owner_node;
-    uint64_t wait_ns = node->options.unreadable_wait_ns;
-
-    if (volume->unreadable_ns == 0)
-        return false;
-    return io_now_ns(node->io) - volume->unreadable_ns > (wait_ns ? wait_ns : UNREADABLE_NS);
-}
-
 static int co_mount(struct node_volume *volume)
 {
     struct node *node = volume->owner_node;
@@ -270,13 +260,14 @@ static int co_mount(struct node_volume *volume)
         r = co_format(volume);
     if (r < 0)
         return r;
-    options.gives_up = may_give_up(volume);
+    options.lacks = &volume->lacks;
+    options.unreadable_wait_ns = node->options.unreadable_wait_ns;
+    if (options.unreadable_wait_ns == 0)
+        options.unreadable_wait_ns = UNREADABLE_NS;
     volume->waiting = "is being mounted";
     r = co_fs_mount(node->io, mirror_vdisk(volume->mirror), &options, &volume->fs);
     if (r != -EAGAIN)
-        volume->unreadable_ns = 0;
-    else if (volume->unreadable_ns == 0)
-        volume->unreadable_ns = io_now_ns(node->io);
+        volume->lacks = (struct fs_lacks){0};
     if (r == -EAGAIN)
         volume->waiting = "waits for a block of its metadata that no copy gives now";
     if (r < 0)
@@ -336,7 +327,7 @@ static void co_drop_mirror(struct node_volume *volume)
 {
     struct mirror *mirror = take_ptr(volume->mirror);
 
-    volume->unreadable_ns = 0;
+    volume->lacks = (struct fs_lacks){0};
     if (!mirror)
         return;
     mirror_stop(mirror);

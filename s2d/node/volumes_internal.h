@@ -42,7 +42,7 @@ struct node_volume {
     uint64_t move_to; /* hand over to this node; 0: no */
     bool handing_over;
     int mount_error;            /* as last logged */
-    uint64_t unreadable_ns;     /* since then a mount was -EAGAIN each time; 0: no */
+    struct fs_lacks lacks;      /* while a mount is -EAGAIN each time */
     struct volume_check *check; /* NULL: nobody asks */
     const char *waiting;
     uint64_t job_told_ns; /* the progress of its rebuild */

@@ -34,6 +34,14 @@ static void co_delay(struct ram_vdisk *ram, unsigned turns)
         co_yield ();
 }
 
+static bool is_rotten(const struct ram_vdisk *ram, uint64_t offset, uint64_t length)
+{
+    uint64_t bytes = MAX(ram->rotten_bytes, (uint64_t)BLOCK_SIZE), end = offset + length;
+
+    return (ram->rotten_at && ram->rotten_at < end && ram->rotten_at + bytes > offset) ||
+           (ram->rotten_too && ram->rotten_too < end && ram->rotten_too >= offset);
+}
+
 static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length)
 {
     struct ram_vdisk *ram = ram_of(vdisk);
@@ -49,7 +57,7 @@ static int ram_co_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint6
         return -ESTALE;
     if (ram->fail_reads_after && --ram->fail_reads_after == 0)
         return ram->fail_error;
-    if (ram->rotten_at && ram->rotten_at >= offset && ram->rotten_at < offset + length)
+    if (is_rotten(ram, offset, length))
         return -EIO;
     memcpy(buffer, ram->memory + offset, length);
     return 0;
@@ -112,6 +120,8 @@ static int co_change(struct ram_vdisk *ram, const char *buffer, uint64_t offset,
         return -ECANCELED; /* as a mirror's write, that has not begun */
     if (ram->fail_after && --ram->fail_after == 0)
         return ram->fail_error;
+    if (buffer && ram->rotten_is_a_row && is_rotten(ram, offset, length))
+        return -EIO;
     if (buffer && !has_slabs(ram, offset, length))
         return -ENOSPC;
     if (ram->writes + ram->trims > ram->cut_after)

@@ -28,6 +28,9 @@ struct ram_vdisk {
     int fail_error;
     uint64_t
         rotten_at; /* bytes: the block there reads as -EIO, as without any right copy; 0: none */
+    uint64_t rotten_too;   /* another one */
+    bool rotten_is_a_row;  /* of parity, that cannot be decoded: writing there is -EIO, too */
+    uint64_t rotten_bytes; /* from rotten_at on; 0: one block */
 
     uint64_t room_bytes; /* it can grow to this: what it was made with */
     uint8_t *in_use;     /* by block: written, and not trimmed since */

@@ -1019,6 +1019,201 @@ static void references_are_looked_at_again(void **state)
     world_run(VOLUME, 1, co_references_come_back);
 }
 
+/* ---- what a mount gives up ---- */
+
+#define WAIT_NS (1800 * SEC)
+
+/* The first nodes of the files tree, on this level, without which the journal cannot be replayed;
+ * the volume is as it was. Returns how many there are, up to `wanted`. */
+static unsigned co_find_needed(struct world *world, uint8_t level, uint64_t *needed,
+                               unsigned wanted)
+{
+    char *saved = malloc(VOLUME);
+    unsigned count = 0;
+
+    check(saved);
+    memcpy(saved, world->ram.memory, VOLUME);
+    for (uint64_t block = 80; block < VOLUME / BLOCK_SIZE && count < wanted; block++) {
+        const struct fs_node *node = (const struct fs_node *)block_at(world, block);
+
+        if (magic_of(world, block) != FS_NODE_MAGIC || node->tree != FS_TREE_FILES ||
+            node->level != level)
+            continue;
+        world->ram.rotten_at = block * BLOCK_SIZE;
+        if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == -EAGAIN)
+            needed[count++] = block;
+        else
+            co_fs_abandon(take_ptr(world->fs));
+        memcpy(world->ram.memory, saved, VOLUME);
+    }
+    world->ram.rotten_at = 0;
+    free(saved);
+    return count;
+}
+
+static int co_attempt(struct world *world, struct fs_lacks *lacks)
+{
+    struct fs_mount_options options = {.lacks = lacks, .unreadable_wait_ns = WAIT_NS};
+
+    return co_fs_mount(world->io, &world->ram.vdisk, &options, &world->fs);
+}
+
+static void co_is_all_there(struct world *world)
+{
+    world->ram.rotten_at = world->ram.rotten_too = 0;
+    co_world_mount(world);
+    check_int(co_count_files(world), FILES);
+    co_goes_on_well(world, NULL);
+    co_fs_abandon(take_ptr(world->fs));
+}
+
+static void co_other_block(struct world *world)
+{
+    struct fs_lacks lacks = {0};
+    uint64_t leaves[2];
+
+    co_populate_journal(world);
+    check_int(co_find_needed(world, 0, leaves, 2), 2);
+    world->ram.rotten_at = leaves[0] * BLOCK_SIZE;
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    check_int(co_sleep_ns(WAIT_NS - 1 * SEC), 0);
+    world->ram.rotten_at = leaves[1] * BLOCK_SIZE; /* now this one, and no longer the other */
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    check_int(co_sleep_ns(2 * SEC), 0);
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    world->ram.rotten_at = leaves[0] * BLOCK_SIZE; /* its clock begins anew */
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    world->ram.rotten_too = leaves[1] * BLOCK_SIZE;
+    check_int(co_sleep_ns(WAIT_NS - 1 * SEC), 0);
+    check_int(co_attempt(world, &lacks), -EAGAIN); /* both */
+    check_int(co_sleep_ns(2 * SEC), 0);
+    check_int(co_attempt(world, &lacks), -EAGAIN); /* that of the first is over */
+    co_is_all_there(world);
+}
+
+/* A block that could not be read for a second is not given up because another one could not for
+ * half an hour. */
+static void each_block_has_its_clock(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_other_block);
+}
+
+static void co_several(struct world *world)
+{
+    struct fs_lacks lacks = {0};
+    bool whole[FILES];
+    uint64_t leaves[2];
+
+    co_populate_journal(world);
+    check_int(co_find_needed(world, 0, leaves, 2), 2);
+    world->ram.rotten_at = leaves[0] * BLOCK_SIZE;
+    world->ram.rotten_too = leaves[1] * BLOCK_SIZE;
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    check_int(co_sleep_ns(WAIT_NS + 1 * SEC), 0);
+    check_int(co_attempt(world, &lacks), 0);
+    check_int(co_create(world, "new"), 0);
+    co_find_lost(world, whole);
+    for (unsigned i = 0; i < FILES; i++)
+        whole[i] = !whole[i];
+    co_fs_abandon(take_ptr(world->fs));
+    world->ram.rotten_at = world->ram.rotten_too = 0;
+    co_world_mount(world);
+    co_goes_on_well(world, whole);
+    co_fs_abandon(take_ptr(world->fs));
+}
+
+/* What was lacking all the time is given up at once, not one half an hour after the other. */
+static void several_wait_together(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_several);
+}
+
+/* Mounted after the wait: what can be read is, and nothing is written. */
+static void co_is_sealed(struct world *world, struct fs_lacks *lacks)
+{
+    unsigned whole = 0;
+    uint64_t writes;
+    int refused;
+
+    check_int(co_attempt(world, lacks), -EAGAIN);
+    check_int(co_sleep_ns(WAIT_NS + 1 * SEC), 0);
+    check_int(co_attempt(world, lacks), 0);
+    writes = world->ram.bytes_written + world->ram.trims;
+    refused = co_create(world, "new");
+    check(refused == -EROFS || refused == -EBADMSG); /* which, is where the name would be */
+    for (unsigned i = 0; i < FILES; i++) {
+        struct fs_inode *inode;
+        char path[64];
+        int r;
+
+        file_path(path, i);
+        whole += co_is_whole(world, i);
+        if (co_open(world, path, &inode) < 0)
+            continue;
+        r = co_write_pattern(inode, 0, BLOCK_SIZE, 77); /* in place, where it is mapped */
+        check(r == -EROFS || r == -EBADMSG);
+        fs_inode_put(inode);
+    }
+    check(whole < FILES);
+    check(co_count_problems(world) > 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    check_int(world->ram.bytes_written + world->ram.trims, writes);
+    world->ram.rotten_at = 0;
+    check_int(co_fs_checkpoint(world->fs), -ESTALE); /* mount it anew */
+    co_fs_abandon(take_ptr(world->fs));
+    co_is_all_there(world);
+}
+
+static void co_inner(struct world *world)
+{
+    struct fs_mount_options salvage = {.salvage = true, .gives_up = true};
+    struct fs_lacks lacks = {0};
+    char *saved = malloc(VOLUME);
+    uint64_t inner[2];
+
+    check(saved);
+    co_populate_journal(world);
+    check_int(co_find_needed(world, 1, inner, 1), 1);
+    memcpy(saved, world->ram.memory, VOLUME);
+    world->ram.rotten_at = inner[0] * BLOCK_SIZE;
+    co_is_sealed(world, &lacks);
+
+    memcpy(world->ram.memory, saved, VOLUME);
+    world->ram.rotten_at = inner[0] * BLOCK_SIZE;
+    check_int(co_fs_mount(world->io, &world->ram.vdisk, &salvage, &world->fs), 0);
+    co_fs_abandon(take_ptr(world->fs));
+    check_int(magic_of(world, inner[0]), 0);
+    free(saved);
+}
+
+/* What hangs on an inner node is not thrown away for a change that needs the node. */
+static void an_inner_node_is_not_overwritten(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_inner);
+}
+
+static void co_row(struct world *world)
+{
+    struct fs_lacks lacks = {0};
+    uint64_t leaf;
+
+    co_populate_journal(world);
+    check_int(co_find_needed(world, 0, &leaf, 1), 1);
+    world->ram.rotten_at = leaf * BLOCK_SIZE;
+    world->ram.rotten_is_a_row = true;
+    co_is_sealed(world, &lacks);
+}
+
+/* What cannot be overwritten may come back: it must find its changes then. */
+static void what_takes_no_write_seals(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_row);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1027,6 +1222,10 @@ int main(void)
         cmocka_unit_test(refs_lost_at_a_replay_cost_no_data),
         cmocka_unit_test(a_map_that_comes_back_has_room),
         cmocka_unit_test(sessions_are_waited_for),
+        cmocka_unit_test(each_block_has_its_clock),
+        cmocka_unit_test(several_wait_together),
+        cmocka_unit_test(an_inner_node_is_not_overwritten),
+        cmocka_unit_test(what_takes_no_write_seals),
         cmocka_unit_test(a_node_costs_exactly_what_hangs_on_it),
         cmocka_unit_test(copies_are_there_for_this),
         cmocka_unit_test(journal_hole_is_not_a_torn_tail),

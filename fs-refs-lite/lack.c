@@ -1,0 +1,230 @@
+#include "fs-refs-lite/lack.h"
+#include "fs-refs-lite/fs_internal.h"
+#include "s2d/base/log.h"
+
+static struct fs_lack *lack_find(struct fs_lacks *lacks, uint64_t address)
+{
+    for (unsigned i = 0; i < lacks->count; i++) {
+        if (lacks->blocks[i].address == address)
+            return &lacks->blocks[i];
+    }
+    return NULL;
+}
+
+void lacks_begin(struct fs_lacks *lacks, bool is_first)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < lacks->count; i++) {
+        struct fs_lack lack = lacks->blocks[i];
+
+        if (!lack.is_met) /* the last attempt could read it, or had no need of it */
+            continue;
+        lack.is_met = lack.is_needed = lack.is_changed = false;
+        if (is_first)
+            lack.is_given_up = lack.is_overwritten = false;
+        lacks->blocks[kept++] = lack;
+    }
+    lacks->count = kept;
+    if (!lacks->others.is_met)
+        lacks->others.since_ns = 0;
+    lacks->others.is_met = lacks->others.is_needed = lacks->others.is_changed = false;
+    lacks->again = false;
+    if (is_first) {
+        lacks->others.is_given_up = false;
+        lacks->sealed_for = 0;
+    }
+}
+
+enum lack_kind lack_kind_of(const struct node_want *want)
+{
+    bool is_all = want->is_root && (want->tree == FS_TREE_FILES || want->tree == FS_TREE_GROUPS);
+
+    if (want->level > 0 && want->tree == FS_TREE_SLOTS)
+        return LACK_SESSIONS;
+    return want->level > 0 || is_all ? LACK_INNER : LACK_LEAF;
+}
+
+void lack_note(struct fs *fs, uint64_t address, enum lack_kind kind)
+{
+    struct fs_lacks *lacks = fs->lacks;
+    struct fs_lack *lack;
+
+    if (!fs->is_mounting)
+        return;
+    fs->unreadable = address;
+    lack = lack_find(lacks, address);
+    if (!lack && lacks->count < FS_LACKS_MAX) {
+        lack = &lacks->blocks[lacks->count++];
+        *lack = (struct fs_lack){.address = address, .since_ns = io_now_ns(fs->io)};
+    }
+    if (!lack) { /* so much is lost that nothing more of it is overwritten */
+        lack = &lacks->others;
+        if (!lack->is_met && lack->since_ns == 0)
+            lack->since_ns = io_now_ns(fs->io);
+        lack->address = address;
+        kind = LACK_INNER;
+    }
+    lack->kind = kind;
+    lack->is_met = true;
+}
+
+static struct fs_lack *lack_of(const struct fs *fs, uint64_t address)
+{
+    struct fs_lack *lack = lack_find(fs->lacks, address);
+
+    return lack ? lack : &fs->lacks->others;
+}
+
+bool lack_is_met(const struct fs *fs, uint64_t address)
+{
+    const struct fs_lack *lack = fs->is_mounting ? lack_find(fs->lacks, address) : NULL;
+
+    return lack && lack->is_met;
+}
+
+bool lack_is_given_up(const struct fs *fs, uint64_t address)
+{
+    return fs->is_mounting && lack_of(fs, address)->is_given_up;
+}
+
+static bool lack_is_settled(const struct fs_lacks *lacks, const struct fs_lack *lack)
+{
+    return lack->is_given_up && (!lack->is_changed || lack->kind == LACK_SESSIONS ||
+                                 lack->is_overwritten || lacks->sealed_for != 0);
+}
+
+void lack_need(struct fs *fs, bool is_changed)
+{
+    struct fs_lack *lack = lack_of(fs, fs->unreadable);
+
+    assert(fs->is_mounting && fs->unreadable != 0);
+    lack->is_needed = true;
+    lack->is_changed |= is_changed;
+    fs->is_surveying |= !lack_is_settled(fs->lacks, lack);
+}
+
+static void lack_hides_room(struct fs *fs, struct fs_lack *lack)
+{
+    if (!lack->is_met || lack->is_given_up)
+        return;
+    lack->is_needed = true;
+    fs->is_surveying = true;
+}
+
+bool lack_may_hide_room(struct fs *fs)
+{
+    for (unsigned i = 0; i < fs->lacks->count; i++)
+        lack_hides_room(fs, &fs->lacks->blocks[i]);
+    lack_hides_room(fs, &fs->lacks->others);
+    return fs->is_surveying;
+}
+
+uint64_t lack_first(const struct fs *fs)
+{
+    for (unsigned i = 0; i < fs->lacks->count; i++) {
+        if (fs->lacks->blocks[i].is_met)
+            return fs->lacks->blocks[i].address;
+    }
+    return 0;
+}
+
+/* ---- giving up ---- */
+
+static bool lack_must_wait(const struct fs *fs, const struct fs_lack *lack)
+{
+    if (!lack->is_needed || lack->is_given_up || fs->options.gives_up ||
+        PLANTED(FS_LOST_COMES_BACK))
+        return false;
+    return !fs->options.lacks ||
+           io_now_ns(fs->io) - lack->since_ns < fs->options.unreadable_wait_ns;
+}
+
+static bool lacks_must_wait(const struct fs *fs)
+{
+    for (unsigned i = 0; i < fs->lacks->count; i++) {
+        if (lack_must_wait(fs, &fs->lacks->blocks[i]))
+            return true;
+    }
+    return lack_must_wait(fs, &fs->lacks->others);
+}
+
+static void lacks_seal(struct fs *fs, uint64_t address, const char *why)
+{
+    fs->lacks->sealed_for = address;
+    SOMETIMES("fs: a mount is sealed for what it lacks");
+    log_error(fs->io, "fs", "mounting read-only until a block of metadata can be read again",
+              "block=%llu reason=\"%s\"", (unsigned long long)address, why);
+}
+
+static void lack_give_up(struct fs *fs, struct fs_lack *lack)
+{
+    if (!lack->is_needed)
+        return;
+    lack->is_given_up = true;
+    if (lack->is_changed && lack->kind == LACK_INNER && !fs->options.salvage &&
+        fs->lacks->sealed_for == 0 && !PLANTED(FS_LOST_COMES_BACK))
+        lacks_seal(fs, lack->address, "others hang on it, and the journal changes them");
+}
+
+static int co_lack_overwrite(struct fs *fs, struct fs_lack *lack)
+{
+    cleanup(freep) void *zeros = NULL;
+    int r;
+
+    if (!lack->is_changed || lack->is_overwritten || lack->kind == LACK_SESSIONS ||
+        fs->lacks->sealed_for != 0)
+        return 0;
+    lack->is_overwritten = true;
+    if (PLANTED(FS_LOST_COMES_BACK))
+        return 0;
+    zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    if (!zeros)
+        return -ENOMEM;
+    memset(zeros, 0, BLOCK_SIZE);
+    r = co_disk_write(fs, zeros, lack->address * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+    log_error(fs->io, "fs", "a block of metadata is given up: no copy of it could be read",
+              "block=%llu error=%s", (unsigned long long)lack->address,
+              r < 0 ? strerror(-r) : "none");
+    SOMETIMES("fs: what cannot be read is lost for good");
+    if (r != -EIO)
+        return r;
+    lack->is_overwritten = false;
+    lacks_seal(fs, lack->address, "it takes no write");
+    return 0;
+}
+
+int co_lacks_settle(struct fs *fs)
+{
+    struct fs_lacks *lacks = fs->lacks;
+    int r = 0;
+
+    assert(fs->is_surveying);
+    if (lacks_must_wait(fs))
+        return -EAGAIN;
+    lack_give_up(fs, &lacks->others);
+    for (unsigned i = 0; i < lacks->count; i++)
+        lack_give_up(fs, &lacks->blocks[i]);
+    for (unsigned i = 0; i < lacks->count && r == 0; i++)
+        r = co_lack_overwrite(fs, &lacks->blocks[i]);
+    if (r == 0 && lacks->others.is_changed)
+        r = co_lack_overwrite(fs, &lacks->others); /* to be saved: else it has sealed the mount */
+    lacks->again = r == 0;
+    return r < 0 ? r : -EAGAIN;
+}
+
+int co_lack_look(struct fs *fs)
+{
+    cleanup(freep) void *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    int r;
+
+    if (fs->error || fs->awaited == 0)
+        return fs->error;
+    if (!block)
+        return -ENOMEM;
+    r = co_disk_read(fs, block, fs->awaited * BLOCK_SIZE, BLOCK_SIZE);
+    SOMETIMES_IF(r == 0, "fs: what a read-only mount lacked is there again");
+    if (r == 0)
+        fs_fail(fs);
+    return fs->error;
+}
