@@ -176,6 +176,7 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
     uint64_t start = has_goal ? group_of(alloc, goal) : alloc->data_cursor % alloc->group_count;
     uint64_t from = has_goal ? goal - alloc_group_first(alloc, start) : 0;
     uint64_t held = 0;
+    bool is_refused = false; /* by the medium */
 
     hold->count = 0;
     list_push_back(&alloc->holds, &hold->node); /* a checkpoint may pass while we read a map */
@@ -192,7 +193,9 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
             continue;
         if (r == 0)
             r = co_group_back(fs, group);
-        if (r == -EBUSY)
+        if (r == -EIO && !fs->error)
+            is_refused = true;
+        if (r == -EBUSY || (r == -EIO && !fs->error))
             continue;
         if (r < 0 && held == 0) {
             list_remove(&hold->node);
@@ -209,7 +212,7 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
     }
     if (held == 0) {
         list_remove(&hold->node);
-        return -ENOSPC;
+        return is_refused ? -EIO : -ENOSPC;
     }
     *ret_blocks = held;
     return 0;
@@ -399,7 +402,8 @@ static int co_run_refill(struct fs *fs, struct group *group, struct alloc_hold *
 struct refill {
     size_t count;     /* wanted in the pool */
     size_t least;     /* with fewer, groups that need a slab are asked for, whether there are any */
-    unsigned refused; /* windows for which there was no slab */
+    unsigned refused; /* windows for which there was no slab, or that took no write */
+    bool is_failed;   /* some of these took no write: later they may */
 };
 
 /* Behind a refused window another one of the group may have its slab, which can be as small as a
@@ -418,13 +422,20 @@ static int co_group_refill(struct fs *fs, struct group *group, struct refill *re
     while (r == 0 && alloc->pool_count < refill->count &&
            group_hold_in_window(fs, group, &from, refill->count - alloc->pool_count, &hold)) {
         r = co_run_refill(fs, group, &hold);
-        if (r != -ENOSPC)
+        if (r == -EIO && !fs->error)
+            refill->is_failed = true;
+        else if (r == -ENOSPC)
+            is_refused = true;
+        else
             continue;
-        is_refused = true;
         if (refill->refused++ >= REFUSED_MAX)
             break;
         from = ALIGN_UP(first + from, WINDOW_BLOCKS) + distance - WINDOW_BLOCKS - first;
         distance *= 2;
+        r = 0;
+    }
+    if (r == -EIO && !fs->error) {
+        refill->is_failed = true;
         r = 0;
     }
     return r == 0 && is_refused ? -ENOSPC : r;
@@ -481,7 +492,7 @@ static int co_refill_locked(struct fs *fs, size_t count, size_t least)
         SOMETIMES("fs: addresses for tree nodes are looked for in all empty groups");
         refill = (struct refill){.count = count, .least = least};
         r = co_refill_pass(fs, &refill);
-        alloc->has_asked_all = r == 0 && alloc->pool_count < least;
+        alloc->has_asked_all = r == 0 && alloc->pool_count < least && !refill.is_failed;
     }
     return r == 0 && alloc->pool_count < least ? -ENOSPC : r;
 }

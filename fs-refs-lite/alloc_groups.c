@@ -303,6 +303,16 @@ int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group)
     }
 }
 
+void group_note_refusing(struct fs *fs, const struct group *group)
+{
+    struct alloc *alloc = &fs->alloc;
+
+    SOMETIMES("fs: a group with room takes no write");
+    alloc->free_in_group[group->index] = GROUP_UNREADABLE;
+    if (alloc->look_again_ns == 0)
+        alloc->look_again_ns = io_now_ns(fs->io) + UNREADABLE_NS;
+}
+
 int co_block_back(struct fs *fs, uint64_t address)
 {
     static const _Alignas(BLOCK_SIZE) char zeros[BLOCK_SIZE];
@@ -323,6 +333,8 @@ int co_group_back(struct fs *fs, struct group *group)
     r = co_block_back(fs, second);
     group->pins--;
     group->is_backed |= r == 0;
+    if (r == -EIO && !fs->error)
+        group_note_refusing(fs, group);
     return r;
 }
 

@@ -67,6 +67,9 @@ void group_touch(struct alloc *alloc, uint64_t index);
 struct fs_key group_key(uint64_t index);
 /* False: nothing is free there, or its map is damaged, or could not be read a moment ago. */
 bool group_may_have_room(struct fs *fs, uint64_t index);
+/* The group takes no write (-EIO: of parity, a row that cannot be decoded): for UNREADABLE_NS
+ * nobody asks again. */
+void group_note_refusing(struct fs *fs, const struct group *group);
 /* Returns 0, -EBADMSG (nothing is allocated from this group any more; or for UNREADABLE_NS, when it
  * is GROUP_UNREADABLE now), -ENOMEM, or the vdisk's error. */
 must_check int co_group_get(struct fs *fs, uint64_t index, struct group **ret_group);
@@ -75,8 +78,8 @@ must_check int co_group_get(struct fs *fs, uint64_t index, struct group **ret_gr
 must_check int co_block_back(struct fs *fs, uint64_t address);
 /* Before the first blocks of a group are given away: a thin vdisk finds room for its map now, or a
  * checkpoint would look for it when there may be none. Returns 0, -EBUSY (all of the group is being
- * trimmed: what may be free in it, because the volume has grown, is for later), or the vdisk's
- * error. */
+ * trimmed: what may be free in it, because the volume has grown, is for later), -EIO (the group
+ * takes no write now, see group_note_refusing()), or another error of the vdisk. */
 must_check int co_group_back(struct fs *fs, struct group *group);
 
 #endif

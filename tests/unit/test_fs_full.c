@@ -421,6 +421,49 @@ static void what_a_crash_left_is_found(void **state)
     world_run(600 * MIB, 1, co_find_what_a_crash_left);
 }
 
+/* ---- rows of parity that cannot be decoded: they take no write in part ---- */
+
+/* All of a group; of the first one, a window in its middle. */
+static void group_is_lost(struct world *world, uint64_t group)
+{
+    const struct fs_super *super = (const struct fs_super *)world->ram.memory;
+    uint64_t first = super->first_group_block + group * FS_GROUP_BLOCKS_LEAST;
+
+    world->ram.rotten_at = group > 0 ? first * BLOCK_SIZE : ALIGN_UP(first * BLOCK_SIZE, MIB);
+    world->ram.rotten_bytes = group > 0 ? FS_GROUP_BLOCKS_LEAST * BLOCK_SIZE : MIB;
+    world->ram.rotten_is_a_row = true;
+}
+
+/* An empty group that takes no write is passed over; so is a window of one in use (group 0). */
+static void co_pass_over_lost_rows(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB,
+                                        .group_blocks = FS_GROUP_BLOCKS_LEAST};
+    struct fs_inode *inode;
+
+    workers_new(world);
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    group_is_lost(world, world->seed);
+    co_world_mount(world);
+    check_int(co_create(world, "data"), 0);
+    inode = co_must_open(world, "data");
+    for (uint64_t at = 0; world->seed > 0 && at < 16 * MIB; at += 64 * KIB)
+        check_int(co_write_pattern(inode, at, 64 * KIB, 1), 0);
+    for (unsigned i = 0; i < 2000; i++)
+        check_int(co_do_to_name(&workers[0], i, co_create), 0);
+    check_int(co_fs_checkpoint(world->fs), 0);
+    world->ram.rotten_at = 0;
+    fs_inode_put(inode);
+    co_world_done(world);
+}
+
+static void lost_rows_are_passed_over(void **state)
+{
+    (void)state;
+    for (uint64_t group = 0; group < 12; group++)
+        world_run(32 * MIB, group, co_pass_over_lost_rows);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -432,6 +475,7 @@ int main(void)
         cmocka_unit_test(roots_are_not_believed),
         cmocka_unit_test(few_slabs_are_asked_for),
         cmocka_unit_test(what_a_crash_left_is_found),
+        cmocka_unit_test(lost_rows_are_passed_over),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
