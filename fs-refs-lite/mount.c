@@ -242,15 +242,21 @@ static int co_replay(struct fs *fs)
 
     if (r == 0 || (r == -EBADMSG && fs->options.salvage))
         r = co_journal_scan(fs, true, co_txn_replay);
-    if (r == -EBADMSG && fs->options.salvage) {
-        fs_note_damage(fs);
-        r = 0;
+    if (r == -ENOSPC && lack_may_hide_room(fs))
+        r = 0; /* it is settled, or waited for */
+    if (r == -ENOSPC && !fs->is_sealed && lack_first(fs) != 0) {
+        fs->is_sealed = fs->is_read_only = true;
+        fs->awaited = lack_first(fs);
     }
     SOMETIMES_IF(r == -ENOSPC && fs->is_sealed, "fs: a sealed mount shows the journal in part");
     if (r == -ENOSPC && fs->is_sealed)
         r = 0;                               /* what is shown is older, and the journal stays */
     if (r == -ENOSPC && fs->counters.damage) /* the reserve is behind damaged maps */
         r = -EBADMSG;
+    if (r == -EBADMSG && fs->options.salvage) {
+        fs_note_damage(fs);
+        r = 0;
+    }
     fs->journal.appended_lsn = fs->journal.durable_lsn = fs->next_lsn - 1;
     return r;
 }

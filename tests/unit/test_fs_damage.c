@@ -363,6 +363,18 @@ static void refs_lost_at_a_replay_cost_no_data(void **state)
     world_run(VOLUME, NO_RIGHT_COPY, co_refs_are_lost);
 }
 
+static uint64_t co_ino_of(struct world *world, const char *path);
+static uint64_t newest_map(struct world *world, uint32_t free_min, uint32_t free_max);
+
+#define WAIT_NS (1800 * SEC)
+
+static int co_attempt(struct world *world, struct fs_lacks *lacks)
+{
+    struct fs_mount_options options = {.lacks = lacks, .unreadable_wait_ns = WAIT_NS};
+
+    return co_fs_mount(world->io, &world->ram.vdisk, &options, &world->fs);
+}
+
 static void co_room_comes_back(struct world *world)
 {
     uint64_t map = 0;
@@ -385,11 +397,44 @@ static void co_room_comes_back(struct world *world)
     co_world_done(world);
 }
 
+/* The same with changes in the journal, which take no blocks. */
+static void co_room_for_a_replay(struct world *world)
+{
+    struct fs_lacks lacks = {0};
+
+    co_populate(world);
+    co_world_mount(world);
+    check_int(co_create(world, "in-the-journal"), 0);
+    co_world_crash(world);
+    world->ram.rotten_at = newest_map(world, 0, UINT32_MAX) * BLOCK_SIZE;
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    world->ram.rotten_at = 0;
+    check_int(co_attempt(world, &lacks), 0);
+    co_ino_of(world, "in-the-journal");
+    check_int(co_create(world, "new"), 0);
+    co_world_crash(world);
+
+    world->ram.rotten_at = newest_map(world, 0, UINT32_MAX) * BLOCK_SIZE;
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    check_int(co_sleep_ns(WAIT_NS + 1 * SEC), 0);
+    check_int(co_attempt(world, &lacks), 0); /* to be read, and no more */
+    check_int(co_count_files(world), FILES);
+    check_int(co_create(world, "newer"), -EROFS);
+    world->ram.rotten_at = 0;
+    check_int(co_fs_checkpoint(world->fs), -ESTALE);
+    co_fs_abandon(take_ptr(world->fs));
+    co_world_mount(world);
+    co_ino_of(world, "new");
+    check_int(co_create(world, "newer"), 0);
+    co_world_done(world);
+}
+
 /* All room is behind one map: a mount waits for it, and is not read-only for its whole life. */
 static void a_map_that_comes_back_has_room(void **state)
 {
     (void)state;
     world_run(VOLUME, 1, co_room_comes_back);
+    world_run(VOLUME, 1, co_room_for_a_replay);
 }
 
 static void co_repeat_after_a_wait(struct world *world)
@@ -1021,8 +1066,6 @@ static void references_are_looked_at_again(void **state)
 
 /* ---- what a mount gives up ---- */
 
-#define WAIT_NS (1800 * SEC)
-
 /* The first nodes of the files tree, on this level, without which the journal cannot be replayed;
  * the volume is as it was. Returns how many there are, up to `wanted`. */
 static unsigned co_find_needed(struct world *world, uint8_t level, uint64_t *needed,
@@ -1049,13 +1092,6 @@ static unsigned co_find_needed(struct world *world, uint8_t level, uint64_t *nee
     world->ram.rotten_at = 0;
     free(saved);
     return count;
-}
-
-static int co_attempt(struct world *world, struct fs_lacks *lacks)
-{
-    struct fs_mount_options options = {.lacks = lacks, .unreadable_wait_ns = WAIT_NS};
-
-    return co_fs_mount(world->io, &world->ram.vdisk, &options, &world->fs);
 }
 
 static void co_is_all_there(struct world *world)
