@@ -48,7 +48,9 @@ struct alloc {
     size_t loaded_count, loaded_max;   /* more only while none can leave */
     struct list clean, dirty, writing; /* writing: its image is on the way, it must not leave */
     size_t dirty_count;
-    size_t prepared_count; /* of these: their items are ready for the next snapshot */
+    size_t prepared_count;     /* of these: their items are ready for the next snapshot */
+    size_t prepared_addresses; /* that this took from the pool, */
+    size_t prepared_nodes;     /* and that many of them for nodes that the tree did not have */
 
     struct list holds;
     struct run_list freed;    /* since the last snapshot */

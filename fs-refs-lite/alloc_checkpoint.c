@@ -73,6 +73,18 @@ static int co_touched_load(struct fs *fs)
 #define ITEM_ADDRESSES 32 /* more than one item takes, and frees */
 static_assert(ITEM_ADDRESSES > 2 * FS_LEVEL_MAX, "a copy and a split on each level, a new root");
 
+/* A placeholder: the map is in RAM, so nobody reads the item before the snapshot. */
+static void item_put(struct fs *fs, const struct fs_key *key, const struct fs_group_item *item)
+{
+    struct alloc *alloc = &fs->alloc;
+    uint64_t nodes = fs->trees[FS_TREE_GROUPS].nodes;
+    size_t addresses = alloc->pool_count;
+
+    tree_put(fs, FS_TREE_GROUPS, key, item, sizeof(*item));
+    alloc->prepared_addresses += addresses - alloc->pool_count;
+    alloc->prepared_nodes += fs->trees[FS_TREE_GROUPS].nodes - nodes;
+}
+
 /* Makes the nodes with the items of all dirty groups dirty too. Returns -EAGAIN when one is not in
  * RAM, -ENOSPC when there are too few addresses to go on, -ENOMEM. */
 static int group_items_prepare(struct fs *fs)
@@ -92,26 +104,26 @@ static int group_items_prepare(struct fs *fs)
             r = tree_prepare(fs, FS_TREE_GROUPS, &key);
         if (r < 0)
             return r;
-        /* A placeholder: the map is in RAM, so nobody reads the item before the snapshot. */
-        tree_put(fs, FS_TREE_GROUPS, &key, &item, sizeof(item));
+        item_put(fs, &key, &item);
         group->item_generation = fs->generation;
         fs->alloc.prepared_count++;
     }
     return 0;
 }
 
-/* An item may cost a leaf and what is above it, but no more than there is: copies of all, as many
- * by splitting them, and new leaves. Those that were paid for already are left out. */
+/* An item may cost a leaf and what is above it, but all of them no more than there is: copies of
+ * all nodes, as many by splitting them, and new leaves. What was paid already is left out: in a
+ * full pool nobody gets it a second time. */
 size_t alloc_checkpoint_addresses(const struct fs *fs, size_t more)
 {
     const struct alloc *alloc = &fs->alloc;
     size_t groups = alloc->dirty_count - alloc->prepared_count + alloc->touched_count + more;
-    size_t nodes;
+    size_t nodes = fs->trees[FS_TREE_GROUPS].nodes - alloc->prepared_nodes, all;
 
     assert(alloc->prepared_count <= alloc->dirty_count);
     groups = MIN(groups, alloc->group_count); /* some were touched twice */
-    nodes = MIN(groups * 4, fs->trees[FS_TREE_GROUPS].nodes * 2 + groups / 8);
-    return nodes + 64;
+    all = nodes * 2 + MIN(groups + alloc->prepared_count, alloc->group_count) / 8;
+    return MIN(groups * 4, all - MIN(all, alloc->prepared_addresses)) + 64;
 }
 
 int co_alloc_prepare_snapshot(struct fs *fs)
@@ -262,6 +274,7 @@ uint64_t alloc_snapshot(struct fs *fs, struct fs_bitmap *images, uint64_t *image
     assert(count == alloc->dirty_count && alloc->touched_count == 0);
     list_splice(&alloc->dirty, &alloc->writing);
     alloc->dirty_count = alloc->prepared_count = 0;
+    alloc->prepared_addresses = alloc->prepared_nodes = 0;
 
     alloc->trimming = alloc->freed;
     run_list_clear(&empty);

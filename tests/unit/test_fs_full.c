@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "fs-refs-lite/alloc_private.h"
 #include "fs-refs-lite/fs_internal.h"
 #include "s2d/base/co.h"
 #include "tests/unit/fs_harness.h"
@@ -464,6 +465,36 @@ static void lost_rows_are_passed_over(void **state)
         world_run(32 * MIB, group, co_pass_over_lost_rows);
 }
 
+/* In a full pool a checkpoint has what was there when it began: what its first items have got is
+ * not asked for again, were it interrupted before the others. */
+static void co_ask_once(struct world *world)
+{
+    struct alloc *alloc;
+    size_t touched = 0, asked, had, paid;
+
+    co_begin_large(world);
+    alloc = &world->fs->alloc;
+    check_int(alloc_reserve_frees(alloc, alloc->group_count), 0);
+    for (uint64_t group = 0; group < alloc->group_count; group += 64, touched++)
+        group_touch(alloc, group);
+    asked = alloc_checkpoint_addresses(world->fs, 0);
+    check_int(co_alloc_refill(world->fs, 2 * asked, asked), 0);
+    had = alloc->pool_count;
+    while (alloc->prepared_count == 0)
+        check(co_alloc_prepare_snapshot(world->fs) >= 0);
+    check(alloc->pool_count < had);
+    paid = had - alloc->pool_count;
+    check(paid > touched / 4); /* or nothing is shown */
+    check(paid + alloc_checkpoint_addresses(world->fs, touched) <= asked + touched / 8);
+    co_world_crash(world);
+}
+
+static void addresses_are_asked_for_once(void **state)
+{
+    (void)state;
+    world_run(64 * GIB, 1, co_ask_once);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -476,6 +507,7 @@ int main(void)
         cmocka_unit_test(few_slabs_are_asked_for),
         cmocka_unit_test(what_a_crash_left_is_found),
         cmocka_unit_test(lost_rows_are_passed_over),
+        cmocka_unit_test(addresses_are_asked_for_once),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
