@@ -404,12 +404,15 @@ struct refill {
     size_t least;     /* with fewer, groups that need a slab are asked for, whether there are any */
     unsigned refused; /* windows for which there was no slab, or that took no write */
     bool is_failed;   /* some of these took no write: later they may */
+    bool asks_all;    /* window by window */
 };
 
 /* Behind a refused window another one of the group may have its slab, which can be as small as a
  * window, or as large as two groups: the next one is asked for, then one at twice the distance, and
- * so on; until a refill has met so many of them. Then a group is given up at the first. */
+ * so on; until a refill has met so many of them. Then a group is given up at the first. Only who
+ * would else have too few asks each of them, for the slabs that a predecessor had. */
 #define REFUSED_MAX 8
+#define ALL_REFUSED_MAX 16384 /* a write each */
 
 static int co_group_refill(struct fs *fs, struct group *group, struct refill *refill)
 {
@@ -428,10 +431,11 @@ static int co_group_refill(struct fs *fs, struct group *group, struct refill *re
             is_refused = true;
         else
             continue;
-        if (refill->refused++ >= REFUSED_MAX)
+        if (refill->refused++ >= (refill->asks_all ? ALL_REFUSED_MAX : REFUSED_MAX))
             break;
         from = ALIGN_UP(first + from, WINDOW_BLOCKS) + distance - WINDOW_BLOCKS - first;
-        distance *= 2;
+        if (!refill->asks_all)
+            distance *= 2;
         r = 0;
     }
     if (r == -EIO && !fs->error) {
@@ -480,8 +484,9 @@ static int co_refill_pass(struct fs *fs, struct refill *refill)
     return 0;
 }
 
-/* What a predecessor that was cut off had in its pool is in groups that look empty, and that have
- * their slab: rather than have too few addresses all of them are asked, once in vain. */
+/* What a predecessor that was cut off had in its pool is where blocks look free, and have their
+ * slab: in groups that look empty, and behind windows whose slab went. Rather than have too few
+ * addresses all of them are asked, once in vain. */
 static int co_refill_locked(struct fs *fs, size_t count, size_t least)
 {
     struct alloc *alloc = &fs->alloc;
@@ -490,7 +495,7 @@ static int co_refill_locked(struct fs *fs, size_t count, size_t least)
 
     if (r == 0 && alloc->pool_count < least && !alloc->has_asked_all) {
         SOMETIMES("fs: addresses for tree nodes are looked for in all empty groups");
-        refill = (struct refill){.count = count, .least = least};
+        refill = (struct refill){.count = count, .least = least, .asks_all = true};
         r = co_refill_pass(fs, &refill);
         alloc->has_asked_all = r == 0 && alloc->pool_count < least && !refill.is_failed;
     }

@@ -416,10 +416,25 @@ static void co_find_what_a_crash_left(struct world *world)
     co_world_done(world);
 }
 
+/* The same in a group that is in use, behind windows for which there is no slab. */
+static void co_find_windows_of_a_group(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB};
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    pool_is_taken(world, 0);
+    memset(world->ram.slab_there + 50, 1, 8);
+    co_world_mount(world);
+    check_int(co_create(world, "a"), 0);
+    check_int(co_unlink(world, "a"), 0);
+    co_world_done(world);
+}
+
 static void what_a_crash_left_is_found(void **state)
 {
     (void)state;
     world_run(600 * MIB, 1, co_find_what_a_crash_left);
+    world_run(600 * MIB, 1, co_find_windows_of_a_group);
 }
 
 /* ---- rows of parity that cannot be decoded: they take no write in part ---- */
