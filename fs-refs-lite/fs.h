@@ -135,7 +135,8 @@ void co_fs_abandon(struct fs *fs);
 
 /* Makes every later call return -ESTALE now, those waiting inside included. Does not suspend. */
 void fs_fail(struct fs *fs);
-int fs_error(const struct fs *fs); /* 0, or what every call returns now */
+int fs_error(const struct fs *fs);         /* 0, or what every call returns now */
+bool fs_is_read_only(const struct fs *fs); /* see -EROFS above */
 /* Tests: drops what RAM holds of nodes and maps, but for changes, as if others had needed the room.
  * Does not suspend. */
 void fs_forget(struct fs *fs);

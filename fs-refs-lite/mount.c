@@ -74,6 +74,11 @@ int fs_error(const struct fs *fs)
     return fs->error;
 }
 
+bool fs_is_read_only(const struct fs *fs)
+{
+    return fs->is_read_only;
+}
+
 void fs_forget(struct fs *fs)
 {
     node_cache_forget(&fs->nodes);

@@ -80,6 +80,9 @@ const struct health_state health_states[] = {
     {"volume", "Detached", HEALTH_UNHEALTHY,
      "It waits: requests to it are neither served nor failed. The text has the reason.",
      "Bring back what it waits for; it then goes on by itself."},
+    {"volume", "Read-only", HEALTH_UNHEALTHY,
+     "Metadata that no copy gives keeps it from being written. What can be read is served.",
+     "Bring back the nodes and disks that are away: it is then written again by itself."},
 
     {"vm", "OK", HEALTH_HEALTHY, "It runs, or is stopped as wanted.", ""},
     {"vm", "Starting", HEALTH_WARNING, "It is being started.", ""},
@@ -522,6 +525,9 @@ void health_of_volume(const struct database *database, const struct volume_recor
              report && report->waiting ? report->waiting : "it is being made");
     else if (is_detached(database, vdisk, &columns, report, ret_verdict))
         return;
+    else if (report->read_only)
+        give(ret_verdict, "volume", "Read-only",
+             "it cannot be written: no copy gives a block of its metadata");
     else if (report->lost_blocks > 0)
         give(ret_verdict, "volume", "Data lost", "%llu requests met blocks that no copy could give",
              (unsigned long long)report->lost_blocks);

@@ -35,7 +35,7 @@ struct health_verdict {
 
 /* What a node reports of its own things; NULL where one is asked for: it did not answer. */
 struct health_volume {
-    bool serving;
+    bool serving, read_only;
     const char *waiting; /* for what, in words; NULL: for nothing */
     uint64_t stale_disks, lost_blocks;
 };

@@ -112,6 +112,7 @@ int co_node_move_volume(struct node *node, uint64_t volume, uint64_t to,
 struct node_volume_status {
     bool owned;          /* by this node, in this process */
     bool serving;        /* mounted */
+    bool read_only;      /* for metadata that no copy gives */
     const char *waiting; /* what it waits for, in words; NULL: nothing */
     uint32_t slabs_waiting, stale_disks, catching_disks;
     uint64_t compare_blocks, copied_blocks, healed_blocks, lost_blocks;

@@ -117,6 +117,7 @@ int co_node_volume_status(struct node *node, uint64_t id, struct node_volume_sta
         return -ENOENT;
     ret_status->owned = volume->mirror != NULL;
     ret_status->serving = volume->fs != NULL;
+    ret_status->read_only = volume->fs && fs_is_read_only(volume->fs);
     ret_status->waiting = volume->waiting;
     if (volume->mirror) {
         mirror = mirror_status(volume->mirror);

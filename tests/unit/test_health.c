@@ -221,6 +221,13 @@ static void without_a_copy_it_is_detached(void **state)
                   "2 of 2 slabs have no current copy");
 }
 
+static void a_read_only_volume_says_so(void **state)
+{
+    const struct health_volume report = {.serving = true, .read_only = true, .lost_blocks = 5};
+
+    expect_volume(*state, &report, "Read-only", HEALTH_UNHEALTHY, "cannot be written");
+}
+
 static void lost_blocks_are_said(void **state)
 {
     const struct health_volume report = {.serving = true, .lost_blocks = 5};
@@ -476,6 +483,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(missing_copies_are_incomplete, setup, teardown),
         cmocka_unit_test_setup_teardown(a_waiting_volume_says_for_what, setup, teardown),
         cmocka_unit_test_setup_teardown(without_a_copy_it_is_detached, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_read_only_volume_says_so, setup, teardown),
         cmocka_unit_test_setup_teardown(lost_blocks_are_said, setup, teardown),
         cmocka_unit_test_setup_teardown(a_healed_volume_is_healthy_again, setup, teardown),
         cmocka_unit_test_setup_teardown(disks_say_what_is_wrong, setup, teardown),

@@ -121,6 +121,7 @@ static const char *colour_of(const char *word)
         {"retiring", "\033[33m"},
         {"Unhealthy", "\033[31m"},
         {"Detached", "\033[31m"},
+        {"Read-only", "\033[31m"},
         {"No redundancy", "\033[31m"},
         {"down", "\033[31m"},
         {"failed", "\033[31m"},
