@@ -187,7 +187,7 @@ void vm_disk_refuses(struct sim_vm *vm, uint64_t serial, int error, const char *
     if (serial < vm->opened)
         return;
     if ((error == -ENOSPC && world->pool_full && !world->quiet) ||
-        (error == -EIO && world->exposed)) {
+        ((error == -EIO || error == -EPERM) && world->exposed)) { /* EPERM: read-only */
         world->counts.errors_told++;
         return;
     }

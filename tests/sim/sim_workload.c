@@ -82,7 +82,7 @@ bool error_is_excused(struct machine *machine, int error, bool changes, const ch
     if (error == -ECANCELED || error == -ESHUTDOWN || sim_is_dying(node_io(machine->node)))
         return true; /* its node ends */
     if ((error == -ENOSPC && changes && world->pool_full && !world->quiet) ||
-        ((error == -EIO || error == -EBADMSG) && world->exposed)) {
+        ((error == -EIO || error == -EBADMSG || (error == -EROFS && changes)) && world->exposed)) {
         world->counts.errors_told++;
         return true;
     }
