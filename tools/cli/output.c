@@ -105,27 +105,13 @@ static const char *colour_of(const char *word)
     static const struct {
         const char *word, *colour;
     } colours[] = {
-        {"Healthy", "\033[32m"},
-        {"OK", "\033[32m"},
-        {"up", "\033[32m"},
-        {"online", "\033[32m"},
-        {"running", "\033[32m"},
-        {"done", "\033[32m"},
-        {"ok", "\033[32m"},
-        {"Warning", "\033[33m"},
-        {"Incomplete", "\033[33m"},
-        {"Degraded", "\033[33m"},
-        {"draining", "\033[33m"},
-        {"paused", "\033[33m"},
-        {"warning", "\033[33m"},
-        {"retiring", "\033[33m"},
-        {"Unhealthy", "\033[31m"},
-        {"Detached", "\033[31m"},
-        {"Read-only", "\033[31m"},
-        {"No redundancy", "\033[31m"},
-        {"down", "\033[31m"},
-        {"failed", "\033[31m"},
-        {"error", "\033[31m"},
+        {"Healthy", "\033[32m"},  {"OK", "\033[32m"},        {"up", "\033[32m"},
+        {"online", "\033[32m"},   {"running", "\033[32m"},   {"done", "\033[32m"},
+        {"ok", "\033[32m"},       {"Warning", "\033[33m"},   {"Incomplete", "\033[33m"},
+        {"Degraded", "\033[33m"}, {"draining", "\033[33m"},  {"paused", "\033[33m"},
+        {"warning", "\033[33m"},  {"retiring", "\033[33m"},  {"Unhealthy", "\033[31m"},
+        {"Detached", "\033[31m"}, {"Read-only", "\033[31m"}, {"No redundancy", "\033[31m"},
+        {"down", "\033[31m"},     {"failed", "\033[31m"},    {"error", "\033[31m"},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(colours); i++) {
