@@ -11,7 +11,7 @@
 #define GAVE_UP_SOON_NS (30 * SEC) /* after it was mounted: what was wrong still is */
 /* So long what cannot be read when a volume is mounted may come back, with a host that starts again
  * or a disk that is brought up, before it is given up. */
-#define UNREADABLE_NS (30 * 60 * SEC)
+#define UNREADABLE_WAIT_NS (30 * 60 * SEC)
 
 /* ---- what a mirror asks for ---- */
 
@@ -263,7 +263,7 @@ static int co_mount(struct node_volume *volume)
     options.lacks = &volume->lacks;
     options.unreadable_wait_ns = node->options.unreadable_wait_ns;
     if (options.unreadable_wait_ns == 0)
-        options.unreadable_wait_ns = UNREADABLE_NS;
+        options.unreadable_wait_ns = UNREADABLE_WAIT_NS;
     volume->waiting = "is being mounted";
     r = co_fs_mount(node->io, mirror_vdisk(volume->mirror), &options, &volume->fs);
     if (r != -EAGAIN)
