@@ -403,7 +403,7 @@ struct refill {
     size_t count;     /* wanted in the pool */
     size_t least;     /* with fewer, groups that need a slab are asked for, whether there are any */
     unsigned refused; /* windows for which there was no slab, or that took no write */
-    bool is_failed;   /* some of these took no write: later they may */
+    bool is_failed;   /* some took no write, or their map cannot be read: later they may */
     bool asks_all;    /* window by window */
 };
 
@@ -413,6 +413,7 @@ struct refill {
  * would else have too few asks each of them, for the slabs that a predecessor had. */
 #define REFUSED_MAX 8
 #define ALL_REFUSED_MAX 16384 /* a write each */
+#define REFUSED_A_TURN 16     /* a refusal need not suspend */
 
 static int co_group_refill(struct fs *fs, struct group *group, struct refill *refill)
 {
@@ -432,6 +433,8 @@ static int co_group_refill(struct fs *fs, struct group *group, struct refill *re
         else
             continue;
         if (refill->refused++ >= (refill->asks_all ? ALL_REFUSED_MAX : REFUSED_MAX))
+            break;
+        if (refill->refused % REFUSED_A_TURN == 0 && (r = co_sleep_ns(1)) < 0)
             break;
         from = ALIGN_UP(first + from, WINDOW_BLOCKS) + distance - WINDOW_BLOCKS - first;
         if (!refill->asks_all)
@@ -462,6 +465,7 @@ static int co_refill_pass(struct fs *fs, struct refill *refill)
         struct group *group;
         int r = 0;
 
+        refill->is_failed |= free_blocks == GROUP_UNREADABLE;
         if (!group_may_have_room(fs, index) ||
             (skips_empty && free_blocks == alloc_group_blocks(alloc, index) - FS_GROUP_SLOTS))
             continue;
@@ -469,6 +473,7 @@ static int co_refill_pass(struct fs *fs, struct refill *refill)
             r = co_sleep_ns(1);
         if (r == 0)
             r = co_group_get(fs, index, &group);
+        refill->is_failed |= r == -EBADMSG && alloc->free_in_group[index] == GROUP_UNREADABLE;
         if (r == -EBADMSG || (r == 0 && skips_empty && group_needs_slab(group)))
             continue;
         if (r == 0)
@@ -486,18 +491,21 @@ static int co_refill_pass(struct fs *fs, struct refill *refill)
 
 /* What a predecessor that was cut off had in its pool is where blocks look free, and have their
  * slab: in groups that look empty, and behind windows whose slab went. Rather than have too few
- * addresses all of them are asked, once in vain. */
+ * addresses all of them are asked: once in vain, or while some do not answer as often as these are
+ * asked. */
 static int co_refill_locked(struct fs *fs, size_t count, size_t least)
 {
     struct alloc *alloc = &fs->alloc;
+    uint64_t now_ns = io_now_ns(fs->io);
     struct refill refill = {.count = count};
     int r = co_refill_pass(fs, &refill);
 
-    if (r == 0 && alloc->pool_count < least && !alloc->has_asked_all) {
+    if (r == 0 && alloc->pool_count < least && now_ns >= alloc->all_asked_until_ns) {
         SOMETIMES("fs: addresses for tree nodes are looked for in all empty groups");
         refill = (struct refill){.count = count, .least = least, .asks_all = true};
         r = co_refill_pass(fs, &refill);
-        alloc->has_asked_all = r == 0 && alloc->pool_count < least && !refill.is_failed;
+        if (r == 0 && alloc->pool_count < least)
+            alloc->all_asked_until_ns = refill.is_failed ? now_ns + UNREADABLE_NS : UINT64_MAX;
     }
     return r == 0 && alloc->pool_count < least ? -ENOSPC : r;
 }

@@ -61,7 +61,8 @@ struct alloc {
 
     uint64_t *pool; /* addresses for tree nodes, taken from the end */
     size_t pool_count, pool_capacity;
-    bool has_asked_all;     /* empty groups for slabs, and found none: co_alloc_refill() */
+    /* Until then not all groups are asked for slabs again, in vain: co_alloc_refill(). */
+    uint64_t all_asked_until_ns;
     struct co_mutex refill; /* one at a time */
 };
 

@@ -297,7 +297,8 @@ void alloc_trimmed(struct fs *fs)
         uint64_t index = group_of(alloc, run->address);
         struct group *group = group_find(alloc, index);
 
-        alloc->has_asked_all &= !run->is_group; /* its slab may be there for a neighbour */
+        if (run->is_group) /* its slab may be there for a neighbour */
+            alloc->all_asked_until_ns = 0;
         if (group) {
             group->is_trimmed_whole &= !run->is_group;
             alloc->free_blocks += group_mark(alloc, group, run->address, run->blocks, false);

@@ -79,11 +79,13 @@ must_check int co_fs_format(struct io *io, struct vdisk *vdisk,
 /* A block of metadata that a mount met and no copy of the vdisk could give. Private. */
 struct fs_lack {
     uint64_t address;
-    uint64_t since_ns; /* no attempt since then could read it */
-    uint8_t kind;      /* enum lack_kind */
-    bool is_met;       /* by the attempt under way, or the last one */
-    bool is_needed;    /* it cannot go on without */
-    bool is_changed;   /* by the journal */
+    uint64_t met_ns; /* when an attempt could not read it last */
+    uint64_t
+        waited_ns;   /* so long attempts have tried in vain, as far as they followed each other */
+    uint8_t kind;    /* enum lack_kind */
+    bool is_met;     /* by the attempt under way, or the last one */
+    bool is_needed;  /* it cannot go on without */
+    bool is_changed; /* by the journal */
     bool is_given_up, is_overwritten;
 };
 

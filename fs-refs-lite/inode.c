@@ -238,6 +238,8 @@ int co_fs_inode_get(struct fs *fs, uint64_t ino, uint64_t generation, struct fs_
     inode->references++;
     if (inode->item.flags & FS_INODE_TRUNCATING) {
         r = co_file_finish_truncate(inode);
+        if (r == -EROFS) /* what is behind the end is not shown, and stays */
+            r = 0;
         if (r < 0) {
             fs_inode_put(inode);
             return r;

@@ -18,7 +18,7 @@ void lacks_begin(struct fs_lacks *lacks, bool is_first)
     for (unsigned i = 0; i < lacks->count; i++) {
         struct fs_lack lack = lacks->blocks[i];
 
-        if (!lack.is_met) /* the last attempt could read it, or had no need of it */
+        if (!lack.is_met) /* it was read since, or there was no need of it */
             continue;
         lack.is_met = lack.is_needed = lack.is_changed = false;
         if (is_first)
@@ -27,7 +27,7 @@ void lacks_begin(struct fs_lacks *lacks, bool is_first)
     }
     lacks->count = kept;
     if (!lacks->others.is_met)
-        lacks->others.since_ns = 0;
+        lacks->others.waited_ns = lacks->others.met_ns = 0;
     lacks->others.is_met = lacks->others.is_needed = lacks->others.is_changed = false;
     lacks->again = false;
     if (is_first) {
@@ -40,13 +40,20 @@ enum lack_kind lack_kind_of(const struct node_want *want)
 {
     bool is_all = want->is_root && (want->tree == FS_TREE_FILES || want->tree == FS_TREE_GROUPS);
 
+    if (want->tree == FS_TREE_REFS) /* what hangs on it is space, no data */
+        return LACK_LEAF;
     if (want->level > 0 && want->tree == FS_TREE_SLOTS)
         return LACK_SESSIONS;
     return want->level > 0 || is_all ? LACK_INNER : LACK_LEAF;
 }
 
+/* Between two attempts to read a block, at most, as far as its clock goes: when nobody tried for an
+ * hour (a read of another block waited so long, or the owner had no lease), that was no waiting. */
+#define ATTEMPTS_APART_NS (10 * SEC)
+
 void lack_note(struct fs *fs, uint64_t address, enum lack_kind kind)
 {
+    uint64_t now_ns = io_now_ns(fs->io);
     struct fs_lacks *lacks = fs->lacks;
     struct fs_lack *lack;
 
@@ -56,15 +63,16 @@ void lack_note(struct fs *fs, uint64_t address, enum lack_kind kind)
     lack = lack_find(lacks, address);
     if (!lack && lacks->count < FS_LACKS_MAX) {
         lack = &lacks->blocks[lacks->count++];
-        *lack = (struct fs_lack){.address = address, .since_ns = io_now_ns(fs->io)};
+        *lack = (struct fs_lack){.address = address};
     }
     if (!lack) { /* so much is lost that nothing more of it is overwritten */
         lack = &lacks->others;
-        if (!lack->is_met && lack->since_ns == 0)
-            lack->since_ns = io_now_ns(fs->io);
         lack->address = address;
         kind = LACK_INNER;
     }
+    if (!lack->is_met && lack->met_ns != 0)
+        lack->waited_ns += MIN(now_ns - lack->met_ns, ATTEMPTS_APART_NS);
+    lack->met_ns = now_ns;
     lack->kind = kind;
     lack->is_met = true;
 }
@@ -136,8 +144,7 @@ static bool lack_must_wait(const struct fs *fs, const struct fs_lack *lack)
     if (!lack->is_needed || lack->is_given_up || fs->options.gives_up ||
         PLANTED(FS_LOST_COMES_BACK))
         return false;
-    return !fs->options.lacks ||
-           io_now_ns(fs->io) - lack->since_ns < fs->options.unreadable_wait_ns;
+    return !fs->options.lacks || lack->waited_ns < fs->options.unreadable_wait_ns;
 }
 
 static bool lacks_must_wait(const struct fs *fs)
@@ -194,14 +201,45 @@ static int co_lack_overwrite(struct fs *fs, struct fs_lack *lack)
     return 0;
 }
 
+/* Before anything is given up for good: what can be read by now is not lacking. */
+static int co_lacks_look_again(struct fs *fs, bool *ret_is_back)
+{
+    cleanup(freep) void *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    int r = 0;
+
+    if (!block)
+        return -ENOMEM;
+    for (unsigned i = 0; i < fs->lacks->count && (r == 0 || r == -EIO) && !fs->error; i++) {
+        struct fs_lack *lack = &fs->lacks->blocks[i];
+
+        if (!lack->is_needed || lack->is_overwritten)
+            continue;
+        r = co_disk_read(fs, block, lack->address * BLOCK_SIZE, BLOCK_SIZE);
+        if (r == 0) {
+            SOMETIMES("fs: what was to be given up is there again");
+            lack->is_met = false;
+            *ret_is_back = true;
+        }
+    }
+    return fs->error ? fs->error : r == -EIO ? 0 : r;
+}
+
 int co_lacks_settle(struct fs *fs)
 {
     struct fs_lacks *lacks = fs->lacks;
-    int r = 0;
+    bool is_back = false;
+    int r;
 
     assert(fs->is_surveying);
     if (lacks_must_wait(fs))
         return -EAGAIN;
+    r = co_lacks_look_again(fs, &is_back);
+    if (r < 0)
+        return r;
+    if (is_back) { /* the next attempt reads it; else it waits anew */
+        lacks->again = fs->options.gives_up;
+        return -EAGAIN;
+    }
     lack_give_up(fs, &lacks->others);
     for (unsigned i = 0; i < lacks->count; i++)
         lack_give_up(fs, &lacks->blocks[i]);

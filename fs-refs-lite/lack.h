@@ -4,9 +4,10 @@
  *
  *   - a mount that meets such a block applies nothing any more, but looks at all of the journal for
  *     what else it lacks. While there is one that was not unreadable for long enough (each has its
- *     own clock, which an attempt that could read it sets back) it is -EAGAIN;
- *   - when all of them are given up, leaves and maps are overwritten, before any root is written
- *     that lacks their changes, and the mount begins anew;
+ *     own clock, which an attempt that could read it sets back; it runs only while attempts follow
+ *     each other) it is -EAGAIN;
+ *   - when all of them are given up, which begins with one more look at each, leaves and maps are
+ * overwritten, before any root is written that lacks their changes, and the mount begins anew;
  *   - an inner node is never overwritten, for all that hangs on it may be whole; nor can what does
  *     not take a write (of parity, a row that cannot be decoded). Then the mount is sealed: nothing
  *     is written, the journal stays, and a block that comes back finds its changes there.
@@ -21,8 +22,8 @@
 struct node_want;
 
 enum lack_kind {
-    LACK_LEAF,     /* of a tree, or a map: overwritten when the journal changes it */
-    LACK_INNER,    /* seals the mount */
+    LACK_LEAF,  /* of a tree, a map, or any node of refs: overwritten when the journal changes it */
+    LACK_INNER, /* seals the mount */
     LACK_SESSIONS, /* inner node of their tree: what hangs on it is forgotten, which harms nobody */
 };
 

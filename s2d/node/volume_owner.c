@@ -247,6 +247,26 @@ static int co_format(struct node_volume *volume)
     return r;
 }
 
+/* Before the next mount; again: the one before was in vain, too. Meanwhile the mirror goes on: it
+ * may be what mends it. */
+static void pause_mounting(struct node_volume *volume, bool again, const char *reason)
+{
+    volume->pause_ns =
+        again && volume->pause_ns > 0 ? MIN(2 * volume->pause_ns, PAUSE_MAX_NS) : RETRY_NS;
+    volume->paused_until_ns = io_now_ns(volume->owner_node->io) + volume->pause_ns;
+    volume->pause_reason = reason;
+}
+
+/* Where a block that it must write stays out of reach the next mount gives up as soon as this one
+ * did: each time those who use the volume open their files anew, for nothing. */
+static void pause_after_giving_up(struct node_volume *volume)
+{
+    uint64_t now_ns = io_now_ns(volume->owner_node->io);
+
+    pause_mounting(volume, now_ns - volume->mounted_ns < GAVE_UP_SOON_NS,
+                   "its file system could not write, and is mounted anew in a moment");
+}
+
 static int co_mount(struct node_volume *volume)
 {
     struct node *node = volume->owner_node;
@@ -268,8 +288,10 @@ static int co_mount(struct node_volume *volume)
     r = co_fs_mount(node->io, mirror_vdisk(volume->mirror), &options, &volume->fs);
     if (r != -EAGAIN)
         volume->lacks = (struct fs_lacks){0};
-    if (r == -EAGAIN)
+    if (r == -EAGAIN) { /* each attempt reads all that it needs */
         volume->waiting = "waits for a block of its metadata that no copy gives now";
+        pause_mounting(volume, volume->mount_error == -EAGAIN, volume->waiting);
+    }
     if (r < 0)
         return r;
     volume->mounted_ns = volume->checkpoint_ns = io_now_ns(node->io);
@@ -401,19 +423,6 @@ static void co_run_check(struct node_volume *volume)
     end_check(volume, co_fs_check(volume->fs, report_problem, check, &check->result));
 }
 
-/* Where a block that it must write stays out of reach the next mount gives up as soon as this one
- * did: each time those who use the volume open their files anew, for nothing. Meanwhile the
- * mirror goes on: it may be what mends it. */
-static void pause_after_giving_up(struct node_volume *volume)
-{
-    uint64_t now_ns = io_now_ns(volume->owner_node->io);
-    bool soon = now_ns - volume->mounted_ns < GAVE_UP_SOON_NS;
-
-    volume->pause_ns =
-        soon && volume->pause_ns > 0 ? MIN(2 * volume->pause_ns, PAUSE_MAX_NS) : RETRY_NS;
-    volume->paused_until_ns = now_ns + volume->pause_ns;
-}
-
 /* One step of the owner's way. Returns 0: look again at once; < 0: wait for a change or RETRY_NS.
  */
 static int co_own(struct node_volume *volume)
@@ -463,7 +472,7 @@ static int co_own(struct node_volume *volume)
     if (!volume->mirror)
         return make_mirror(volume);
     if (io_now_ns(volume->owner_node->io) < volume->paused_until_ns) {
-        volume->waiting = "its file system could not write, and is mounted anew in a moment";
+        volume->waiting = volume->pause_reason;
         return -EAGAIN;
     }
     volume->waiting = "waits for a copy of its metadata: no in-sync column can be reached";

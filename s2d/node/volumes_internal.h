@@ -37,7 +37,8 @@ struct node_volume {
     uint64_t mirror_session;
     struct fs *fs;
     uint64_t mounted_ns, checkpoint_ns;
-    uint64_t pause_ns, paused_until_ns; /* before a file system that gave up is mounted anew */
+    uint64_t pause_ns, paused_until_ns; /* before the next mount */
+    const char *pause_reason;
     bool reaped;
     uint64_t move_to; /* hand over to this node; 0: no */
     bool handing_over;

@@ -366,13 +366,31 @@ static void refs_lost_at_a_replay_cost_no_data(void **state)
 static uint64_t co_ino_of(struct world *world, const char *path);
 static uint64_t newest_map(struct world *world, uint32_t free_min, uint32_t free_max);
 
-#define WAIT_NS (1800 * SEC)
+#define WAIT_NS (60 * SEC)
 
 static int co_attempt(struct world *world, struct fs_lacks *lacks)
 {
     struct fs_mount_options options = {.lacks = lacks, .unreadable_wait_ns = WAIT_NS};
 
     return co_fs_mount(world->io, &world->ram.vdisk, &options, &world->fs);
+}
+
+/* As an owner does it, for so long. */
+static void co_try_in_vain(struct world *world, struct fs_lacks *lacks, uint64_t for_ns)
+{
+    uint64_t end_ns = io_now_ns(world->io) + for_ns;
+
+    while (io_now_ns(world->io) < end_ns) {
+        check_int(co_attempt(world, lacks), -EAGAIN);
+        check_int(co_sleep_ns(MIN(5 * SEC, end_ns - io_now_ns(world->io))), 0);
+    }
+}
+
+/* The next attempt gives up. */
+static void co_wait_in_vain(struct world *world, struct fs_lacks *lacks)
+{
+    co_try_in_vain(world, lacks, WAIT_NS - 1 * SEC);
+    check_int(co_sleep_ns(2 * SEC), 0);
 }
 
 static void co_room_comes_back(struct world *world)
@@ -415,8 +433,7 @@ static void co_room_for_a_replay(struct world *world)
     co_world_crash(world);
 
     world->ram.rotten_at = newest_map(world, 0, UINT32_MAX) * BLOCK_SIZE;
-    check_int(co_attempt(world, &lacks), -EAGAIN);
-    check_int(co_sleep_ns(WAIT_NS + 1 * SEC), 0);
+    co_wait_in_vain(world, &lacks);
     check_int(co_attempt(world, &lacks), 0); /* to be read, and no more */
     check_int(co_count_files(world), FILES);
     check_int(co_create(world, "newer"), -EROFS);
@@ -1111,16 +1128,14 @@ static void co_other_block(struct world *world)
     co_populate_journal(world);
     check_int(co_find_needed(world, 0, leaves, 2), 2);
     world->ram.rotten_at = leaves[0] * BLOCK_SIZE;
-    check_int(co_attempt(world, &lacks), -EAGAIN);
-    check_int(co_sleep_ns(WAIT_NS - 1 * SEC), 0);
+    co_try_in_vain(world, &lacks, WAIT_NS - 1 * SEC);
     world->ram.rotten_at = leaves[1] * BLOCK_SIZE; /* now this one, and no longer the other */
     check_int(co_attempt(world, &lacks), -EAGAIN);
     check_int(co_sleep_ns(2 * SEC), 0);
     check_int(co_attempt(world, &lacks), -EAGAIN);
     world->ram.rotten_at = leaves[0] * BLOCK_SIZE; /* its clock begins anew */
-    check_int(co_attempt(world, &lacks), -EAGAIN);
+    co_try_in_vain(world, &lacks, WAIT_NS - 1 * SEC);
     world->ram.rotten_too = leaves[1] * BLOCK_SIZE;
-    check_int(co_sleep_ns(WAIT_NS - 1 * SEC), 0);
     check_int(co_attempt(world, &lacks), -EAGAIN); /* both */
     check_int(co_sleep_ns(2 * SEC), 0);
     check_int(co_attempt(world, &lacks), -EAGAIN); /* that of the first is over */
@@ -1145,8 +1160,7 @@ static void co_several(struct world *world)
     check_int(co_find_needed(world, 0, leaves, 2), 2);
     world->ram.rotten_at = leaves[0] * BLOCK_SIZE;
     world->ram.rotten_too = leaves[1] * BLOCK_SIZE;
-    check_int(co_attempt(world, &lacks), -EAGAIN);
-    check_int(co_sleep_ns(WAIT_NS + 1 * SEC), 0);
+    co_wait_in_vain(world, &lacks);
     check_int(co_attempt(world, &lacks), 0);
     check_int(co_create(world, "new"), 0);
     co_find_lost(world, whole);
@@ -1173,8 +1187,7 @@ static void co_is_sealed(struct world *world, struct fs_lacks *lacks)
     uint64_t writes;
     int refused;
 
-    check_int(co_attempt(world, lacks), -EAGAIN);
-    check_int(co_sleep_ns(WAIT_NS + 1 * SEC), 0);
+    co_wait_in_vain(world, lacks);
     check_int(co_attempt(world, lacks), 0);
     writes = world->ram.bytes_written + world->ram.trims;
     refused = co_create(world, "new");
@@ -1250,6 +1263,90 @@ static void what_takes_no_write_seals(void **state)
     world_run(VOLUME, 1, co_row);
 }
 
+/* A read of the attempt waits long for a column; with it comes back what had been lacking. */
+struct slow_vdisk {
+    struct vdisk_ops ops;
+    const struct vdisk_ops *below;
+    struct world *world;
+    bool has_met, has_waited;
+};
+
+static struct slow_vdisk slow;
+
+static int co_slow_read(struct vdisk *vdisk, void *buffer, uint64_t offset, uint64_t length)
+{
+    int r;
+
+    if (slow.has_met && !slow.has_waited) {
+        slow.has_waited = true;
+        check_int(co_sleep_ns(2 * WAIT_NS), 0);
+        slow.world->ram.rotten_at = 0;
+    }
+    r = slow.below->co_read(vdisk, buffer, offset, length);
+    slow.has_met |= r == -EIO;
+    return r;
+}
+
+static void co_attempt_is_long(struct world *world)
+{
+    struct fs_lacks lacks = {0};
+    uint64_t leaf;
+    int r;
+
+    co_populate_journal(world);
+    check_int(co_find_needed(world, 0, &leaf, 1), 1);
+    slow = (struct slow_vdisk){
+        .ops = *world->ram.vdisk.ops, .below = world->ram.vdisk.ops, .world = world};
+    slow.ops.co_read = co_slow_read;
+    world->ram.vdisk.ops = &slow.ops;
+    world->ram.rotten_at = leaf * BLOCK_SIZE;
+    r = co_attempt(world, &lacks);
+    world->ram.vdisk.ops = slow.below;
+    check(slow.has_waited);
+    check_int(magic_of(world, leaf), FS_NODE_MAGIC); /* nobody tried it again in that time */
+    if (r == 0)
+        co_fs_abandon(take_ptr(world->fs));
+    co_is_all_there(world);
+}
+
+static void a_long_attempt_gives_nothing_up(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_attempt_is_long);
+}
+
+/* Nor does one that comes long after the last: that was no waiting. And what is back in the very
+ * moment in which it would be given up is not. */
+static void co_attempts_are_far_apart(struct world *world)
+{
+    struct fs_lacks lacks = {0};
+    uint64_t leaf;
+
+    co_populate_journal(world);
+    check_int(co_find_needed(world, 0, &leaf, 1), 1);
+    world->ram.rotten_at = leaf * BLOCK_SIZE;
+    for (unsigned i = 0; i < WAIT_NS / (10 * SEC); i++) {
+        check_int(co_attempt(world, &lacks), -EAGAIN);
+        check_int(co_sleep_ns(2 * WAIT_NS), 0);
+    }
+    slow = (struct slow_vdisk){
+        .ops = *world->ram.vdisk.ops, .below = world->ram.vdisk.ops, .world = world};
+    slow.ops.co_read = co_slow_read;
+    world->ram.vdisk.ops = &slow.ops;
+    check_int(co_attempt(world, &lacks), -EAGAIN);
+    world->ram.vdisk.ops = slow.below;
+    check_int(magic_of(world, leaf), FS_NODE_MAGIC);
+    check_int(co_attempt(world, &lacks), 0);
+    co_fs_abandon(take_ptr(world->fs));
+    co_is_all_there(world);
+}
+
+static void time_without_attempts_does_not_count(void **state)
+{
+    (void)state;
+    world_run(VOLUME, 1, co_attempts_are_far_apart);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1271,6 +1368,8 @@ int main(void)
         cmocka_unit_test(a_map_is_looked_at_again),
         cmocka_unit_test(what_was_freed_waits_for_its_map),
         cmocka_unit_test(references_are_looked_at_again),
+        cmocka_unit_test(a_long_attempt_gives_nothing_up),
+        cmocka_unit_test(time_without_attempts_does_not_count),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

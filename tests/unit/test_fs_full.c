@@ -510,6 +510,61 @@ static void addresses_are_asked_for_once(void **state)
     world_run(64 * GIB, 1, co_ask_once);
 }
 
+/* What a crash left is in groups that take no write for a while; others are full. Twice in vain,
+ * then they do. */
+static void co_find_when_it_takes_writes(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB,
+                                        .group_blocks = FS_GROUP_BLOCKS_LEAST};
+    uint64_t slabs = world->ram.vdisk.size_bytes / MIB;
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    pool_is_taken(world, 0);
+    memset(world->ram.slab_there + slabs / 2, 1, 8);
+    world->ram.rotten_at = (slabs / 2 - 4) * MIB;
+    world->ram.rotten_bytes = 16 * MIB;
+    world->ram.rotten_is_a_row = true;
+    co_world_mount(world);
+    check_int(co_create(world, "a"), -ENOSPC);
+    check_int(co_sleep_ns(1 * SEC), 0);
+    check_int(co_create(world, "a"), -ENOSPC);
+    world->ram.rotten_at = 0;
+    check_int(co_sleep_ns(60 * SEC), 0);
+    check_int(co_create(world, "a"), 0);
+    co_world_done(world);
+}
+
+/* One window takes no write: that is no reason to ask for all slabs at each operation. */
+static void co_refuse_cheaply(struct world *world)
+{
+    struct fs_format_options options = {.journal_bytes = 256 * KIB};
+    const struct fs_super *super = (const struct fs_super *)world->ram.memory;
+
+    check_int(co_fs_format(world->io, &world->ram.vdisk, &options), 0);
+    pool_is_taken(world, 0);
+    world->ram.rotten_at = ALIGN_UP(super->first_group_block * BLOCK_SIZE, MIB) + 8 * MIB;
+    world->ram.rotten_bytes = MIB;
+    world->ram.rotten_is_a_row = true;
+    co_world_mount(world);
+    check_int(co_create(world, "a"), -ENOSPC);
+    world->ram.writes = 0;
+    check_int(co_create(world, "b"), -ENOSPC);
+    check(world->ram.writes < 50);
+    co_world_crash(world);
+}
+
+static void slabs_are_found_when_rows_are_back(void **state)
+{
+    (void)state;
+    world_run(600 * MIB, 1, co_find_when_it_takes_writes);
+}
+
+static void a_lost_row_in_a_full_pool_costs_little(void **state)
+{
+    (void)state;
+    world_run(64 * GIB, 1, co_refuse_cheaply);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -523,6 +578,8 @@ int main(void)
         cmocka_unit_test(what_a_crash_left_is_found),
         cmocka_unit_test(lost_rows_are_passed_over),
         cmocka_unit_test(addresses_are_asked_for_once),
+        cmocka_unit_test(slabs_are_found_when_rows_are_back),
+        cmocka_unit_test(a_lost_row_in_a_full_pool_costs_little),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
