@@ -415,6 +415,16 @@ struct refill {
 #define ALL_REFUSED_MAX 16384 /* a write each */
 #define REFUSED_A_TURN 16     /* a refusal need not suspend */
 
+static int co_let_others_run(struct group *group)
+{
+    int r;
+
+    group->pins++; /* they may need its memory */
+    r = co_sleep_ns(1);
+    group->pins--;
+    return r;
+}
+
 static int co_group_refill(struct fs *fs, struct group *group, struct refill *refill)
 {
     struct alloc *alloc = &fs->alloc;
@@ -434,7 +444,7 @@ static int co_group_refill(struct fs *fs, struct group *group, struct refill *re
             continue;
         if (refill->refused++ >= (refill->asks_all ? ALL_REFUSED_MAX : REFUSED_MAX))
             break;
-        if (refill->refused % REFUSED_A_TURN == 0 && (r = co_sleep_ns(1)) < 0)
+        if (refill->refused % REFUSED_A_TURN == 0 && (r = co_let_others_run(group)) < 0)
             break;
         from = ALIGN_UP(first + from, WINDOW_BLOCKS) + distance - WINDOW_BLOCKS - first;
         if (!refill->asks_all)
