@@ -30,6 +30,9 @@ void faults_end(struct world *world);
 /* Has a member make a token for a machine that wants to join (world->token). */
 void admin_ask_token(struct machine *machine);
 
+/* Zeros everywhere on a disk. */
+void wipe_disk(struct world *world, const struct machine *machine, unsigned disk);
+
 /* Of each kind, how many happened; for figures. */
 unsigned fault_kind_count(void);
 const char *fault_kind_name(unsigned kind);

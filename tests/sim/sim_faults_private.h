@@ -65,8 +65,6 @@ bool bits_rot(struct world *world, struct fault *fault); /* a kind */
  * that may be. */
 bool spoil_log_write(struct world *world, const struct fault *fault, struct machine *machine,
                      unsigned disk, enum sim_disk_spoil kind);
-/* Zeros everywhere. */
-void wipe_disk(struct world *world, const struct machine *machine, unsigned disk);
 /* All nodes are up, and all columns of all slabs are in-sync, as every node says. */
 bool all_in_sync(struct world *world);
 

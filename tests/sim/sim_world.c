@@ -209,6 +209,10 @@ int co_machine_claim(struct machine *machine, unsigned disk)
 
     disk_path_of(machine->world, disk, path);
     r = co_node_claim_disk(machine->node, path, role, &id, &message);
+    if (r == -EEXIST) { /* the power went in the first write of a claim: we are told to wipe it */
+        wipe_disk(machine->world, machine, disk);
+        r = co_node_claim_disk(machine->node, path, role, &id, &message);
+    }
     machine->disks[disk].claimed = r == 0 || r == -EALREADY;
     return r;
 }
