@@ -1,4 +1,5 @@
 #include "fs-refs-lite/lack.h"
+#include "fs-refs-lite/alloc_private.h"
 #include "fs-refs-lite/fs_internal.h"
 #include "s2d/base/log.h"
 
@@ -91,6 +92,11 @@ bool lack_is_met(const struct fs *fs, uint64_t address)
     return lack && lack->is_met;
 }
 
+bool lack_is_why(const struct fs *fs, int error)
+{
+    return error == -EIO && fs->unreadable != 0 && !fs->error;
+}
+
 bool lack_is_given_up(const struct fs *fs, uint64_t address)
 {
     return fs->is_mounting && lack_of(fs, address)->is_given_up;
@@ -176,7 +182,6 @@ static void lack_give_up(struct fs *fs, struct fs_lack *lack)
 
 static int co_lack_overwrite(struct fs *fs, struct fs_lack *lack)
 {
-    cleanup(freep) void *zeros = NULL;
     int r;
 
     if (!lack->is_changed || lack->is_overwritten || lack->kind == LACK_SESSIONS ||
@@ -185,11 +190,7 @@ static int co_lack_overwrite(struct fs *fs, struct fs_lack *lack)
     lack->is_overwritten = true;
     if (PLANTED(FS_LOST_COMES_BACK))
         return 0;
-    zeros = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    if (!zeros)
-        return -ENOMEM;
-    memset(zeros, 0, BLOCK_SIZE);
-    r = co_disk_write(fs, zeros, lack->address * BLOCK_SIZE, BLOCK_SIZE, NO_CLIENT);
+    r = co_block_back(fs, lack->address);
     log_error(fs->io, "fs", "a block of metadata is given up: no copy of it could be read",
               "block=%llu error=%s", (unsigned long long)lack->address,
               r < 0 ? strerror(-r) : "none");

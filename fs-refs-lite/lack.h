@@ -36,6 +36,8 @@ void lack_note(struct fs *fs, uint64_t address, enum lack_kind kind);
 /* This attempt met it, and need not ask again. */
 bool lack_is_met(const struct fs *fs, uint64_t address);
 bool lack_is_given_up(const struct fs *fs, uint64_t address);
+/* While mounting: this error is for what lack_note() noted last. */
+bool lack_is_why(const struct fs *fs, int error);
 
 /* The mount needs what lack_note() noted last; is_changed: for a change of the journal. Unless that
  * is settled the mount only looks on (fs->is_surveying). */

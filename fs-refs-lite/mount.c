@@ -317,7 +317,7 @@ static int co_mount(struct fs *fs, bool *ret_clean)
         r = fs_start(fs);
     if (r == 0)
         r = co_session_load(fs);
-    if (r == -EIO && fs->unreadable != 0 && !fs->error) {
+    if (lack_is_why(fs, r)) {
         lack_need(fs, false);
         r = 0;
     }
@@ -353,7 +353,7 @@ static int co_mount_once(struct fs *fs, bool *ret_clean)
     fs->is_sealed = fs->is_read_only = fs->lacks->sealed_for != 0;
     fs->awaited = fs->lacks->sealed_for;
     r = co_mount(fs, ret_clean);
-    if (r == -EIO && fs->unreadable != 0 && !fs->error) {
+    if (lack_is_why(fs, r)) {
         lack_need(fs, false);
         if (fs->is_surveying)
             r = co_lacks_settle(fs);

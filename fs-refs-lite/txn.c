@@ -401,7 +401,7 @@ static int co_record_ready(struct fs *fs, const struct fs_journal_record *record
 
         fs->unreadable = 0;
         r = CO_RETRY(fs, record_prepare(fs, record, &failed));
-        if (r == -EIO && fs->unreadable != 0 && !fs->error)
+        if (lack_is_why(fs, r))
             r = -EBADMSG;
         if (r != -EBADMSG)
             return r < 0 ? r : result;

@@ -83,8 +83,7 @@ const struct health_state health_states[] = {
     {"volume", "Read-only", HEALTH_UNHEALTHY,
      "Metadata that no copy gives keeps it from being written. What can be read is served.",
      "Bring back the nodes and disks that are away: it is then written again by itself. If they "
-     "are "
-     "gone for good, copy what can be read to another volume."},
+     "are gone for good, copy what can be read to another volume."},
 
     {"vm", "OK", HEALTH_HEALTHY, "It runs, or is stopped as wanted.", ""},
     {"vm", "Starting", HEALTH_WARNING, "It is being started.", ""},

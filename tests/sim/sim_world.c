@@ -128,13 +128,20 @@ static void choose_sharing(struct world *world)
         shape->copy_clients = shape->trim_percent = 0;
 }
 
+/* A number of the seed that takes none of the world's draws: a seed's other choices stay. */
+static uint64_t draw_apart(const struct world *world, uint64_t stream)
+{
+    uint64_t words[] = {world->options.seed, stream};
+
+    return hash64(words, sizeof(words));
+}
+
 /* In a third of the runs a volume has many groups, as large ones have: of one or two for a slab,
  * and the last is short. Not from the world's draws either. */
 static void choose_groups(struct world *world)
 {
     static const uint32_t sizes[] = {512, 576, 1024, 4032};
-    uint64_t words[] = {world->options.seed, GROUPS_STREAM};
-    uint64_t draw = hash64(words, sizeof(words));
+    uint64_t draw = draw_apart(world, GROUPS_STREAM);
 
     world->shape.group_blocks = 0;
     if (world->options.groups != GROUPS_BY_SEED)
@@ -148,8 +155,7 @@ static void choose_groups(struct world *world)
 static void choose_memory(struct world *world)
 {
     static const uint64_t pauses_ns[] = {20 * MS, 50 * MS, 300 * MS, 2 * SEC};
-    uint64_t words[] = {world->options.seed, FORGET_STREAM};
-    uint64_t draw = hash64(words, sizeof(words));
+    uint64_t draw = draw_apart(world, FORGET_STREAM);
 
     world->shape.forget_ns = 0;
     if (world->options.forget_ms != FORGET_BY_SEED)

@@ -162,15 +162,14 @@ static uint64_t cut_at;    /* 0: never */
 static uint64_t cut_total; /* writes of a run without a cut */
 static unsigned cut_ops;
 
-/* Mounting writes too; the power may go again in the middle of that. */
-static void co_mount_cut(struct world *world)
+/* The power goes; mounting writes too, and it may go again in the middle of that. */
+static void co_crash_and_mount(struct world *world)
 {
     if (world->which % 2) {
-        world->ram.cut_after = world->which / 2 % 6;
-        if (co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs) == 0)
-            co_world_crash(world);
-        ram_vdisk_restart(&world->ram);
+        co_world_crash_twice(world, world->which / 2 % 6);
+        return;
     }
+    co_world_crash(world);
     co_world_mount(world);
 }
 
@@ -214,8 +213,7 @@ static void co_cut_run(struct world *world)
         world->ram.cut_after = before + cut_at - 1;
     co_workers_run(world, workers, WORKERS);
     cut_total = world->ram.writes + world->ram.trims - before;
-    co_world_crash(world);
-    co_mount_cut(world);
+    co_crash_and_mount(world);
     check_int(co_fs_reap_orphans(world->fs), 0);
     co_world_check(world);
     co_workers_compare(world, workers, WORKERS);
