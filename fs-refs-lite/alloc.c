@@ -193,9 +193,9 @@ int co_alloc_hold(struct fs *fs, uint64_t goal, uint64_t blocks, struct alloc_ho
             continue;
         if (r == 0)
             r = co_group_back(fs, group);
-        if (r == -EIO && !fs->error)
+        if (is_block_error(fs, r))
             is_refused = true;
-        if (r == -EBUSY || (r == -EIO && !fs->error))
+        if (r == -EBUSY || is_block_error(fs, r))
             continue;
         if (r < 0 && held == 0) {
             list_remove(&hold->node);
@@ -436,7 +436,7 @@ static int co_group_refill(struct fs *fs, struct group *group, struct refill *re
     while (r == 0 && alloc->pool_count < refill->count &&
            group_hold_in_window(fs, group, &from, refill->count - alloc->pool_count, &hold)) {
         r = co_run_refill(fs, group, &hold);
-        if (r == -EIO && !fs->error)
+        if (is_block_error(fs, r))
             refill->is_failed = true;
         else if (r == -ENOSPC)
             is_refused = true;
@@ -451,7 +451,7 @@ static int co_group_refill(struct fs *fs, struct group *group, struct refill *re
             distance *= 2;
         r = 0;
     }
-    if (r == -EIO && !fs->error) {
+    if (is_block_error(fs, r)) {
         refill->is_failed = true;
         r = 0;
     }

@@ -230,7 +230,7 @@ static int co_group_read(struct fs *fs, struct group *group)
     block = alloc_group_first(&fs->alloc, group->index) + item.slot;
     r = lack_is_met(fs, block) ? -EIO
                                : co_disk_read(fs, group->map, block * BLOCK_SIZE, BLOCK_SIZE);
-    if (r == -EIO && !fs->error) {
+    if (is_block_error(fs, r)) {
         lack_note(fs, block, LACK_LEAF);
         return -ENODATA;
     }
@@ -333,7 +333,7 @@ int co_group_back(struct fs *fs, struct group *group)
     r = co_block_back(fs, second);
     group->pins--;
     group->is_backed |= r == 0;
-    if (r == -EIO && !fs->error)
+    if (is_block_error(fs, r))
         group_note_refusing(fs, group);
     return r;
 }

@@ -117,6 +117,12 @@ must_check static inline int co_disk_trim(struct fs *fs, uint64_t offset, uint64
     return r == -ESTALE ? fs_fail_with(fs, r) : r;
 }
 
+/* No copy of what was read, or none could be written there: the rest of the vdisk may be whole. */
+static inline bool is_block_error(const struct fs *fs, int error)
+{
+    return error == -EIO && !fs->error;
+}
+
 static inline void fs_note_damage(struct fs *fs)
 {
     fs->counters.damage++;

@@ -172,7 +172,7 @@ static int co_inode_flush_one(struct fs *fs, struct fs_inode *inode)
         uint64_t ino = inode->ino;
 
         r = co_node_try(fs);
-        if (r == -EIO && !fs->error)
+        if (is_block_error(fs, r))
             r = fs->is_unmounting ? -EBADMSG : 1;
         inode = inode_find(fs, ino); /* others went on meanwhile */
         if (r < 0 && r != -EBADMSG)

@@ -94,7 +94,7 @@ bool lack_is_met(const struct fs *fs, uint64_t address)
 
 bool lack_is_why(const struct fs *fs, int error)
 {
-    return error == -EIO && fs->unreadable != 0 && !fs->error;
+    return is_block_error(fs, error) && fs->unreadable != 0;
 }
 
 bool lack_is_given_up(const struct fs *fs, uint64_t address)
@@ -202,20 +202,24 @@ static int co_lack_overwrite(struct fs *fs, struct fs_lack *lack)
     return 0;
 }
 
+static int co_try_to_read(struct fs *fs, uint64_t address)
+{
+    cleanup(freep) void *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+
+    return block ? co_disk_read(fs, block, address * BLOCK_SIZE, BLOCK_SIZE) : -ENOMEM;
+}
+
 /* Before anything is given up for good: what can be read by now is not lacking. */
 static int co_lacks_look_again(struct fs *fs, bool *ret_is_back)
 {
-    cleanup(freep) void *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
     int r = 0;
 
-    if (!block)
-        return -ENOMEM;
     for (unsigned i = 0; i < fs->lacks->count && (r == 0 || r == -EIO) && !fs->error; i++) {
         struct fs_lack *lack = &fs->lacks->blocks[i];
 
         if (!lack->is_needed || lack->is_overwritten)
             continue;
-        r = co_disk_read(fs, block, lack->address * BLOCK_SIZE, BLOCK_SIZE);
+        r = co_try_to_read(fs, lack->address);
         if (r == 0) {
             SOMETIMES("fs: what was to be given up is there again");
             lack->is_met = false;
@@ -254,16 +258,9 @@ int co_lacks_settle(struct fs *fs)
 
 int co_lack_look(struct fs *fs)
 {
-    cleanup(freep) void *block = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    int r;
-
-    if (fs->error || fs->awaited == 0)
-        return fs->error;
-    if (!block)
-        return -ENOMEM;
-    r = co_disk_read(fs, block, fs->awaited * BLOCK_SIZE, BLOCK_SIZE);
-    SOMETIMES_IF(r == 0, "fs: what a read-only mount lacked is there again");
-    if (r == 0)
+    if (!fs->error && fs->awaited != 0 && co_try_to_read(fs, fs->awaited) == 0) {
+        SOMETIMES("fs: what a read-only mount lacked is there again");
         fs_fail(fs);
+    }
     return fs->error;
 }

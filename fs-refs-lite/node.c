@@ -401,7 +401,7 @@ int co_node_load(struct fs *fs)
 {
     int r = co_node_try(fs);
 
-    return r == -EIO && !fs->error && !fs->is_mounting ? -EBADMSG : r;
+    return is_block_error(fs, r) && !fs->is_mounting ? -EBADMSG : r;
 }
 
 /* ---- changing ---- */
