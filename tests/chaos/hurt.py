@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 import threading
 import time
+from functools import partial
 
-from lab import Failed
+from lab import Failed, together
 from plan import AWAY, DISK
 
 HEALTHY_SECONDS = 180    # after the last fault; a rebuilt disk included
@@ -106,11 +107,7 @@ class Cluster:
         self.dirty.update(everybody)
         with self.lock:
             self.stopped.update(everybody)
-        kills = [threading.Thread(target=self.lab.devcluster, args=("kill", node)) for node in everybody]
-        for thread in kills:
-            thread.start()
-        for thread in kills:
-            thread.join()
+        together(*[partial(self.lab.devcluster, "kill", node) for node in everybody])
         time.sleep(lasts)
         for node in everybody:
             self.start(node)
@@ -181,21 +178,8 @@ class Cluster:
         if len({node for _, node in strokes}) < len(strokes):
             strokes = strokes[:1]
         self.make_room(strokes)
-        since, failures = time.monotonic(), []
-
-        def run(stroke, node):
-            try:
-                self.one(stroke, node, since)
-            except Exception as failure:  # noqa: BLE001 (told below, by the thread that can act on it)
-                failures.append(failure)
-
-        threads = [threading.Thread(target=run, args=pair) for pair in strokes]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
+        since = time.monotonic()
+        together(*[partial(self.one, stroke, node, since) for stroke, node in strokes])
         if step.patient:
             self.wait_healthy()
         time.sleep(step.rest)

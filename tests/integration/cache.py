@@ -8,13 +8,14 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools/py")]
 
 from fault_clients import Fio  # noqa: E402
-from lab import Failed, Lab  # noqa: E402
+from lab import Failed, Lab, together  # noqa: E402
 from nbd_client import Writer  # noqa: E402
 
 FILE = "v/file"
@@ -119,11 +120,7 @@ def judge(writers, socket, when):
 
 def fail_caches(lab, writers, caches):
     """These cache disks {node: name} fail under load: writes go on, their disks go on with logs of their own, all heals."""
-    failing = [threading.Thread(target=lab.devcluster, args=("fail-disk", node, name)) for node, name in caches.items()]
-    for one in failing:
-        one.start()
-    for one in failing:
-        one.join()
+    together(*[partial(lab.devcluster, "fail-disk", node, name) for node, name in caches.items()])
     await_writes(lab, writers, 300)
     for node in caches:
         await_logs(lab, node, "own")

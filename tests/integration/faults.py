@@ -26,15 +26,15 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from functools import partial
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools/py")]
 
 from fault_clients import BareGuest, Fio, Reader, TimedWriter, guest_image  # noqa: E402
-from lab import Failed, Lab  # noqa: E402
+from lab import Failed, Lab, together  # noqa: E402
 from nbd_client import BLOCK, Book, NbdClient, stamp  # noqa: E402
 
 STEPS = ["kill", "pause", "cut", "all", "rot", "lease", "pair", "term", "stuck", "anew", "twice", "guest"]
@@ -170,11 +170,7 @@ class Faults:
         for number in range(3):
             writers = self.writers(number % 3 + 1, seed=10 + number)
             time.sleep(2 + number)
-            kills = [threading.Thread(target=self.lab.devcluster, args=("kill", node)) for node in self.nodes]
-            for kill in kills:
-                kill.start()
-            for kill in kills:
-                kill.join()
+            together(*[partial(self.lab.devcluster, "kill", node) for node in self.nodes])
             for node in self.nodes:
                 self.lab.devcluster("start", node)
             self.lab.wait_healthy(HEAL_SECONDS)

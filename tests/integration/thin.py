@@ -16,14 +16,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools/py")]
 
-from lab import Failed, Lab  # noqa: E402
+from lab import Failed, Lab, together  # noqa: E402
 
 MIB = 1 << 20
 EXTENT = "256M"     # what 'pool create' takes by itself
@@ -113,21 +112,7 @@ class Thin:
         self.lab.s2d("volume", "snapshot", "create", "copies", "before")
 
     def fill(self):
-        failures = []
-
-        def run(what):
-            try:
-                what()
-            except (Failed, OSError) as failure:
-                failures.append(failure)
-
-        threads = [threading.Thread(target=run, args=(what,)) for what in (self.fill_files, self.fill_copies)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
+        together(self.fill_files, self.fill_copies)
         self.expect_slabs("files", 512)
         self.expect_slabs("copies", 512)
         self.say("two volumes have 512 MiB each, a clone, a snapshot")

@@ -1,4 +1,5 @@
 """What the demo and the tests on real daemons share: a development cluster to hurt, and what to look at meanwhile."""
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -14,6 +15,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 class Failed(Exception):
     """A step did not do what it should; the text says what was seen."""
+
+
+def together(*calls):
+    """Makes these calls beside each other and waits for all; the first that failed is raised."""
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+        results = [pool.submit(call) for call in calls]
+    for result in results:
+        result.result()
 
 
 class Lab:
