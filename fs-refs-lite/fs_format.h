@@ -109,6 +109,10 @@ enum fs_root_flags {
     FS_ROOT_CLEAN = BIT(0), /* written by an unmount: the journal is empty */
 };
 
+/* No volume counts so far in its life: a root that says so is damaged. What a journal claims stays
+ * below half of it, so that a root still has room for what follows. */
+#define FS_COUNTER_MAX (UINT64_MAX / 2)
+
 struct fs_root {
     struct fs_block_header header; /* generation: counts roots */
     uint64_t epoch;                /* counts mounts; batches of another epoch are not replayed */
@@ -120,8 +124,8 @@ struct fs_root {
     uint64_t next_ino;
     uint64_t journal_at;       /* block in the ring where replay starts */
     uint64_t journal_sequence; /* of the batch expected there */
-    uint64_t next_lsn;
-    uint64_t data_cursor; /* where the allocator goes on looking */
+    uint64_t next_lsn;         /* never 0 */
+    uint64_t data_cursor;      /* where the allocator goes on looking */
     uint64_t metadata_cursor;
     uint32_t flags;
     uint32_t reserved0;

@@ -115,7 +115,7 @@ void inode_changed(struct fs *fs, uint64_t ino, const struct fs_inode_item *item
 {
     struct fs_inode *inode = inode_find(fs, ino);
 
-    if (item && ino >= fs->next_ino && ino < UINT64_MAX / 2)
+    if (item && ino >= fs->next_ino && ino < FS_COUNTER_MAX / 2)
         fs->next_ino = ino + 1;
     if (!inode)
         return;

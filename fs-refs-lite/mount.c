@@ -142,8 +142,8 @@ static bool root_is_valid(const struct fs *fs, const struct fs_root *root)
     return root->total_blocks <= fs->vdisk->size_bytes / BLOCK_SIZE &&
            root->total_blocks >= fs->super.first_group_block + FS_GROUP_BLOCKS_MIN &&
            root->journal_at < fs->super.journal_blocks && root->next_ino > FS_ROOT_INO &&
-           root->next_ino < UINT64_MAX / 2 && root->header.generation < UINT64_MAX / 2 &&
-           root->next_lsn < UINT64_MAX / 2;
+           root->next_ino < FS_COUNTER_MAX && root->header.generation < FS_COUNTER_MAX &&
+           root->next_lsn > 0 && root->next_lsn < FS_COUNTER_MAX;
 }
 
 /* One of the two roots, from either copy. Returns 0, -EBADMSG, or the vdisk's error. */

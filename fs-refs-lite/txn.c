@@ -419,7 +419,7 @@ int co_txn_replay(struct fs *fs, const struct fs_journal_record *record)
 {
     int r;
 
-    if (record->lsn < fs->next_lsn || record->lsn > UINT64_MAX / 2) {
+    if (record->lsn < fs->next_lsn || record->lsn > FS_COUNTER_MAX / 2) {
         fs_note_damage(fs);
         return 0;
     }

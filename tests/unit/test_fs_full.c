@@ -314,22 +314,33 @@ static void a_file_in_many_groups_is_removed(void **state)
     world_run(64 * GIB, 1, co_free_in_many_groups);
 }
 
-/* Both roots say that the groups tree has so many nodes. */
-static void roots_lie(struct world *world, uint64_t nodes)
+struct lie {
+    uint64_t nodes; /* of the groups tree */
+    uint64_t next_lsn;
+};
+
+/* Both roots say so. */
+static void roots_lie(struct world *world, struct lie lie)
 {
     for (uint64_t block = FS_ROOT_BLOCK(0); block < FS_ROOT_BLOCK(1) + FS_ROOT_COPIES; block++) {
         struct fs_root *root = (struct fs_root *)(world->ram.memory + block * BLOCK_SIZE);
 
-        root->trees[FS_TREE_GROUPS].nodes = nodes;
+        root->trees[FS_TREE_GROUPS].nodes = lie.nodes;
+        root->next_lsn = lie.next_lsn;
         seal_block(root);
     }
 }
 
-/* How many addresses a checkpoint needs follows from what a root says: what cannot be is no root,
- * and what is not true must not end the daemon. */
+/* How many addresses a checkpoint needs follows from what a root says, and so does what the next
+ * record is called: what cannot be is no root, and what is not true must not end the daemon. */
 static void co_believe_no_root(struct world *world)
 {
-    static const uint64_t impossible[] = {0, UINT64_MAX / 2 + 1, UINT64_MAX};
+    static const struct lie impossible[] = {{.nodes = 0, .next_lsn = 2},
+                                            {.nodes = UINT64_MAX / 2 + 1, .next_lsn = 2},
+                                            {.nodes = UINT64_MAX, .next_lsn = 2},
+                                            {.nodes = 1, .next_lsn = 0},
+                                            {.nodes = 1, .next_lsn = FS_COUNTER_MAX},
+                                            {.nodes = 1, .next_lsn = UINT64_MAX}};
 
     co_begin_large(world);
     co_world_unmount(world);
@@ -337,7 +348,7 @@ static void co_believe_no_root(struct world *world)
         roots_lie(world, impossible[i]);
         check_int(co_fs_mount(world->io, &world->ram.vdisk, NULL, &world->fs), -EBADMSG);
     }
-    roots_lie(world, 1);
+    roots_lie(world, (struct lie){.nodes = 1, .next_lsn = 1000});
     co_world_mount(world);
     check_int(co_unlink(world, "large"), 0);
     check_int(co_fs_checkpoint(world->fs), 0);
