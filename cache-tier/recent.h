@@ -1,5 +1,5 @@
 /* recent: the last changes that the requests of each client made to a vdisk, by which an owner
- * knows a repeat (design.md, client sessions). A store keeps those of its records that are
+ * knows a repeat (docs/protocol.md, Client sessions). A store keeps those of its records that are
  * committed, and finds them again in its log when it starts; an owner those that it committed, and
  * those that it learned when it took over.
  *

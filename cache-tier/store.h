@@ -311,7 +311,7 @@ uint32_t store_lost_extents(const struct store *store);
 must_check int co_store_free_lost(struct store *store, uint64_t index,
                                   const struct store_extent *columns, size_t column_count);
 
-/* ---- columns that return (I8, "Resync" in design.md) ---- */
+/* ---- columns that return (I8, "Resync" in docs/protocol.md) ---- */
 
 /* Told by the present owner for a column that Raft holds for stale: drops its records above the
  * watermark; their blocks join its compare list. Durable when it returns 0. Returns 0, -ESTALE,

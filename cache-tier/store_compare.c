@@ -1,8 +1,9 @@
-/* Columns that return (I8 and "Resync" in design.md). A column that Raft holds for stale drops what
- * it has above the watermark when the present owner says so; the blocks go on its compare list. The
- * drop happens when its record is durable, at that record's place in the order of the log, so that
- * a replay does exactly the same. The list is kept by the log alone: the dropped records and the
- * drop until the tail passes them, and a copy of the bitmap that each checkpoint writes. */
+/* Columns that return (I8 and "Resync" in docs/protocol.md). A column that Raft holds for stale
+ * drops what it has above the watermark when the present owner says so; the blocks go on its
+ * compare list. The drop happens when its record is durable, at that record's place in the order of
+ * the log, so that a replay does exactly the same. The list is kept by the log alone: the dropped
+ * records and the drop until the tail passes them, and a copy of the bitmap that each checkpoint
+ * writes. */
 #include "cache-tier/store_internal.h"
 
 /* ---- dropping ---- */

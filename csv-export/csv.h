@@ -3,7 +3,7 @@
  * node's wiring fills, says which, and is asked again at each call.
  *
  * The caller sees no error when an owner dies or a volume moves: the request waits, and is sent
- * again to the new owner, which answers a repeat of what was done already (design.md, client
+ * again to the new owner, which answers a repeat of what was done already (docs/protocol.md, Client
  * sessions). So every co_ call may wait for as long as a volume has no owner that can be reached.
  * It ends early only when its coroutine is cancelled (-ECANCELED: done or not is unknown) or when
  * this csv stops (-ESHUTDOWN, the same).

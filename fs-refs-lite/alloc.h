@@ -103,7 +103,7 @@ void alloc_take(struct fs *fs, struct alloc_hold *hold); /* it is in the journal
 
 /* Makes room for so many alloc_free(). Returns 0 or -ENOMEM. */
 must_check int alloc_reserve_frees(struct alloc *alloc, size_t runs);
-/* The blocks are no longer used. Cannot fail: txn_begin() has seen to memory. */
+/* The blocks are no longer used. Cannot fail: co_txn_room() has seen to memory. */
 void alloc_free(struct fs *fs, uint64_t address, uint64_t blocks);
 /* Replay: the operation of a record took these. -EBADMSG: there are no such blocks, or their map is
  * damaged. */

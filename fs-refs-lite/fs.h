@@ -43,12 +43,12 @@ struct fs_inode; /* a reference to a file, directory, … in RAM */
          */
 #define FS_VOLUME_BYTES_MIN (16 * MIB)
 
-/* What makes a repeated metadata request the same request (design.md, client sessions). A client
- * gives each slot to one request at a time and raises sequence (from 1, and to 1 again behind
- * UINT32_MAX) with each new one in that slot. The outcome is journalled in the operation's own
- * transaction, so a repeat, also to a new owner, is answered and not run. session 0: no such
- * promise. A request that failed left no trace, and its repeat runs. -EPROTO: a sequence older than
- * the slot's last one. */
+/* What makes a repeated metadata request the same request (docs/protocol.md, Client
+ * sessions). A client gives each slot to one request at a time and raises sequence (from 1, and to
+ * 1 again behind UINT32_MAX) with each new one in that slot. The outcome is journalled in the
+ * operation's own transaction, so a repeat, also to a new owner, is answered and not run. session
+ * 0: no such promise. A request that failed left no trace, and its repeat runs. -EPROTO: a sequence
+ * older than the slot's last one. */
 struct fs_request {
     uint64_t session;
     uint32_t slot;

@@ -97,7 +97,7 @@ must_check int co_node_load(struct fs *fs);
  * than that of refs). */
 must_check int co_node_try(struct fs *fs);
 
-/* The calls below cannot fail: txn_begin() has seen to memory and addresses. */
+/* The calls below cannot fail: co_txn_room() has seen to memory and addresses. */
 struct node *node_new(struct fs *fs, uint8_t tree, uint8_t level);
 /* The node, or its copy at a new address, that may be changed now; the parent must be told of the
  * new address. */

@@ -9,8 +9,8 @@
  * hv_renew() passed;
  *   - a VM whose deadline passed is never renewed, but judged: continued if current, else killed;
  *   - on_ended() comes only when neither QEMU nor its keeper exists any more on this node.
- * Keepers and QEMUs outlive the daemon: hv_free() leaves them running, co_hv_recover() takes them
- * up again.
+ * Keepers and QEMUs outlive the daemon: co_hv_free() leaves them running, co_hv_recover() takes
+ * them up again.
  *
  * One reactor; all calls from the loop's thread, and from coroutines where the name says co_. What
  * blocks (files, spawning) goes through co_offload(). Where folders and keepers are is given
@@ -32,7 +32,7 @@ struct keeper_host;
 #define HV_VMS_MAX 256 /* on one node */
 
 enum hv_accel {
-    HV_ACCEL_AUTO, /* KVM if it really runs guests here (kvm_probe.h), else TCG */
+    HV_ACCEL_AUTO, /* KVM if it really runs guests here (accel.h), else TCG */
     HV_ACCEL_KVM,
     HV_ACCEL_TCG,
 };

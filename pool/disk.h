@@ -45,8 +45,9 @@ struct disk_claim {
     enum disk_role role;
     enum disk_media media;
     uint64_t extent_bytes; /* power of two; 0: DISK_EXTENT_BYTES_DEFAULT */
-    /* Capacity: its own log; 0: a quarter of the disk, 256 MiB to 16 GiB. Cache: each log on it; 0:
-     * a sixteenth of the disk, up to 16 GiB. */
+    /* Capacity: its own log; 0: a quarter of the disk, 256 MiB to 16 GiB. Cache: each of up to
+     * eight logs on it; 0: a 128th of the disk, so that all are a sixteenth, but 256 MiB at least
+     * (on a small disk a sixteenth) and 16 GiB at most. */
     uint64_t log_bytes;
 };
 

@@ -28,7 +28,7 @@ must_check int superblock_geometry(const struct superblock *superblock,
                                    struct disk_geometry *ret_geometry);
 
 /* Room behind the superblocks of a cache disk of size_bytes: fills in its regions, logs of
- * log_bytes (0: a sixteenth of the disk) in at most half of it, and read cache. Returns 0, -EINVAL,
+ * log_bytes (0: as disk.h says) in at most half of it, and read cache. Returns 0, -EINVAL,
  * -ENOSPC.
  */
 must_check int superblock_plan_cache(struct superblock *superblock, uint64_t size_bytes,

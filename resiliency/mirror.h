@@ -1,7 +1,7 @@
-/* mirror: a vdisk kept as one, two or three copies, as its owner runs it. One object is one session
- * of ownership: it is made when the database names this node the owner, takes over (I6), serves,
- * and ends with mirror_stop() when the node loses the ownership or its lease. The next session,
- * here or elsewhere, is a new object.
+/* mirror: a vdisk kept as one, two or three copies, or as dual parity (config->data_columns > 1),
+ * as its owner runs it. One object is one session of ownership: it is made when the database names
+ * this node the owner, takes over (I6), serves, and ends with mirror_stop() when the node loses the
+ * ownership or its lease. The next session, here or elsewhere, is a new object.
  *
  * The database decides, the mirror proposes (I3): it acts on what mirror_configure() shows, never
  * on having proposed. A proposal names the epoch it was decided in, is void in any other, and is
@@ -52,8 +52,9 @@ struct mirror_options {
     struct metrics *metrics;     /* may be NULL */
     struct pace *pace; /* borrowed: of resyncs, next to clients; NULL: as fast as they can */
     struct mirror_limits limits;
-    /* Nobody is evicted for being away before this, unless a request waits for it (design.md, I5:
-     * 30 s after the first quorum of a cold start). On the loop's clock; 0: no grace. */
+    /* Nobody is evicted for being away before this, unless a request waits for it
+     * (docs/protocol.md, I5: 30 s after the first quorum of a cold start). On the loop's clock; 0:
+     * no grace. */
     uint64_t grace_until_ns;
 
     /* The disk's store: borrowed, outlives the mirror. NULL: no such disk (it is gone: away for

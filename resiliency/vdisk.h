@@ -19,10 +19,10 @@
 
 struct vdisk;
 
-/* What makes a repeated request the same request (design.md, client sessions). session 0: not from
- * a client. is_repeat: it was sent before and not answered; the blocks that it has written are left
- * alone, for somebody else may have written them since. A mirror alone knows (recent.h), and only
- * writes. */
+/* What makes a repeated request the same request (docs/protocol.md, Client sessions). session 0:
+ * not from a client. is_repeat: it was sent before and not answered; the blocks that it has written
+ * are left alone, for somebody else may have written them since. A mirror alone knows (recent.h),
+ * and only writes. */
 struct client_request {
     uint64_t session;
     uint64_t number;
@@ -45,7 +45,7 @@ struct vdisk {
 
 /* Each returns 0, -ESTALE (this object no longer owns), -EIO (no copy could be read, or the media
  * failed), -ENOSPC (a thin slab found no room in the pool; nothing was written), -EINVAL (alignment
- * or range). */
+ * or range), -ECANCELED (so was the caller: what was asked may or may not happen). */
 must_check static inline int co_vdisk_read(struct vdisk *vdisk, void *buffer, uint64_t offset,
                                            uint64_t length)
 {

@@ -1,5 +1,5 @@
 /* checksum: the two sums that s2d uses. Pure; the code for this CPU is chosen at the first call.
- * Block checksum (design.md section 5): XXH3-64(block) XOR mix64(vdisk, address), 0 replaced by 1;
+ * Block checksum (docs/protocol.md): XXH3-64(block) XOR mix64(vdisk, address), 0 replaced by 1;
  * 0 means "unwritten". Structures on disk and messages carry CRC32C. */
 #ifndef S2D_BASE_CHECKSUM_H
 #define S2D_BASE_CHECKSUM_H

@@ -9,9 +9,10 @@
  * callbacks run until none is ready, then the deferred tasks (io_defer()): that is where a module
  * sends in one piece what the turn gathered.
  *
- * Time is nanoseconds of CLOCK_BOOTTIME. Errors are negative errnos (style.md lists their
- * meanings).
- */
+ * Time is nanoseconds of CLOCK_BOOTTIME. Errors are negative errnos, each with one
+ * meaning everywhere: EIO the medium failed, EBADMSG checksum or magic wrong, ESTALE old epoch,
+ * generation or lease, EAGAIN try later, ETIMEDOUT no answer, EHOSTUNREACH no quorum or in-sync
+ * column, EPROTO the peer spoke nonsense, EINVAL the caller's own argument. */
 #ifndef S2D_BASE_IO_H
 #define S2D_BASE_IO_H
 

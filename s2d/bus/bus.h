@@ -65,7 +65,7 @@ void bus_message_release(struct bus_message *message);
 /* ---- life ---- */
 
 struct bus_options {
-    uint64_t node;          /* our id; 0: not a member yet (only bus_call_address() works) */
+    uint64_t node;          /* our id; 0: not a member yet (only co_bus_call_address() works) */
     uint64_t start_counter; /* rises with every start of this node */
     const uint8_t *key;     /* cluster key; co_bus_call_address(): may be a token's */
     size_t key_bytes;       /* BUS_KEY_BYTES */

@@ -47,7 +47,7 @@ static void dial_log_failure(struct dial *dial)
               bus_channel_name(dial->link->channel), dial->peer->address, why);
 }
 
-/* Somebody's host says that nobody listens: worth counting (design.md, detection). */
+/* Somebody's host says that nobody listens: worth counting (docs/protocol.md, Detection). */
 static void dial_count_refused(struct dial *dial)
 {
     struct bus *bus = dial->bus;

@@ -4,7 +4,7 @@
 #include "s2d/cluster/database_internal.h"
 
 #define EXTENT_BYTES_MIN (4 * MIB)
-#define EXTENT_BYTES_MAX (1024 * MIB)
+#define EXTENT_BYTES_MAX (256 * MIB) /* as what a disk can be claimed with */
 #define DISK_BYTES_MAX (UINT64_C(1) << 50)
 #define RESTART_DELAY_MS 30000
 #define RESTART_DELAY_MS_MAX (3600 * 1000)
@@ -300,8 +300,9 @@ static void pool_create(struct command *command)
         command_refuse(command, -EEXIST, "the cluster has its pool already");
     if (extent_bytes < EXTENT_BYTES_MIN || extent_bytes > EXTENT_BYTES_MAX ||
         (extent_bytes & (extent_bytes - 1)))
-        command_refuse(command, -EINVAL,
-                       "the extent size is a power of two from 4 MiB to 1 GiB; 256 MiB suits most");
+        command_refuse(
+            command, -EINVAL,
+            "the extent size is a power of two from 4 MiB to 256 MiB; 256 MiB suits most");
     if (command_refused(command))
         return;
     cluster->extent_bytes = extent_bytes;

@@ -104,8 +104,8 @@ uint64_t raft_next_tick_ns(const struct raft *raft);
 /* The batch that raft_ready() showed is durable. Any other number is the caller's bug (asserted).
  */
 void raft_persisted(struct raft *raft, uint64_t now_ns, uint64_t batch);
-/* Proof that the peer's process is gone (design.md, Detection; never a guess). A follower of it
- * stands soon, a leader takes the witness at once. Not needed for safety or progress, only for
+/* Proof that the peer's process is gone (docs/protocol.md, Detection; never a guess). A follower of
+ * it stands soon, a leader takes the witness at once. Not needed for safety or progress, only for
  * speed. */
 void raft_peer_down(struct raft *raft, uint64_t now_ns, uint64_t peer);
 

@@ -1,6 +1,5 @@
 /* raft_witness: a vote without a log. Two full voters cannot outvote each other; a witness decides
- * between them, and may stand in for the copy of one that is away. lore/model/D_witness.pml is
- * W1 to W5, checked. The rules:
+ * between them, and may stand in for the copy of one that is away. Its rules:
  *
  *  W1  It keeps (term, vote, vouched term, vouched index) and answers when that is durable, in
  *      one write.

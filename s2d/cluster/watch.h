@@ -4,7 +4,7 @@
  *
  * A node may be declared down (I5) when no lease of its can run any more, by anybody's grant, plus
  * LEASE_MARGIN_NS; or at once on proof that its process is dead: its port refused two peers, or all
- * that remain, three times over 100 ms (design.md, Detection). */
+ * that remain, three times over 100 ms (docs/protocol.md, Detection). */
 #ifndef S2D_CLUSTER_WATCH_H
 #define S2D_CLUSTER_WATCH_H
 

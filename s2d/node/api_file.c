@@ -40,6 +40,12 @@ static void answer_file_failure(struct api_response *response, int error,
         why = "that is no path within a volume";
     else if (error == -ENODEV)
         why = "the volume was deleted";
+    else if (error == -EROFS)
+        why = "it is in a snapshot, or the volume is read-only now: 's2d volume show' says why";
+    else if (error == -EBADMSG)
+        why = "its metadata is damaged: 's2d volume check' says what; restore it from a backup";
+    else if (error == -EIO)
+        why = "no copy of a block of it could be read: 's2d volume show' says what is away";
     api_answer_error(response, error, "%.64s/%.400s: %s", volume, path, why);
 }
 

@@ -20,7 +20,7 @@ static void answer_failure(struct api_response *response, int error, const char 
     else if (error == -EINVAL || error == -ENAMETOOLONG)
         why = "that is no name for a snapshot";
     else if (error == -EROFS)
-        why = "a snapshot cannot be taken of a snapshot";
+        why = "it is in a snapshot, or the volume is read-only now: 's2d volume show' says why";
     else if (error == -EBUSY)
         why = "VMs run from disks in this volume: stop them first";
     else if (error == -ENOTDIR)

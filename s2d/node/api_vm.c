@@ -306,11 +306,16 @@ static void co_create_new(struct api_context *context, struct api_arguments *arg
 
 static void co_create(void *arg, const struct api_request *request, struct api_response *response)
 {
-    static const char *const names[] = {"name",  "memory_bytes", "vcpus",    "generation",
-                                        "disks", "switch_name",  "clone_of", NULL};
-    struct api_arguments arguments = api_arguments(request, response, names);
+    static const char *const of_a_new_one[] = {"name",  "memory_bytes", "vcpus", "generation",
+                                               "disks", "switch_name",  NULL};
+    /* It has the disks and the generation of its original. */
+    static const char *const of_a_clone[] = {"name",  "clone_of",    "memory_bytes",
+                                             "vcpus", "switch_name", NULL};
+    bool is_clone = request->body && json_object_get(request->body, "clone_of");
+    struct api_arguments arguments =
+        api_arguments(request, response, is_clone ? of_a_clone : of_a_new_one);
 
-    if (request->body && json_object_get(request->body, "clone_of"))
+    if (is_clone)
         co_create_like(arg, &arguments, response);
     else
         co_create_new(arg, &arguments, response);

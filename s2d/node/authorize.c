@@ -1,4 +1,4 @@
-/* Who may open a VM's disk (design.md section 10): asked on the owner of the volume, each time a
+/* Who may open a VM's disk (docs/protocol.md): asked on the owner of the volume, each time a
  * file is opened by path.
  *
  * While a VM runs, its disks open for writing only under its present incarnation; anybody else may

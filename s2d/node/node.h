@@ -1,11 +1,12 @@
 /* node: one node of a cluster, from the bus to the volumes: the only place that knows every layer.
  * It runs the same in a daemon and in the simulator: what is given to it (the loop, the key-value
- * store) decides. Processes around it (API, FUSE, VMs) are wired in daemon.c.
+ * store) decides. Processes around it (FUSE, VMs, the API's server) are wired in main.c.
  *
  * A node is first nobody: it answers only the API. `create` makes it the first node of a new
  * cluster, `join` a further one of an existing one; from then on it starts as that node. Everything
- * else follows from the cluster database: node_reconcile() looks at what it says after each change
- * and brings disks, vdisks and volumes into line; so every step may be interrupted and repeated.
+ * else follows from the cluster database: a reconciling pass (node.c) looks at what it says after
+ * each change and brings disks, vdisks and volumes into line; so every step may be interrupted and
+ * repeated.
  *
  * One reactor. co_ calls suspend. */
 #ifndef S2D_NODE_NODE_H

@@ -57,6 +57,16 @@ refused() { # STATUS PATTERN NODE ARGUMENT…: that exit status, and one line th
     grep -q -- "$pattern" "$dir/message" || fail "s2d $*: '$(<"$dir/message")' does not say '$pattern'"
 }
 
+post() { # NODE TARGET JSON: what a program that speaks to the API is answered
+    python3 -c '
+import socket, sys
+path, target, body = sys.argv[1:]
+with socket.socket(socket.AF_UNIX) as api:
+    api.connect(path)
+    api.sendall(f"POST {target} HTTP/1.1\r\nHost: s2d\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    print(b"".join(iter(lambda: api.recv(65536), b"")).decode())' "$dir/node$1/api.sock" "$2" "$3"
+}
+
 field() { # JSON-FIELD NODE ARGUMENT…
     local name=$1 node=$2
     shift 2
@@ -97,6 +107,7 @@ until_is 20 3 "['votes']" 1 cluster quorum
 
 step "pool and disks"
 refused 1 "pool create" 1 disk claim /dev/null
+refused 1 "to 256 MiB" 3 pool create --extent 512M
 s2d 3 pool create --extent 16M >/dev/null
 for i in 1 2 3; do
     truncate -s 1G "$dir/ssd$i"
@@ -185,6 +196,8 @@ s2d 1 vm create web2 --clone-of web --vcpus 2 >/dev/null
 [[ $(field "['disks'][0]" 2 vm show web2) == v/web2-disk ]] || fail "the clone's disk"
 refused 1 "VM web2 already" 1 vm create web2 --clone-of web
 refused 1 "no VM" 1 vm create web3 --clone-of nobody
+answer=$(post 1 /v1/vms '{"name": "web3", "clone_of": "web", "disks": ["v/disk"]}')
+[[ $answer == *"no field 'disks'"* ]] || fail "a clone with other disks: $answer"
 s2d 1 vm delete web2 --yes >/dev/null
 refused 1 "VM web" 1 volume delete v --yes
 s2d 1 vm delete web --yes >/dev/null

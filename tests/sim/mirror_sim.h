@@ -177,7 +177,7 @@ void play_aimed(struct cluster *cluster);
 /* ---- the database ---- */
 
 struct vdisk_config *config_now(struct cluster *cluster);
-/* A copy to change, of the next epoch; then publish() it. */
+/* A copy to change, of the next epoch; then config_publish() it. */
 struct vdisk_config *config_edit(struct cluster *cluster);
 void config_publish(struct cluster *cluster, struct vdisk_config *config);
 void place_slab(struct cluster *cluster, struct vdisk_config *config, uint32_t slab);

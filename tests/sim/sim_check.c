@@ -486,7 +486,7 @@ static bool something_is_lost(struct world *world)
     return false;
 }
 
-/* The same function speaks for `s2d health` and `s2d volume list`. */
+/* The same function speaks for `s2d cluster health` and `s2d volume list`. */
 static bool loss_is_told(void *arg)
 {
     struct world *world = arg;

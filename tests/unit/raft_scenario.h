@@ -9,7 +9,7 @@ struct scenario_result {
     char violation[256]; /* empty: none */
 };
 
-/* libraft 0.15 (lore/probes/raftbug.c): a follower with a leftover suffix acknowledges its last
+/* As libraft 0.15 did: a follower with a leftover suffix acknowledges its last
  * index. Mistakes: RAFT_ACK_LAST_STORED, RAFT_COMMIT_LAST_STORED. */
 void scenario_raftbug(unsigned mutation, struct scenario_result *ret_result);
 /* Figure 8 of the paper: an old term's entry is on a majority, and still undone. Mistake:

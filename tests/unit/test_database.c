@@ -81,6 +81,10 @@ static void make_cluster(struct state *s, uint64_t *ret_disks)
                                "name", name, "address", "10.0.0.9:1")),
             0);
     }
+    /* No disk can be claimed with such extents, and there is no second try. */
+    assert_int_equal(apply(s, json_pack("{s:s,s:I}", "verb", "pool.create", "extent_bytes",
+                                        (json_int_t)(512 * MIB))),
+                     -EINVAL);
     assert_int_equal(apply(s, json_pack("{s:s,s:I}", "verb", "pool.create", "extent_bytes",
                                         (json_int_t)(16 * MIB))),
                      0);

@@ -1,5 +1,6 @@
 /* What travels on the wire: frames and handshakes survive the way there and back, and whatever else
- * arrives is refused with a reason. A peer's bytes must never stop this node (design.md, I9). */
+ * arrives is refused with a reason. A peer's bytes must never stop this node (docs/protocol.md,
+ * I9). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -61,7 +61,7 @@ static int fail_to_reach(struct cli *cli, int error)
     if (error == -ENOENT || error == -ECONNREFUSED)
         why = "no daemon answers there; start s2dd, or name another node with --node";
     else if (error == -EACCES)
-        why = "only root may manage the node";
+        why = "only root may manage the node: run this with sudo";
     else if (error == -ETIMEDOUT)
         why = "it did not answer in time; whether it was done is not known";
     else if (error == -ECONNRESET)

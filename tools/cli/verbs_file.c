@@ -2,7 +2,7 @@
  *
  * Why not through the FUSE mount or NBD: the API is there on every node where s2d runs, needs no
  * mount and no other protocol, and tells its errors in words. The daemon never opens a file that a
- * user names: we do (design.md, 10). Holes of the source are not sent, and zeros that come back
+ * user names: we do. Holes of the source are not sent, and zeros that come back
  * are not written. */
 #include <fcntl.h>
 #include <stdio.h>
