@@ -23,6 +23,7 @@
     X(READ_TURNED_STALE, "mirror-test", "what a column shows that turned stale under a read is taken") \
     X(STALE_IS_SOURCE, "mirror", "resync and repair copy from a stale column [STALESRC]")          \
     X(READ_DIRTY, "mirror", "a read does not wait for the write in flight [READDIRTY]")            \
+    X(READ_ASKS_TWO, "cluster", "a read that two columns fail does not ask the third")                \
     X(READ_NO_LEASE, "aimed", "an owner reads without its lease [NOLEASE]")                       \
     X(WRITE_NO_LOCK, "mirror", "a write forgets its range lock")                                   \
     X(COPY_NO_LOCK, "mirror", "a resync copy forgets its range lock")                              \

@@ -63,30 +63,19 @@ static bool cache_dies(struct world *world, struct fault *fault)
     return true;
 }
 
-static bool bears_two(const struct world *world)
-{
-    for (unsigned i = 0; i < world->shape.volume_count; i++) {
-        if (strcmp(world->shape.volumes[i].resiliency, "mirror2") == 0)
-            return false;
-    }
-    return world->shape.nodes >= 3;
-}
-
 /* At the same instant, on the node that rots and on another one, the same in the whole run. */
 static bool two_caches_die(struct world *world, struct fault *fault)
 {
-    unsigned disk = choose_cache_victim(world, fault), other_disk;
-    unsigned other = world->rotten_too;
+    unsigned disk = choose_cache_victim(world, fault), other_disk, other;
 
     if (disk == UINT_MAX || !bears_two(world))
         return false;
-    if (other == 0)
-        other =
-            1 + (world->rotten + fault->draw[1] % (world->shape.nodes - 1)) % world->shape.nodes;
+    other = choose_other_victim(world, fault);
     other_disk = choose_cache(&world->machines[other], fault->draw[2]);
     if (other_disk == UINT_MAX)
         return false;
     world->rotten_too = other;
+    world->log_lost_too = true;
     let_die(world, &world->machines[world->rotten], disk);
     let_die(world, &world->machines[other], other_disk);
     return true;

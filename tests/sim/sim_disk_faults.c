@@ -40,6 +40,22 @@ unsigned choose_victim(struct world *world, const struct fault *fault, struct ma
     return choose_disk(fault, machine);
 }
 
+bool bears_two(const struct world *world)
+{
+    for (unsigned i = 0; i < world->shape.volume_count; i++) {
+        if (strcmp(world->shape.volumes[i].resiliency, "mirror2") == 0)
+            return false;
+    }
+    return world->shape.nodes >= 3;
+}
+
+unsigned choose_other_victim(const struct world *world, const struct fault *fault)
+{
+    unsigned nodes = world->shape.nodes;
+
+    return world->rotten_too ?: 1 + (world->rotten + fault->draw[1] % (nodes - 1)) % nodes;
+}
+
 /* ---- slow disks and errors ---- */
 
 static bool gets_slow(struct world *world, struct fault *fault)

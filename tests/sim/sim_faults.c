@@ -15,7 +15,6 @@ struct faults {
     struct fault *list;
     unsigned count;
     uint64_t start_ns, end_ns;
-    uint64_t stall_draws;
 };
 
 /* ---- the kinds ---- */
@@ -24,7 +23,7 @@ static unsigned list_kinds(const struct fault_kind **ret_kinds)
 {
     static const struct fault_kind *const tables[] = {machine_faults, disk_faults,  admin_faults,
                                                       replace_faults, cache_faults, vm_faults,
-                                                      stall_faults};
+                                                      stall_faults,   pair_faults};
     unsigned count = 0;
 
     for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
@@ -69,7 +68,8 @@ static bool is_of(const struct fault_kind *table, const struct fault_kind *kind)
 static bool is_drawn(const struct world *world, const struct fault_kind *kind)
 {
     return !(world->shape.caches == 0 && is_of(cache_faults, kind)) &&
-           !(world->shape.vms == 0 && is_of(vm_faults, kind)) && !is_of(stall_faults, kind);
+           !(world->shape.vms == 0 && is_of(vm_faults, kind)) && !is_of(stall_faults, kind) &&
+           !is_of(pair_faults, kind);
 }
 
 /* Of each kind, how likely it is in this run. */
@@ -143,20 +143,61 @@ static void plan_too_much(struct faults *faults)
         faults->list[faults->count / 2].kind = kind;
 }
 
-/* ---- the plan of what hangs ---- */
+/* ---- what is planned apart ---- */
 
-/* A stream of its own (any number will do): the seed's other faults are those that it has without
- * --stalls. */
+/* A stream of draws of its own (any number will do): the seed's other faults are those that it has
+ * without. */
+struct stream {
+    uint64_t seed, number, draws;
+};
 #define STALL_STREAM 1829356
+#define PAIR_STREAM 7151623
 
-static uint64_t stall_draw(struct world *world, struct faults *faults)
+static uint64_t stream_draw(struct stream *stream)
 {
-    uint64_t words[] = {world->options.seed, STALL_STREAM, ++faults->stall_draws};
-
-    return hash64(words, sizeof(words));
+    stream->draws++;
+    return hash64(stream, sizeof(*stream));
 }
 
-static unsigned choose_stall_rates(struct world *world, struct faults *faults, unsigned *rates)
+/* The next of the list, after those that were planned before, which keep their numbers. */
+static struct fault *plan_next(struct world *world, struct faults *faults, uint64_t at_ns)
+{
+    struct fault *fault = &faults->list[faults->count];
+
+    fault->index = faults->count++;
+    fault->at_ns = faults->start_ns + at_ns;
+    if (!is_chosen(world->options.faults, fault->index))
+        fault->state = FAULT_OVER;
+    return fault;
+}
+
+/* In half of the runs that bear it, once or twice. */
+static void plan_pairs(struct world *world, struct faults *faults)
+{
+    static const unsigned often[] = {0, 0, 1, 2};
+    struct stream stream = {world->options.seed, PAIR_STREAM, 0};
+    unsigned kind = 0, count = often[stream_draw(&stream) % ARRAY_SIZE(often)];
+
+    if (!bears_two(world) || world->options.plain || world->too_much)
+        return;
+    while (faults->kinds[kind] != &pair_faults[0])
+        kind++;
+    for (unsigned i = 0; i < count && faults->count < FAULTS_MAX; i++) {
+        uint64_t at_ns = stream_draw(&stream) % (world->shape.seconds * SEC);
+        struct fault *fault = plan_next(world, faults, at_ns);
+
+        fault->kind = kind;
+        fault->machine = fault->other = &world->machines[world->rotten]; /* it aims */
+        fault->for_ns = 100 * MS + stream_draw(&stream) % (4 * SEC);
+        for (size_t j = 0; j < ARRAY_SIZE(fault->draw); j++)
+            fault->draw[j] = stream_draw(&stream);
+    }
+}
+
+/* ---- the plan of what hangs ---- */
+
+static unsigned choose_stall_rates(const struct faults *faults, struct stream *stream,
+                                   unsigned *rates)
 {
     static const unsigned factors[] = {0, 1, 1, 4};
     unsigned all = 0;
@@ -164,49 +205,44 @@ static unsigned choose_stall_rates(struct world *world, struct faults *faults, u
     for (unsigned i = 0; i < faults->kind_count; i++) {
         rates[i] = 0;
         if (is_of(stall_faults, faults->kinds[i]))
-            rates[i] = faults->kinds[i]->weight * factors[stall_draw(world, faults) % 4];
+            rates[i] = faults->kinds[i]->weight * factors[stream_draw(stream) % 4];
         all += rates[i];
     }
     return all;
 }
 
-static void plan_stall(struct world *world, struct faults *faults, const unsigned *rates,
+static void plan_stall(struct world *world, struct stream *stream, const unsigned *rates,
                        unsigned all, struct fault *fault)
 {
-    unsigned nodes = world->shape.nodes, machine = (unsigned)(stall_draw(world, faults) % nodes);
-    uint64_t draw = stall_draw(world, faults) % all;
+    unsigned nodes = world->shape.nodes, machine = (unsigned)(stream_draw(stream) % nodes);
+    uint64_t draw = stream_draw(stream) % all;
 
     while (draw >= rates[fault->kind])
         draw -= rates[fault->kind++];
     fault->machine = fault->other = &world->machines[1 + machine];
-    fault->for_ns = stall_draw(world, faults) % 3 == 0 ? 12 * SEC : 3 * SEC; /* at most */
-    fault->for_ns = 300 * MS + stall_draw(world, faults) % fault->for_ns;
+    fault->for_ns = stream_draw(stream) % 3 == 0 ? 12 * SEC : 3 * SEC; /* at most */
+    fault->for_ns = 300 * MS + stream_draw(stream) % fault->for_ns;
     for (size_t i = 0; i < ARRAY_SIZE(fault->draw); i++)
-        fault->draw[i] = stall_draw(world, faults);
+        fault->draw[i] = stream_draw(stream);
 }
 
-/* Only when they are asked for. They come last, so that the others keep their numbers. */
+/* Only when they are asked for. */
 static void plan_stalls(struct world *world, struct faults *faults)
 {
     static const uint64_t intervals[] = {700 * MS, 1500 * MS, 4 * SEC};
+    struct stream stream = {world->options.seed, STALL_STREAM, 0};
     unsigned rates[KINDS_MAX], all;
     uint64_t interval_ns, at_ns = 0;
 
     if (!world->options.stalls)
         return;
-    all = choose_stall_rates(world, faults, rates);
-    interval_ns = intervals[stall_draw(world, faults) % ARRAY_SIZE(intervals)];
+    all = choose_stall_rates(faults, &stream, rates);
+    interval_ns = intervals[stream_draw(&stream) % ARRAY_SIZE(intervals)];
     while (all > 0 && faults->count < FAULTS_MAX) {
-        struct fault *fault = &faults->list[faults->count];
-
-        at_ns += stall_draw(world, faults) % (2 * interval_ns);
+        at_ns += stream_draw(&stream) % (2 * interval_ns);
         if (at_ns >= world->shape.seconds * SEC)
             break;
-        fault->index = faults->count++;
-        fault->at_ns = faults->start_ns + at_ns;
-        plan_stall(world, faults, rates, all, fault);
-        if (!is_chosen(world->options.faults, fault->index))
-            fault->state = FAULT_OVER;
+        plan_stall(world, &stream, rates, all, plan_next(world, faults, at_ns));
     }
 }
 
@@ -225,21 +261,19 @@ struct faults *faults_plan(struct world *world)
     faults->start_ns = world_now_ns(world);
     faults->end_ns = faults->start_ns + world->shape.seconds * SEC;
     while (all > 0 && faults->count < FAULTS_MAX) {
-        struct fault *fault = &faults->list[faults->count];
+        struct fault *fault;
 
         at_ns += world_draw(world, 2 * interval_ns);
         if (at_ns >= world->shape.seconds * SEC)
             break;
-        fault->index = faults->count++;
+        fault = plan_next(world, faults, at_ns);
         fault->kind = choose_kind(world, rates, all);
-        fault->at_ns = faults->start_ns + at_ns;
         plan_one(world, fault);
-        if (!is_chosen(world->options.faults, fault->index))
-            fault->state = FAULT_OVER;
     }
     if (world->too_much)
         plan_too_much(faults);
     plan_stalls(world, faults);
+    plan_pairs(world, faults);
     return faults;
 }
 

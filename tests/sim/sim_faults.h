@@ -5,7 +5,8 @@
  *
  * What the copies bear. Crashes, cuts, pauses and power cuts may hit anybody at any time: they cost
  * availability, never data. What destroys data (disk death, rot, lost and misdirected writes) and
- * disk errors hit the disks of one node of a run, and only while every copy is in-sync. If later on
+ * disk errors hit the disks of one node of a run, or, where all volumes bear it, of two at the same
+ * instant (the same two in the whole run), and only while every copy is in-sync. If later on
  * the only in-sync copy of something is on that node, the world counts as `exposed`, and an error
  * is an honest answer; wrong data never is. */
 #ifndef TESTS_SIM_FAULTS_H

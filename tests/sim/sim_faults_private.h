@@ -36,7 +36,7 @@ struct fault_kind {
 extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[],
     cache_faults[], /* only in runs that have cache disks */
     vm_faults[],    /* only in runs that have VMs */
-    stall_faults[]; /* planned apart from the others, by draws of their own */
+    stall_faults[], pair_faults[]; /* planned apart from the others, by draws of their own */
 
 /* ---- machines (sim_machine_faults.c): what other tables aim ---- */
 
@@ -60,6 +60,11 @@ unsigned choose_disk(const struct fault *fault, const struct machine *machine);
 /* Where data may be destroyed: *ret_machine and the disk, or UINT_MAX when not now. */
 unsigned choose_victim(struct world *world, const struct fault *fault,
                        struct machine **ret_machine);
+/* All volumes of the clients live on when two nodes lose all that they have. */
+bool bears_two(const struct world *world);
+/* The second node of a fault that destroys data on two at once, the same in the whole run: what
+ * either has lost may not be known yet when the next one comes. */
+unsigned choose_other_victim(const struct world *world, const struct fault *fault);
 bool bits_rot(struct world *world, struct fault *fault); /* a kind */
 /* A write of a log on that disk, or of the disk's, was lost, or went astray. False: there is none
  * that may be. */

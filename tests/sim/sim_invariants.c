@@ -89,7 +89,8 @@ static void agree(struct machine *machine, struct shown shown)
     }
 }
 
-/* On the node whose disks have lied or failed; in a cluster of one, on the disk that has. */
+/* On a disk that is dead, or on the node whose disks have lied or failed; in a cluster of one, on
+ * the disk that has. */
 static bool may_be_rotten(struct machine *machine, const struct column_record *column)
 {
     struct world *world = machine->world;
@@ -97,7 +98,7 @@ static bool may_be_rotten(struct machine *machine, const struct column_record *c
     struct machine_disk *disk =
         machine_disk_of(world, node_database(machine->node), column->disk, &at);
 
-    if (disk && at->number == world->rotten_too)
+    if (disk && (disk->dead || (world->log_lost_too && at->number == world->rotten_too)))
         return true;
     return disk && at->number == world->rotten && (world->shape.nodes > 1 || disk == &at->disks[0]);
 }

@@ -225,7 +225,81 @@ static bool node_is_lost(struct world *world, struct fault *fault)
     return true;
 }
 
-/* ---- more than the copies bear ---- */
+/* ---- as much as the copies bear, and more ---- */
+
+static void let_disk_die(struct machine *machine, unsigned disk)
+{
+    char path[DISK_PATH_MAX];
+
+    disk_path_of(machine->world, disk, path);
+    sim_disk_set_fault(machine->world->sim, machine->number, path, SIM_DISK_DEAD);
+    machine->disks[disk].dead = true;
+    world_tell(machine->world, "disk %u of node %u dies", disk, machine->number);
+}
+
+static unsigned capacity_disks(const struct machine *machine)
+{
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < MACHINE_CAPACITY_MAX; i++)
+        count += machine->disks[i].claimed && !machine->disks[i].dead;
+    return count;
+}
+
+/* Every other time all of the machine's capacity disks, else one of them. */
+static void let_some_die(struct machine *machine, uint64_t draw)
+{
+    unsigned chosen = (unsigned)(draw / 2 % capacity_disks(machine));
+
+    for (unsigned disk = 0; disk < MACHINE_CAPACITY_MAX; disk++) {
+        if (machine->disks[disk].claimed && !machine->disks[disk].dead &&
+            (draw % 2 == 0 || chosen-- == 0))
+            let_disk_die(machine, disk);
+    }
+}
+
+/* At the same instant, where every copy is in-sync: all goes on, and no error is honest. */
+static bool two_nodes_disks_die(struct world *world, struct fault *fault)
+{
+    struct machine *machine = &world->machines[world->rotten], *other;
+
+    if (!bears_two(world) || !all_in_sync(world))
+        return false;
+    other = &world->machines[choose_other_victim(world, fault)];
+    if (capacity_disks(machine) == 0 || capacity_disks(other) == 0)
+        return false;
+    fault->machine = machine;
+    fault->other = other;
+    world->rotten_too = other->number;
+    world->damaged = world->pool_full = true;
+    let_some_die(machine, fault->draw[0]);
+    let_some_die(other, fault->draw[2]);
+    return true;
+}
+
+/* As many as the node had at first, if there is room. What the act leaves is claimed at the end. */
+static void replace_dead(struct machine *machine, const struct fault *fault)
+{
+    unsigned alive = 0;
+
+    for (unsigned i = 0; i < MACHINE_CAPACITY_MAX; i++)
+        alive += machine->disks[i].exists && !machine->disks[i].dead;
+    while (alive++ < machine->world->shape.disks && add_disk(machine) >= 0)
+        ;
+    begin_act(machine, fault, co_replace);
+}
+
+static void are_replaced(struct world *world, struct fault *fault)
+{
+    (void)world;
+    replace_dead(fault->machine, fault);
+    replace_dead(fault->other, fault);
+}
+
+const struct fault_kind pair_faults[] = {
+    {"two nodes' disks die", 1, two_nodes_disks_die, are_replaced, true},
+    {NULL, 0, NULL, NULL, false},
+};
 
 /* So many nodes lose all their disks that no volume of the clients can be whole. What is left of
  * them must be told, and what is answered must be right. Only where the seed says so (plan). */
@@ -240,13 +314,8 @@ static bool too_much_dies(struct world *world, struct fault *fault)
         struct machine *machine = &world->machines[1 + (fault->machine->number + i) % nodes];
 
         for (unsigned disk = 0; disk < MACHINE_DISKS_MAX; disk++) {
-            char path[DISK_PATH_MAX];
-
-            disk_path_of(world, disk, path);
-            if (!machine->disks[disk].exists)
-                continue;
-            sim_disk_set_fault(world->sim, machine->number, path, SIM_DISK_DEAD);
-            machine->disks[disk].dead = true;
+            if (machine->disks[disk].exists)
+                let_disk_die(machine, disk);
         }
     }
     world->damaged = world->exposed = world->pool_full = true;

@@ -142,7 +142,8 @@ struct world {
     uint64_t spread_not_before_ns;
     uint64_t forget_at_ns; /* the next time that file systems do */
     unsigned rotten;       /* the machine whose disks lie, fail and die in this run */
-    unsigned rotten_too;   /* another one that lost a cache disk at the same time; 0: none */
+    unsigned rotten_too;   /* another one that loses disks at the same time; 0: none has */
+    bool log_lost_too;     /* it was a cache disk: all that the node had was old then */
     bool damaged;          /* they have done so */
     bool exposed;  /* since then they had the only in-sync copy of something: EIO is an honest
                       answer */
