@@ -120,6 +120,7 @@
     X(RAFT_COUNT_OLD_TERMS, "raft-script", "a leader counts copies of earlier terms")                     \
     X(RAFT_COUNT_UNSYNCED, "raft", "a leader counts its own copy before it is durable")            \
     X(RAFT_FORGET_VOTE, "raft", "a vote leaves before it is durable")                              \
+    X(STORE_NOT_AWAITED, "cluster-any", "votes and append answers leave before their batch is in the database's store") \
     X(RAFT_VOTE_BLINDLY, "raft", "a vote does not look at the candidate's log")                    \
     X(RAFT_WITNESS_TIE_BREAK, "raft", "a witness votes for whoever asks first")                    \
     X(RAFT_WITNESS_INDEX_ONLY, "raft", "a witness compares indices without terms")                 \

@@ -166,6 +166,7 @@ int sim_new(const struct sim_options *options, struct sim **ret_sim)
     sim_rng_init(&sim->world_rng, options->seed, 'w');
     sim_rng_init(&sim->disk_rng, options->seed, 'd');
     sim_rng_init(&sim->net_rng, options->seed, 'n');
+    sim_rng_init(&sim->job_rng, options->seed, 'j');
     list_init(&sim->calls);
     list_init(&sim->connections);
 

@@ -10,8 +10,9 @@
  *
  * What a program sees: io_now_ns() counts from a random start at each power-on of its machine, as
  * CLOCK_BOOTTIME does (never compare it with another machine's or with sim_now_ns()); a stream's
- * data arrives in pieces of any size; operations on a disk overtake each other; co_offload() runs
- * at once and then takes time; io_stop() ends the machine's program; co_io_poll() is -ENOSYS. */
+ * data arrives in pieces of any size; operations on a disk overtake each other; a job of
+ * co_offload() takes time, and runs when that begins or when it ends, so that a crash meanwhile
+ * finds it done or not; io_stop() ends the machine's program; co_io_poll() is -ENOSYS. */
 #ifndef S2D_BASE_SIM_H
 #define S2D_BASE_SIM_H
 
@@ -96,15 +97,19 @@ void sim_crash(struct sim *sim, unsigned machine, enum sim_crash_kind kind);
  * called once, then forgotten. For what no coroutine owns. A program may set it for itself. */
 void sim_on_crash(struct sim *sim, unsigned machine, io_callback *fn, void *arg);
 /* True inside sim_crash() of io's machine. A twin of something that keeps data elsewhere than in
- * io.h's files (the database's) must not keep anything more. */
+ * io.h's files must not keep anything more (the database's: kv_disk_freeze()). */
 bool sim_is_dying(struct io *io);
 
 void sim_pause(struct sim *sim, unsigned machine); /* as SIGSTOP: time goes on without it */
 void sim_resume(struct sim *sim, unsigned machine);
 void sim_set_clock_rate(struct sim *sim, unsigned machine, double rate); /* 1.0: true */
-/* Jobs of co_offload() that begin before until_ns run and end then, or when the machine's program
- * dies: whatever they write to hangs. A time that is over: no more begin so. */
+/* Jobs of co_offload() that begin before until_ns end then, or when the machine's program dies:
+ * whatever they write to hangs. A time that is over: no more begin so. */
 void sim_hang_jobs(struct sim *sim, unsigned machine, uint64_t until_ns);
+
+/* Calls fn(arg) once, soon after the nth job of co_offload() from now has begun there: it may be
+ * under way still. 0: never. */
+void sim_in_job(struct sim *sim, unsigned machine, uint64_t nth, io_callback *fn, void *arg);
 
 /* One direction of the network: messages wait (no reset) until healed; both with two calls. A
  * machine always reaches itself. */

@@ -148,22 +148,36 @@ int sim_co_pause(struct machine *machine, uint64_t duration_ns)
     return sleeper.result;
 }
 
+static void note_job(struct machine *machine)
+{
+    struct sim *sim = machine->sim;
+
+    if (machine->in_job_at == 0 || --machine->in_job_at > 0)
+        return;
+    if (sim_call_at(sim,
+                    sim->now_ns + sim_rng_between(&sim->job_rng, 0, sim->options.offload_ns_max),
+                    machine->in_job, machine->in_job_arg) < 0)
+        abort();
+}
+
 static void op_co_offload(struct io *io, io_callback *fn, void *arg)
 {
     struct machine *machine = machine_of_io(io);
     struct sim *sim = machine->sim;
+    bool late = sim_rng_chance(&sim->job_rng, 50);
     int r = 0;
 
+    note_job(machine);
+    if (!late)
+        fn(arg);
     if (sim->now_ns < machine->jobs_hang_until_ns)
         r = sim_co_pause(machine, machine->jobs_hang_until_ns - sim->now_ns);
-    fn(arg);
-    if (r < 0)
-        return;
-    /* A machine that dies meanwhile is noticed by the caller's next operation, as after a worker
-     * that was just done. */
-    if (sim_co_pause(machine, sim_rng_between(&sim->world_rng, sim->options.offload_ns_min,
-                                              sim->options.offload_ns_max)) < 0)
-        return;
+    if (r == 0)
+        r = sim_co_pause(machine, sim_rng_between(&sim->world_rng, sim->options.offload_ns_min,
+                                                  sim->options.offload_ns_max));
+    if (late)
+        fn(arg);
+    (void)r; /* a machine that dies meanwhile is noticed by the caller's next operation */
 }
 
 static int op_poll_new(struct io *io, int fd, struct io_poll **ret_poll)
@@ -498,6 +512,15 @@ void sim_hang_jobs(struct sim *sim, unsigned number, uint64_t until_ns)
         return;
     sim_note(sim, RECORD_JOBS_HANG, number, until_ns, 0);
     machine->jobs_hang_until_ns = until_ns;
+}
+
+void sim_in_job(struct sim *sim, unsigned number, uint64_t nth, io_callback *fn, void *arg)
+{
+    struct machine *machine = sim_machine(sim, number);
+
+    machine->in_job_at = nth;
+    machine->in_job = fn;
+    machine->in_job_arg = arg;
 }
 
 void sim_set_clock_rate(struct sim *sim, unsigned number, double rate)

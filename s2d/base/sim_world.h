@@ -106,6 +106,9 @@ struct machine {
     struct list posted;      /* struct io_task */
     struct list sleepers;    /* coroutines in sim_co_pause() */
     uint64_t jobs_hang_until_ns;
+    uint64_t in_job_at; /* jobs to go; 0: none is waited for */
+    io_callback *in_job;
+    void *in_job_arg;
 
     struct list inodes; /* the disk survives the program */
     struct list open_files;
@@ -125,7 +128,7 @@ struct machine {
 struct sim {
     struct sim_options options;
     uint64_t now_ns;
-    struct sim_rng test_rng, world_rng, disk_rng, net_rng;
+    struct sim_rng test_rng, world_rng, disk_rng, net_rng, job_rng;
 
     struct sim_event **heap; /* from 1 */
     size_t heap_count, heap_size;

@@ -2,6 +2,7 @@
  * what the Raft core wants done until there is no more. Only writing the store takes time; one
  * coroutine does that, batch by batch. */
 #include "s2d/base/log.h"
+#include "s2d/base/planted.h"
 #include "s2d/base/sometimes.h"
 #include "s2d/bus/message_types.h"
 #include "s2d/cluster/consensus_internal.h"
@@ -172,6 +173,12 @@ static void write_job_run(void *arg)
     job->result = kv_write(job->consensus->options.kv, &job->consensus->writing);
 }
 
+static void persisted(struct consensus *consensus, uint64_t batch)
+{
+    consensus->persist.batch = 0;
+    raft_persisted(consensus->raft, io_now_ns(consensus->io), batch);
+}
+
 /* One batch: what Raft wants and what applying changed, with its index. */
 static int co_write_batch(struct consensus *consensus)
 {
@@ -190,15 +197,18 @@ static int co_write_batch(struct consensus *consensus)
     consensus->flush_due = false;
     io_timer_disarm(consensus->io, &consensus->flush);
 
+    if (PLANTED(STORE_NOT_AWAITED) && persist.batch) {
+        persisted(consensus, persist.batch);
+        persist.batch = 0;
+        consensus_drive(consensus);
+    }
     co_offload(consensus->io, write_job_run, &job);
     kv_batch_done(&consensus->writing);
     if (job.result < 0)
         return job.result;
     consensus->durable_applied = applied;
-    if (persist.batch) { /* else one may have come meanwhile: it is the next */
-        consensus->persist.batch = 0;
-        raft_persisted(consensus->raft, io_now_ns(consensus->io), persist.batch);
-    }
+    if (persist.batch) /* else one may have come meanwhile: it is the next */
+        persisted(consensus, persist.batch);
     return 0;
 }
 

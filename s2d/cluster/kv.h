@@ -40,8 +40,8 @@ struct kv_disk;
 must_check int kv_disk_new(struct kv_disk **ret_disk);
 void kv_disk_free(struct kv_disk *disk);
 must_check int kv_memory_open(struct kv_disk *disk, struct kv **ret_kv);
-/* What is written to it from now on is not kept (-EIO), until it is opened again: its process died
- * while writing took its time. */
+/* What is written to it from now on is not kept (-EIO), until it is opened again: its process, or
+ * its host, died. */
 void kv_disk_freeze(struct kv_disk *disk);
 
 static inline void kv_close(struct kv *kv)

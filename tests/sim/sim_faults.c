@@ -23,7 +23,7 @@ static unsigned list_kinds(const struct fault_kind **ret_kinds)
 {
     static const struct fault_kind *const tables[] = {machine_faults, disk_faults,  admin_faults,
                                                       replace_faults, cache_faults, vm_faults,
-                                                      stall_faults,   pair_faults};
+                                                      stall_faults,   pair_faults,  commit_faults};
     unsigned count = 0;
 
     for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
@@ -69,7 +69,7 @@ static bool is_drawn(const struct world *world, const struct fault_kind *kind)
 {
     return !(world->shape.caches == 0 && is_of(cache_faults, kind)) &&
            !(world->shape.vms == 0 && is_of(vm_faults, kind)) && !is_of(stall_faults, kind) &&
-           !is_of(pair_faults, kind);
+           !is_of(pair_faults, kind) && !is_of(commit_faults, kind);
 }
 
 /* Of each kind, how likely it is in this run. */
@@ -152,6 +152,7 @@ struct stream {
 };
 #define STALL_STREAM 1829356
 #define PAIR_STREAM 7151623
+#define COMMIT_STREAM 4410029 /* and the next ones */
 
 static uint64_t stream_draw(struct stream *stream)
 {
@@ -171,27 +172,36 @@ static struct fault *plan_next(struct world *world, struct faults *faults, uint6
     return fault;
 }
 
-/* In half of the runs that bear it, once or twice. */
-static void plan_pairs(struct world *world, struct faults *faults)
+/* In half of the runs, once or twice. */
+static void plan_apart(struct world *world, struct faults *faults, const struct fault_kind *kind,
+                       uint64_t number)
 {
     static const unsigned often[] = {0, 0, 1, 2};
-    struct stream stream = {world->options.seed, PAIR_STREAM, 0};
-    unsigned kind = 0, count = often[stream_draw(&stream) % ARRAY_SIZE(often)];
+    struct stream stream = {world->options.seed, number, 0};
+    unsigned count = often[stream_draw(&stream) % ARRAY_SIZE(often)];
 
-    if (!bears_two(world) || world->options.plain || world->too_much)
-        return;
-    while (faults->kinds[kind] != &pair_faults[0])
-        kind++;
     for (unsigned i = 0; i < count && faults->count < FAULTS_MAX; i++) {
         uint64_t at_ns = stream_draw(&stream) % (world->shape.seconds * SEC);
         struct fault *fault = plan_next(world, faults, at_ns);
 
-        fault->kind = kind;
-        fault->machine = fault->other = &world->machines[world->rotten]; /* it aims */
+        while (faults->kinds[fault->kind] != kind)
+            fault->kind++;
+        fault->machine = fault->other =
+            &world->machines[1 + stream_draw(&stream) % world->shape.nodes];
         fault->for_ns = 100 * MS + stream_draw(&stream) % (4 * SEC);
         for (size_t j = 0; j < ARRAY_SIZE(fault->draw); j++)
             fault->draw[j] = stream_draw(&stream);
     }
+}
+
+static void plan_all_apart(struct world *world, struct faults *faults)
+{
+    if (world->options.plain)
+        return;
+    if (bears_two(world) && !world->too_much)
+        plan_apart(world, faults, &pair_faults[0], PAIR_STREAM);
+    for (unsigned i = 0; commit_faults[i].name; i++)
+        plan_apart(world, faults, &commit_faults[i], COMMIT_STREAM + i);
 }
 
 /* ---- the plan of what hangs ---- */
@@ -273,7 +283,7 @@ struct faults *faults_plan(struct world *world)
     if (world->too_much)
         plan_too_much(faults);
     plan_stalls(world, faults);
-    plan_pairs(world, faults);
+    plan_all_apart(world, faults);
     return faults;
 }
 
@@ -294,7 +304,7 @@ static void note_hurt(struct world *world, const struct fault *fault, int change
 {
     const char *name = world->faults->kinds[fault->kind]->name;
     bool all = strcmp(name, "all power lost") == 0 || strcmp(name, "partition") == 0 ||
-               strcmp(name, TOO_MUCH) == 0;
+               strcmp(name, "all power lost in a commit") == 0 || strcmp(name, TOO_MUCH) == 0;
 
     for (unsigned i = 1; i <= world->shape.nodes; i++) {
         struct machine *machine = &world->machines[i];
@@ -422,7 +432,6 @@ static void mend_all(struct world *world)
         start_if_down(machine);
         sim_resume(world->sim, i);
         sim_hang_jobs(world->sim, i, 0);
-        machine->forgets = false;
         for (unsigned disk = 0; disk < MACHINE_DISKS_MAX; disk++) {
             char path[DISK_PATH_MAX];
 

@@ -34,9 +34,10 @@ struct fault_kind {
 
 /* Each ends with a name of NULL. */
 extern const struct fault_kind machine_faults[], disk_faults[], admin_faults[], replace_faults[],
-    cache_faults[], /* only in runs that have cache disks */
-    vm_faults[],    /* only in runs that have VMs */
-    stall_faults[], pair_faults[]; /* planned apart from the others, by draws of their own */
+    cache_faults[],                /* only in runs that have cache disks */
+    vm_faults[],                   /* only in runs that have VMs */
+    stall_faults[], pair_faults[], /* planned apart from the others, by draws of their own */
+    commit_faults[];
 
 /* ---- machines (sim_machine_faults.c): what other tables aim ---- */
 

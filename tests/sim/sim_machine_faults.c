@@ -113,6 +113,49 @@ static void clock_runs_true(struct world *world, struct fault *fault)
     sim_set_clock_rate(world->sim, fault->machine->number, 1.0);
 }
 
+/* ---- while the database's store is written ---- */
+
+static void die_in_commit(void *arg)
+{
+    struct fault *fault = arg;
+
+    if (fault->state == FAULT_ACTIVE)
+        crash(fault->machine, fault->draw[0] % 2 ? SIM_PROCESS_DIES : SIM_HOST_DIES);
+}
+
+static void lose_all_power_in_commit(void *arg)
+{
+    struct fault *fault = arg;
+
+    if (fault->state == FAULT_ACTIVE)
+        all_power_lost(fault->machine->world, fault);
+}
+
+static bool dies_in_commit(struct world *world, struct fault *fault)
+{
+    sim_in_job(world->sim, fault->machine->number, 1 + fault->draw[1] % 8, die_in_commit, fault);
+    return true;
+}
+
+static bool power_lost_in_commit(struct world *world, struct fault *fault)
+{
+    sim_in_job(world->sim, fault->machine->number, 1 + fault->draw[1] % 8, lose_all_power_in_commit,
+               fault);
+    return true;
+}
+
+static void died_in_commit(struct world *world, struct fault *fault)
+{
+    sim_in_job(world->sim, fault->machine->number, 0, NULL, NULL);
+    start_if_down(fault->machine);
+}
+
+static void power_back_after_commit(struct world *world, struct fault *fault)
+{
+    sim_in_job(world->sim, fault->machine->number, 0, NULL, NULL);
+    all_power_back(world, fault);
+}
+
 /* ---- network ---- */
 
 static bool cut_one_way(struct world *world, struct fault *fault)
@@ -207,6 +250,12 @@ static void link_gets_good(struct world *world, struct fault *fault)
 {
     sim_set_link(world->sim, fault->machine->number, fault->other->number, 0, 0);
 }
+
+const struct fault_kind commit_faults[] = {
+    {"dies in a commit", 1, dies_in_commit, died_in_commit, false},
+    {"all power lost in a commit", 1, power_lost_in_commit, power_back_after_commit, false},
+    {NULL, 0, NULL, NULL, false},
+};
 
 const struct fault_kind machine_faults[] = {
     {"process dies", 4, process_dies, starts_again, false},

@@ -15,14 +15,12 @@
 static bool database_hangs(struct world *world, struct fault *fault)
 {
     sim_hang_jobs(world->sim, fault->machine->number, world_now_ns(world) + fault->for_ns);
-    fault->machine->forgets = fault->draw[0] % 2 == 0;
     return true;
 }
 
 static void database_goes_on(struct world *world, struct fault *fault)
 {
     sim_hang_jobs(world->sim, fault->machine->number, 0);
-    fault->machine->forgets = false;
 }
 
 /* ---- disks ---- */

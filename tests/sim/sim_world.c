@@ -358,8 +358,7 @@ static void on_crash(void *arg)
 {
     struct machine *machine = arg;
 
-    if (machine->forgets)
-        kv_disk_freeze(machine->kv_disk);
+    kv_disk_freeze(machine->kv_disk); /* a batch that is being written is there already, or never */
     end_program(machine);
 }
 

@@ -109,7 +109,6 @@ struct machine {
     bool leaving;            /* as at SIGTERM */
     bool created;            /* it is a member and its disks are claimed */
     bool tidying;            /* an administrator is at work on it, at the end */
-    bool forgets;            /* when it dies, what its database is writing is not there */
     uint64_t lease_until_ns; /* of its clock: machine_note_lease() */
     unsigned hurts;          /* faults that touch it, under way */
     uint64_t hurt_ns;        /* when one began or ended last */
