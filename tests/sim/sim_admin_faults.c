@@ -295,7 +295,7 @@ static bool pool_gets_full(struct world *world, struct fault *fault)
 {
     if (!begin_act(member_for(world, fault), fault, co_fill))
         return false;
-    world->pool_full = true;
+    take_room(world);
     return true;
 }
 

@@ -134,7 +134,7 @@ static void end_change(struct request *request, int r, const char *what)
     bool repeats = may_have_repeated(request, r);
 
     if (r < 0)
-        error_is_excused(request->client->machine, r, true, what);
+        error_is_excused(request->client, r, true, what);
     for (uint64_t i = 0; i < request->count; i++) {
         if (repeats)
             history_repeats(history_of(request), request->ops[i]);
@@ -193,7 +193,7 @@ int co_request_load(struct request *request)
         co_csv_read(request->file, request->buffer, request->first * BLOCK_SIZE, bytes, &length);
 
     if (r < 0) {
-        error_is_excused(machine, r, false, "read");
+        error_is_excused(request->client, r, false, "read");
         return r;
     }
     if (length < bytes && request->blocks->maybe_short)

@@ -50,7 +50,7 @@ static void let_die(struct world *world, struct machine *machine, unsigned disk)
     machine->disks[disk].dead = true;
     world_tell(world, "cache disk %u of node %u dies", disk, machine->number);
     world->damaged = true;
-    world->pool_full = true; /* nothing is placed on its disks until they go on */
+    take_room(world); /* nothing is placed on its disks until they go on */
 }
 
 static bool cache_dies(struct world *world, struct fault *fault)
@@ -95,7 +95,7 @@ static bool cache_exchanged(struct world *world, struct fault *fault)
     wipe_disk(world, machine, disk);
     machine->disks[disk].dead = true;
     world->damaged = true;
-    world->pool_full = true;
+    take_room(world);
     return true;
 }
 
@@ -188,7 +188,7 @@ static void cache_is_old(struct world *world, struct fault *fault)
         machine_crash(machine, SIM_HOST_DIES);
         put_back(world, machine, image);
         world->damaged = true;
-        world->pool_full = true;
+        take_room(world);
         world_tell(world, "the cache disk %u of node %u is what it was", image->disk,
                    machine->number);
         machine_start(machine);

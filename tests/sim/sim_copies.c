@@ -262,7 +262,7 @@ static void co_copy(struct session *session, struct blocks *from)
         bulk_drop(session, &reads);
         bulk_drop(session, &writes);
         copy->gone = true;
-        error_is_excused(session->machine, r, true, copy->name);
+        error_is_excused(session->client, r, true, copy->name);
         return;
     }
     bulk_seal(session, &reads);
@@ -293,7 +293,7 @@ static void co_resize(struct session *session, struct copy *copy)
         r = co_csv_truncate(session->volume, ino, blocks->count * BLOCK_SIZE, &attr);
     bulk_end(session, &bulk, r);
     if (r < 0)
-        error_is_excused(session->machine, r, true, "cut and grow");
+        error_is_excused(session->client, r, true, "cut and grow");
     else
         blocks->maybe_short = was_short;
 }
@@ -305,7 +305,7 @@ static void co_change(struct session *session, struct copy *copy)
 
     take_part(session);
     if (r < 0)
-        error_is_excused(session->machine, r, false, copy->name);
+        error_is_excused(session->client, r, false, copy->name);
     else if (world_draw(session->world, 5) == 0)
         co_request_trim(request, world_draw(session->world, 2));
     else
@@ -319,7 +319,7 @@ static void co_read(struct session *session, struct copy *copy)
 
     take_part(session);
     if (r < 0)
-        error_is_excused(session->machine, r, false, copy->name);
+        error_is_excused(session->client, r, false, copy->name);
     else
         co_request_read(&session->request);
     request_close(&session->request);
@@ -341,7 +341,7 @@ static void co_try_to_write(struct session *session, struct copy *copy)
         world_fail(session->world, "node %u: %s could be written to", session->machine->number,
                    copy->blocks->path);
     if (r != -EROFS)
-        error_is_excused(session->machine, r, false, copy->name);
+        error_is_excused(session->client, r, false, copy->name);
 }
 
 static int co_read_all(struct session *session, struct blocks *blocks, uint64_t *values)
@@ -350,7 +350,7 @@ static int co_read_all(struct session *session, struct blocks *blocks, uint64_t 
     int r = co_open(session, blocks, true);
 
     if (r < 0)
-        error_is_excused(session->machine, r, false, blocks->path);
+        error_is_excused(session->client, r, false, blocks->path);
     for (request->first = 0; r == 0 && request->first < blocks->count;
          request->first += request->count) {
         request->count = MIN(blocks->count - request->first, (uint64_t)BIG_BLOCKS);
@@ -381,7 +381,7 @@ static void co_restore(struct session *session, struct copy *snapshot)
     }
     bulk_end(session, &bulk, r);
     if (r < 0)
-        error_is_excused(session->machine, r, true, "restore");
+        error_is_excused(session->client, r, true, "restore");
     session->world->counts.restores += r == 0;
 }
 
@@ -395,7 +395,7 @@ static void co_remove(struct session *session, struct copy *copy)
     else
         r = co_csv_unlink(session->volume, FS_ROOT_INO, copy->name);
     if (r < 0)
-        error_is_excused(session->machine, r, true, "remove a copy");
+        error_is_excused(session->client, r, true, "remove a copy");
 }
 
 /* ---- clients ---- */

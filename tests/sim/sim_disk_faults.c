@@ -95,7 +95,7 @@ static bool set_fault(struct world *world, struct fault *fault, enum sim_disk_fa
     sim_disk_set_fault(world->sim, machine->number, path, kind);
     world_tell(world, "it is disk %u of node %u", disk, machine->number);
     machine->disks[disk].dead = kind == SIM_DISK_DEAD;
-    world->pool_full = true; /* nothing is placed on it until it is taken up again */
+    take_room(world); /* nothing is placed on it until it is taken up again */
     return true;
 }
 
@@ -159,7 +159,7 @@ static bool disk_is_wiped(struct world *world, struct fault *fault)
     world_tell(world, "disk %u of node %u is wiped", disk, machine->number);
     world->damaged = true;
     machine->disks[disk].dead = true;
-    world->pool_full = true;
+    take_room(world);
     return true;
 }
 

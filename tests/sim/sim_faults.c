@@ -329,6 +329,7 @@ static void begin(struct world *world, struct fault *fault)
         }
         return;
     }
+    fault->takes_room = world->room_taken && world->no_room_ns == world_now_ns(world);
     world->faults->happened[fault->kind]++;
     world_tell(world, "fault %u: %s, node %u (%u), for %.3f s", fault->index, kind->name,
                fault->machine->number, fault->other->number, (double)fault->for_ns / 1e9);
@@ -345,6 +346,17 @@ static void end(struct world *world, struct fault *fault)
     note_hurt(world, fault, -1);
     fault->state = FAULT_OVER;
     kind->mend(world, fault);
+    if (fault->takes_room)
+        take_room(world); /* what it did last may not be known yet */
+}
+
+bool faults_take_room(const struct faults *faults)
+{
+    for (unsigned i = 0; faults && i < faults->count; i++) {
+        if (faults->list[i].state == FAULT_ACTIVE && faults->list[i].takes_room)
+            return true;
+    }
+    return false;
 }
 
 /* What is next to begin or to end. */

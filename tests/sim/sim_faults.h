@@ -28,6 +28,16 @@ void faults_run(struct world *world);
  * made. Fails the run when that cannot be done in HEAL_NS. */
 void faults_end(struct world *world);
 
+/* One that took room from the pool is under way. */
+bool faults_take_room(const struct faults *faults);
+
+/* A fault takes room from the pool, or it may be that it does (sim_room.c). Until there is some
+ * again, and a little longer, ENOSPC is an honest answer. */
+void take_room(struct world *world);
+void room_look(struct world *world); /* between steps */
+/* To a request that was begun then. */
+bool lacked_room(struct world *world, uint64_t since_ns);
+
 /* Has a member make a token for a machine that wants to join (world->token). */
 void admin_ask_token(struct machine *machine);
 

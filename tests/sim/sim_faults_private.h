@@ -14,6 +14,7 @@ struct fault {
     struct machine *machine, *other; /* two different ones, unless there is but one */
     uint64_t draw[3];                /* for what else is to be chosen */
     unsigned tries;                  /* that it was put off, of a kind that waits */
+    bool takes_room;                 /* while it is under way */
     struct disk_image *image;        /* sim_cache_faults.c */
     enum { FAULT_PLANNED, FAULT_ACTIVE, FAULT_OVER } state;
 };

@@ -122,7 +122,7 @@ static void end_change(struct visit *visit, struct name *name, struct history_op
     } else if ((r == -EEXIST || r == -ENOENT) && name->unsure) {
         history_drop(visit->world->history, op);
     } else {
-        error_is_excused(visit->machine, r, true, what);
+        error_is_excused(visit->client, r, true, what);
         history_unknown(visit->world->history, op);
         name->unsure = true;
     }
@@ -187,7 +187,7 @@ static bool co_look_up(struct visit *visit, const struct directory *directory, u
     name_path(directory, number, path);
     r = co_csv_walk(visit->volume, path, ret_attr);
     if (r < 0 && r != -ENOENT) {
-        error_is_excused(visit->machine, r, false, "look up");
+        error_is_excused(visit->client, r, false, "look up");
         history_drop(visit->world->history, op);
         return false;
     }
@@ -268,7 +268,7 @@ static void co_change_file(struct visit *visit, uint64_t file, uint64_t ino, boo
         return;
     }
     if (r != -ENOENT || !unsure)
-        error_is_excused(visit->machine, r, true, "change a file");
+        error_is_excused(visit->client, r, true, "change a file");
     history_unknown(world->history, op);
 }
 
@@ -292,7 +292,7 @@ static void co_read_file(struct visit *visit, uint64_t file, uint64_t ino)
     }
     if (r < 0) {
         if (r != -ENOENT)
-            error_is_excused(visit->machine, r, false, "read a file");
+            error_is_excused(visit->client, r, false, "read a file");
         history_drop(visit->world->history, op);
         return;
     }
@@ -360,7 +360,7 @@ static bool co_make_directory(struct visit *visit)
     if (r == -EEXIST)
         r = co_csv_walk(visit->volume, visit->own->name, &attr);
     if (r < 0) {
-        error_is_excused(visit->machine, r, true, "make a directory");
+        error_is_excused(visit->client, r, true, "make a directory");
         return false;
     }
     visit->own->made = true;
@@ -432,7 +432,7 @@ static void co_check_listing(struct visit *visit, const struct directory *direct
     if (r == 0)
         r = co_csv_readdir(visit->volume, attr.ino, 0, list_entry_of, &listing, &at_end);
     if (r < 0) {
-        error_is_excused(visit->machine, r, false, "list a directory");
+        error_is_excused(visit->client, r, false, "list a directory");
         return;
     }
     for (unsigned i = 0; i < NAMES; i++) {

@@ -102,11 +102,11 @@ static int co_request(struct thread *thread, enum nbd_command command, uint64_t 
     }
 }
 
-static void note_refusal(struct thread *thread, int error, const char *what)
+static void note_refusal(struct thread *thread, int error, uint64_t since_ns, const char *what)
 {
     if (error == 0 || error == -ECANCELED)
         return;
-    vm_disk_refuses(thread->guest->vm, thread->guest->serial, error, what);
+    vm_disk_refuses(thread->guest->vm, thread->guest->serial, error, since_ns, what);
     thread->guest->halted = true;
 }
 
@@ -115,6 +115,7 @@ static int co_read_blocks(struct thread *thread, uint64_t first, uint64_t count)
     struct sim_vm *vm = thread->guest->vm;
     struct world *world = vm_world(vm);
     struct history_op ops[REQUEST_BLOCKS_MAX];
+    uint64_t since_ns = world_now_ns(world);
     int r;
 
     for (uint64_t i = 0; i < count; i++)
@@ -130,7 +131,7 @@ static int co_read_blocks(struct thread *thread, uint64_t first, uint64_t count)
         else
             history_drop(world->history, ops[i]);
     }
-    note_refusal(thread, r, "read");
+    note_refusal(thread, r, since_ns, "read");
     vms_counts(world->vms)->reads += r == 0 ? count : 0;
     return r;
 }
@@ -140,6 +141,7 @@ static int co_write_blocks(struct thread *thread, uint64_t first, uint64_t count
     struct sim_vm *vm = thread->guest->vm;
     struct world *world = vm_world(vm);
     size_t writes[REQUEST_BLOCKS_MAX];
+    uint64_t since_ns = world_now_ns(world);
     int r;
 
     for (uint64_t i = 0; i < count; i++) {
@@ -151,7 +153,7 @@ static int co_write_blocks(struct thread *thread, uint64_t first, uint64_t count
     r = co_request(thread, NBD_CMD_WRITE, first, count);
     for (uint64_t i = 0; r == 0 && i < count; i++)
         vm_write_ends(vm, writes[i]);
-    note_refusal(thread, r, "write");
+    note_refusal(thread, r, since_ns, "write");
     vms_counts(world->vms)->writes += r == 0 ? count : 0;
     return r;
 }

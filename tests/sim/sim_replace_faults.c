@@ -110,7 +110,7 @@ static bool disk_retired(struct world *world, struct fault *fault)
         disks += fault->machine->disks[i].claimed && !fault->machine->disks[i].dead;
     if (disks < 2 || !begin_act(fault->machine, fault, co_retire))
         return false;
-    world->pool_full = true;
+    take_room(world);
     return true;
 }
 
@@ -127,7 +127,7 @@ static bool disk_replaced(struct world *world, struct fault *fault)
 {
     if (!machine_is_up(fault->machine) || fault->machine->stopping || add_disk(fault->machine) < 0)
         return false;
-    world->pool_full = true;
+    take_room(world);
     begin_act(fault->machine, fault, co_replace);
     return true;
 }
@@ -221,7 +221,7 @@ static bool node_is_lost(struct world *world, struct fault *fault)
     for (unsigned i = 0; i < world->shape.caches; i++)
         (void)add_cache_disk(machine);
     world->damaged = true;
-    world->pool_full = true;
+    take_room(world);
     return true;
 }
 
@@ -271,7 +271,8 @@ static bool two_nodes_disks_die(struct world *world, struct fault *fault)
     fault->machine = machine;
     fault->other = other;
     world->rotten_too = other->number;
-    world->damaged = world->pool_full = true;
+    world->damaged = true;
+    take_room(world);
     let_some_die(machine, fault->draw[0]);
     let_some_die(other, fault->draw[2]);
     return true;
@@ -318,7 +319,8 @@ static bool too_much_dies(struct world *world, struct fault *fault)
                 let_disk_die(machine, disk);
         }
     }
-    world->damaged = world->exposed = world->pool_full = true;
+    world->damaged = world->exposed = true;
+    take_room(world);
     return true;
 }
 

@@ -39,7 +39,7 @@ static void hang(struct world *world, const struct fault *fault, unsigned disk)
 
     disk_path_of(world, disk, path);
     sim_disk_hang(world->sim, fault->machine->number, path, chosen);
-    world->pool_full = true; /* nothing is placed on it while it counts as failed */
+    take_room(world); /* nothing is placed on it while it counts as failed */
     world_tell(world, "it is disk %u of node %u:%s%s%s", disk, fault->machine->number,
                chosen & SIM_HANG_READS ? " reads" : "", chosen & SIM_HANG_WRITES ? " writes" : "",
                chosen & SIM_HANG_SYNCS ? " flushes" : "");

@@ -3,6 +3,7 @@
 
 #include "s2d/base/checksum.h"
 #include "tests/sim/sim_blocks.h"
+#include "tests/sim/sim_faults.h"
 
 #define DISK_BLOCKS 16
 #define MEMORY_BYTES (64 * MIB)
@@ -180,13 +181,14 @@ void vm_write_ends(struct sim_vm *vm, size_t number)
     history_end(vm->world->history, write->op, 0, world_now_ns(vm->world));
 }
 
-void vm_disk_refuses(struct sim_vm *vm, uint64_t serial, int error, const char *what)
+void vm_disk_refuses(struct sim_vm *vm, uint64_t serial, int error, uint64_t since_ns,
+                     const char *what)
 {
     struct world *world = vm->world;
 
     if (serial < vm->opened)
         return;
-    if ((error == -ENOSPC && world->pool_full && !world->quiet) ||
+    if ((error == -ENOSPC && lacked_room(world, since_ns)) ||
         ((error == -EIO || error == -EPERM) && world->exposed)) { /* EPERM: read-only */
         world->counts.errors_told++;
         return;

@@ -87,7 +87,8 @@ void vm_disk_opened(struct sim_vm *vm, uint64_t serial);
 size_t vm_write_begins(struct sim_vm *vm, uint64_t serial, uint64_t block, uint64_t stamp);
 void vm_write_ends(struct sim_vm *vm, size_t write);
 /* The disk has refused a request of the incarnation. Fails the run when nothing excuses it. */
-void vm_disk_refuses(struct sim_vm *vm, uint64_t serial, int error, const char *what);
+void vm_disk_refuses(struct sim_vm *vm, uint64_t serial, int error, uint64_t since_ns,
+                     const char *what);
 
 /* Program, on the first machine: makes and starts them. */
 must_check int co_vms_set_up(struct machine *machine);

@@ -1,6 +1,8 @@
 /* What all kinds of clients share: stamps, the judgement of errors, starting and stopping. */
 #include "tests/sim/sim_workload.h"
 
+#include "tests/sim/sim_faults.h"
+
 struct workload {
     struct world *world;
     struct blocks *blocks[SHAPE_VOLUMES_MAX];
@@ -75,13 +77,14 @@ uint32_t stamp_register(const struct workload *workload, uint64_t stamp)
 
 /* ---- errors ---- */
 
-bool error_is_excused(struct machine *machine, int error, bool changes, const char *what)
+bool error_is_excused(const struct client *client, int error, bool changes, const char *what)
 {
+    const struct machine *machine = client->machine;
     struct world *world = machine->world;
 
     if (error == -ECANCELED || error == -ESHUTDOWN || sim_is_dying(node_io(machine->node)))
         return true; /* its node ends */
-    if ((error == -ENOSPC && changes && world->pool_full && !world->quiet) ||
+    if ((error == -ENOSPC && changes && lacked_room(world, client->since_ns)) ||
         ((error == -EIO || error == -EBADMSG || (error == -EROFS && changes)) && world->exposed)) {
         world->counts.errors_told++;
         return true;
@@ -101,11 +104,13 @@ bool client_goes_on(const struct client *client)
     return !client->machine->stopping && !client->machine->world->quiet && !co_cancelled();
 }
 
-bool co_client_think(const struct client *client)
+bool co_client_think(struct client *client)
 {
     struct world *world = client->machine->world;
+    int r = co_sleep_ns(world_draw(world, world->shape.think_ns_max));
 
-    return co_sleep_ns(world_draw(world, world->shape.think_ns_max)) == 0 && client_goes_on(client);
+    client->since_ns = world_now_ns(world);
+    return r == 0 && client_goes_on(client);
 }
 
 static void client_main(void *arg)

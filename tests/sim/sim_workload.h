@@ -34,13 +34,14 @@ void co_workload_read_all(struct machine *machine);
 
 struct client {
     struct machine *machine;
-    unsigned number; /* on this machine, from 0; block clients first, then file clients */
+    unsigned number;   /* on this machine, from 0; block clients first, then file clients */
+    uint64_t since_ns; /* when it began what it is at */
 };
 
 uint32_t client_who(const struct client *client); /* its number in reports */
 bool client_goes_on(const struct client *client);
 /* Waits for some time, as clients do between two requests. False: it is to stop. */
-bool co_client_think(const struct client *client);
+bool co_client_think(struct client *client);
 
 /* A stamp never given before, for a register. */
 uint64_t stamp_new(struct workload *workload, uint32_t reg);
@@ -50,7 +51,7 @@ uint32_t stamp_register(const struct workload *workload, uint64_t stamp);
 /* Judges an error. True: excused, nobody knows what was done. Fails the run when nothing excuses
  * it.
  */
-bool error_is_excused(struct machine *machine, int error, bool changes, const char *what);
+bool error_is_excused(const struct client *client, int error, bool changes, const char *what);
 
 struct blocks;
 struct blocks *blocks_new(struct world *world, unsigned volume);

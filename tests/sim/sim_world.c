@@ -618,6 +618,7 @@ static void forget(struct world *world)
 static bool after_step(void *arg)
 {
     check_step(arg);
+    room_look(arg);
     forget(arg);
     return false;
 }

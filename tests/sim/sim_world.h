@@ -137,7 +137,9 @@ struct world {
     unsigned acts;          /* of administrators, under way */
     uint64_t hurts;         /* so often did a fault begin or end for a machine */
     bool quiet;             /* faults are over, and clients stop */
-    bool pool_full;         /* or too little of it is left: ENOSPC is an honest answer */
+    bool room_taken;        /* by a fault, of the pool; see sim_room.c */
+    uint64_t no_room_ns;    /* when too little was left last: ENOSPC was an honest answer then */
+    uint64_t room_look_ns;  /* the next time to look */
     uint64_t spread_not_before_ns;
     uint64_t forget_at_ns; /* the next time that file systems do */
     unsigned rotten;       /* the machine whose disks lie, fail and die in this run */
