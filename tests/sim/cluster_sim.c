@@ -31,7 +31,8 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
     printf("seed %llu: %u nodes, %s%s%s%s%s%s%s%s, %.0f virtual seconds, %llu reads, %llu writes, "
            "%llu "
            "unknown, "
-           "%llu file operations, %llu copies, %llu restores, %llu VM starts, %llu VM writes, "
+           "%llu file operations, %llu copies, %llu restores, %llu flushes, %llu VM starts, %llu "
+           "VM writes, "
            "%llu ms longest wait, transcript %016llx; faults:",
            (unsigned long long)world->options.seed, shape->nodes, shape->volumes[0].resiliency,
            shape->volume_count > 1 ? " and " : "",
@@ -45,7 +46,8 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
            (unsigned long long)history.reads, (unsigned long long)history.writes,
            (unsigned long long)history.unknown, (unsigned long long)world->counts.file_operations,
            (unsigned long long)world->counts.copies, (unsigned long long)world->counts.restores,
-           (unsigned long long)vms.starts, (unsigned long long)vms.writes,
+           (unsigned long long)world->counts.flushes, (unsigned long long)vms.starts,
+           (unsigned long long)vms.writes,
            (unsigned long long)(world->lost ? 0 : world->counts.longest_wait_ns / MS),
            (unsigned long long)hash);
     for (unsigned i = 0; i < kinds; i++) {

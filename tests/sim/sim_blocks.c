@@ -224,6 +224,17 @@ int co_request_read(struct request *request)
     return r;
 }
 
+static void co_request_flush(struct request *request)
+{
+    struct csv *csv = node_csv(request->client->machine->node);
+    struct csv_volume *volume = csv_volume_find(csv, request->blocks->volume);
+    int r = volume ? co_client_flush(request->client, volume, request->ino) : 0;
+
+    csv_volume_put(volume);
+    if (r < 0)
+        error_is_excused(request->client, r, false, "flush");
+}
+
 static void choose_range(struct request *request)
 {
     struct world *world = request->client->machine->world;
@@ -280,6 +291,8 @@ static void co_one_request(struct request *request)
         choose_range(request);
         co_request_read(request);
     }
+    if (change && workload_flushes(world))
+        co_request_flush(request);
 }
 
 /* ---- clients ---- */
@@ -293,7 +306,7 @@ int co_request_open(struct request *request, bool read_only)
     int r = volume ? co_csv_walk(volume, request->blocks->path, &attr) : -ENOENT;
 
     if (r == 0) {
-        open.ino = attr.ino;
+        request->ino = open.ino = attr.ino;
         r = co_csv_open(volume, &open, &attr, &request->file);
     }
     csv_volume_put(volume);

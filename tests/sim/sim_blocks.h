@@ -31,6 +31,7 @@ struct request {
     struct client *client;
     struct blocks *blocks;
     struct csv_file *file; /* NULL: not open */
+    uint64_t ino;          /* of what was opened last */
     uint64_t *buffer;
     uint64_t first, count;       /* blocks */
     uint64_t values[BIG_BLOCKS]; /* after a read: the stamps */

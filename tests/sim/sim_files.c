@@ -263,13 +263,14 @@ static void co_change_file(struct visit *visit, uint64_t file, uint64_t ino, boo
     int r = is_about_size(file) ? co_csv_truncate(visit->volume, ino, value, &attr)
                                 : co_write_head(visit, file, ino, value);
 
-    if (r == 0) {
+    if (r == 0)
         end(visit, op, 0);
-        return;
-    }
-    if (r != -ENOENT || !unsure)
+    else
+        history_unknown(world->history, op);
+    if (r == 0 && workload_flushes(world))
+        r = co_client_flush(visit->client, visit->volume, ino);
+    if (r < 0 && (r != -ENOENT || !unsure))
         error_is_excused(visit->client, r, true, "change a file");
-    history_unknown(world->history, op);
 }
 
 /* By any client: the file may go meanwhile. */

@@ -86,13 +86,16 @@ static int co_connect(struct thread *thread)
 static int co_request(struct thread *thread, enum nbd_command command, uint64_t first,
                       uint64_t count)
 {
-    struct vm_counts *counts = vms_counts(vm_world(thread->guest->vm)->vms);
+    struct world *world = vm_world(thread->guest->vm);
+    struct vm_counts *counts = vms_counts(world->vms);
+    bool fua = command == NBD_CMD_WRITE && workload_flushes(world);
     int r;
 
     for (;;) {
         r = thread->nbd.stream ? 0 : co_connect(thread);
         if (r == 0)
-            r = co_sim_nbd_request(&thread->nbd, command, first * BLOCK_SIZE, thread->buffer,
+            r = co_sim_nbd_request(&thread->nbd, command, fua ? NBD_CMD_FLAG_FUA : 0,
+                                   first * BLOCK_SIZE, thread->buffer,
                                    (uint32_t)(count * BLOCK_SIZE));
         if (thread->nbd.stream || r == -ECANCELED || co_cancelled())
             return co_cancelled() ? -ECANCELED : r;
@@ -158,6 +161,17 @@ static int co_write_blocks(struct thread *thread, uint64_t first, uint64_t count
     return r;
 }
 
+static int co_flush(struct thread *thread)
+{
+    struct world *world = vm_world(thread->guest->vm);
+    uint64_t since_ns = world_now_ns(world);
+    int r = co_request(thread, NBD_CMD_FLUSH, 0, 0);
+
+    note_refusal(thread, r, since_ns, "flush");
+    world->counts.flushes += r == 0;
+    return r;
+}
+
 /* ---- the guest's threads ---- */
 
 static bool goes_on(const struct thread *thread)
@@ -176,6 +190,8 @@ static void co_be_busy(struct thread *thread, uint64_t first, uint64_t end)
         bool writes = world_draw(world, 100) < 60;
         int r = writes ? co_write_blocks(thread, at, count) : co_read_blocks(thread, at, count);
 
+        if (r == 0 && workload_flushes(world))
+            r = co_flush(thread);
         if (r < 0)
             return;
     }

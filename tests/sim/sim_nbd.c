@@ -99,14 +99,14 @@ void sim_nbd_close(struct sim_nbd *nbd)
 
 /* ---- requests ---- */
 
-static int co_send_request(struct sim_nbd *nbd, enum nbd_command command, uint64_t offset,
-                           const void *buffer, uint32_t length)
+static int co_send_request(struct sim_nbd *nbd, enum nbd_command command, uint16_t flags,
+                           uint64_t offset, const void *buffer, uint32_t length)
 {
     uint8_t header[NBD_REQUEST_BYTES];
     int r;
 
     put_be(header, 4, REQUEST_MAGIC);
-    put_be(header + 4, 2, 0);
+    put_be(header + 4, 2, flags);
     put_be(header + 6, 2, command);
     put_be(header + 8, 8, ++nbd->cookie);
     put_be(header + 16, 8, offset);
@@ -129,11 +129,11 @@ static int co_take_reply(struct sim_nbd *nbd, void *read_buffer, uint32_t length
     return *ret_error == 0 && read_buffer ? co_io_recv_all(nbd->stream, read_buffer, length) : 0;
 }
 
-int co_sim_nbd_request(struct sim_nbd *nbd, enum nbd_command command, uint64_t offset, void *buffer,
-                       uint32_t length)
+int co_sim_nbd_request(struct sim_nbd *nbd, enum nbd_command command, uint16_t flags,
+                       uint64_t offset, void *buffer, uint32_t length)
 {
     int error = 0;
-    int r = co_send_request(nbd, command, offset, buffer, length);
+    int r = co_send_request(nbd, command, flags, offset, buffer, length);
 
     if (r == 0)
         r = co_take_reply(nbd, command == NBD_CMD_READ ? buffer : NULL, length, &error);

@@ -17,10 +17,11 @@ must_check int co_sim_nbd_open(struct sim_nbd *nbd, struct io *io, const char *a
                                const char *export_name);
 void sim_nbd_close(struct sim_nbd *nbd); /* connected or not */
 
-/* command: NBD_CMD_READ or NBD_CMD_WRITE, of length bytes of buffer. Returns 0; -ECONNRESET: there
+/* command: NBD_CMD_READ or NBD_CMD_WRITE, of length bytes of buffer, or NBD_CMD_FLUSH, of none;
+ * flags: NBD_CMD_FLAG_FUA or 0. Returns 0; -ECONNRESET: there
  * is no connection any more, and nobody knows what was done; -ECANCELED; any other: what the server
  * answered. */
-must_check int co_sim_nbd_request(struct sim_nbd *nbd, enum nbd_command command, uint64_t offset,
-                                  void *buffer, uint32_t length);
+must_check int co_sim_nbd_request(struct sim_nbd *nbd, enum nbd_command command, uint16_t flags,
+                                  uint64_t offset, void *buffer, uint32_t length);
 
 #endif

@@ -1,6 +1,7 @@
 /* What all kinds of clients share: stamps, the judgement of errors, starting and stopping. */
 #include "tests/sim/sim_workload.h"
 
+#include "s2d/base/checksum.h"
 #include "tests/sim/sim_faults.h"
 
 struct workload {
@@ -11,6 +12,7 @@ struct workload {
     uint32_t *stamps; /* the register of each; stamp 0 is nobody's */
     uint64_t stamp_count, stamp_size;
     unsigned running;
+    uint64_t flush_draws;
 };
 
 struct workload *workload_new(struct world *world)
@@ -73,6 +75,29 @@ uint64_t stamp_new(struct workload *workload, uint32_t reg)
 uint32_t stamp_register(const struct workload *workload, uint64_t stamp)
 {
     return stamp > 0 && stamp < workload->stamp_count ? workload->stamps[stamp] : UINT32_MAX;
+}
+
+/* ---- flushes ---- */
+
+#define FLUSH_DRAWS 918273 /* a stream of their own; any number will do */
+
+bool workload_flushes(struct world *world)
+{
+    uint64_t words[] = {world->options.seed, FLUSH_DRAWS, world->workload->flush_draws};
+
+    if (world->shape.flush_percent == 0 || world->quiet)
+        return false;
+    world->workload->flush_draws++;
+    return hash64(words, sizeof(words)) % 100 < world->shape.flush_percent;
+}
+
+int co_client_flush(const struct client *client, struct csv_volume *volume, uint64_t ino)
+{
+    struct world *world = client->machine->world;
+    int r = co_csv_sync(volume, ino, world->workload->flush_draws % 2);
+
+    world->counts.flushes += r == 0;
+    return r;
 }
 
 /* ---- errors ---- */

@@ -48,6 +48,12 @@ uint64_t stamp_new(struct workload *workload, uint32_t reg);
 /* The register that a stamp was given for; UINT32_MAX: none. */
 uint32_t stamp_register(const struct workload *workload, uint64_t stamp);
 
+/* Whether a flush is to come now; true in some runs, now and then. */
+bool workload_flushes(struct world *world);
+/* As fsync() or fdatasync(). All that was answered is durable already: it is a request like others,
+ * that must be answered on every node. Returns 0 or an error of csv.h. */
+int co_client_flush(const struct client *client, struct csv_volume *volume, uint64_t ino);
+
 /* Judges an error. True: excused, nobody knows what was done. Fails the run when nothing excuses
  * it.
  */

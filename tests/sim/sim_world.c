@@ -17,6 +17,7 @@
 #define VM_RESTART_DELAY_MS 3000
 #define GROUPS_STREAM 1
 #define FORGET_STREAM 2
+#define FLUSH_STREAM 3
 
 uint64_t world_now_ns(const struct world *world)
 {
@@ -164,6 +165,14 @@ static void choose_memory(struct world *world)
         world->shape.forget_ns = pauses_ns[draw / 4 % ARRAY_SIZE(pauses_ns)];
 }
 
+/* In half of the runs. Not from the world's draws either. */
+static void choose_flushes(struct world *world)
+{
+    static const unsigned percents[] = {0, 0, 3, 20};
+
+    world->shape.flush_percent = percents[draw_apart(world, FLUSH_STREAM) % ARRAY_SIZE(percents)];
+}
+
 static void choose_shape(struct world *world)
 {
     struct shape *shape = &world->shape;
@@ -192,6 +201,7 @@ static void choose_shape(struct world *world)
     choose_sharing(world);
     choose_groups(world);
     choose_memory(world);
+    choose_flushes(world);
 }
 
 /* ---- a machine's program: setting up ---- */

@@ -83,8 +83,9 @@ struct shape {
     unsigned request_blocks_max;
     uint64_t think_ns_max; /* of a client, between two requests */
     unsigned write_percent, trim_percent;
-    bool shared_writes; /* of any block by any client: see sim_blocks.c */
-    bool in_place;      /* and all of them are, on mirrors */
+    unsigned flush_percent; /* after so many changes, and between requests of guests */
+    bool shared_writes;     /* of any block by any client: see sim_blocks.c */
+    bool in_place;          /* and all of them are, on mirrors */
 };
 
 struct exports;
@@ -116,7 +117,8 @@ struct machine {
 };
 
 struct counts { /* of one run, for its line of figures */
-    uint64_t block_writes, block_reads, trims, file_operations, errors_told, copies, restores;
+    uint64_t block_writes, block_reads, trims, file_operations, errors_told, copies, restores,
+        flushes;
     uint64_t longest_wait_ns; /* of a write whose client's node no fault touched meanwhile */
 };
 
