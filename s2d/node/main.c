@@ -316,13 +316,19 @@ static int co_start(struct daemon *daemon)
 #define PATIENCE_NS (5 * SEC) /* with clients' requests at a stop, then */
 #define AGAIN_NS SEC
 
-/* A request that waits for a disk or node that is away may wait for days. Its client is cut off. */
+/* A request that waits for a disk or node that is away may wait for days, here or at another node
+ * that owns its volume; one of the API may wait behind it. Its client is cut off: guests first, who
+ * are to see a pause and no error. */
 static void lose_patience(void *arg)
 {
     struct daemon *daemon = arg;
 
     log_warn(daemon->io, "daemon", "requests hold up the stop: their volumes are let go of",
              "after_seconds=%llu", (unsigned long long)(PATIENCE_NS / SEC));
+    if (daemon->nbd_server)
+        nbd_server_shutdown(daemon->nbd_server);
+    if (node_csv(daemon->node))
+        csv_stop(node_csv(daemon->node));
     node_drop_volumes(daemon->node);
     io_timer_arm(daemon->io, &daemon->patience, io_now_ns(daemon->io) + AGAIN_NS);
 }
