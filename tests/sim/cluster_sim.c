@@ -48,13 +48,16 @@ static void print_figures(const struct world *world, double virtual_seconds, uin
            (unsigned long long)world->counts.copies, (unsigned long long)world->counts.restores,
            (unsigned long long)world->counts.flushes, (unsigned long long)vms.starts,
            (unsigned long long)vms.writes,
-           (unsigned long long)(world->lost ? 0 : world->counts.longest_wait_ns / MS),
+           (unsigned long long)(world->lost_count ? 0 : world->counts.longest_wait_ns / MS),
            (unsigned long long)hash);
     for (unsigned i = 0; i < kinds; i++) {
         if (faults_happened(world->faults, i))
             printf(" %s=%u;", fault_kind_name(i), faults_happened(world->faults, i));
     }
-    printf("%s\n", world->lost ? " lost" : world->exposed ? " exposed" : "");
+    printf("%s\n", world->lost_count ? " lost"
+                   : world->cramped  ? " cramped"
+                   : world->exposed  ? " exposed"
+                                     : "");
     fflush(stdout);
 }
 

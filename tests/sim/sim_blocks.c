@@ -245,13 +245,6 @@ static void choose_range(struct request *request)
     request->count = MIN(request->count, world->shape.blocks - request->first);
 }
 
-/* Among the block clients of all nodes. Those of the volumes take turns. */
-static uint64_t client_place(const struct client *client)
-{
-    return (client->machine->number - 1) * (uint64_t)client->machine->world->shape.block_clients +
-           client->number;
-}
-
 /* Runs of blocks are dealt out to all clients of the volume in turn. False: there are not enough
  * for this one. */
 static bool choose_own_range(struct request *request)
@@ -341,8 +334,8 @@ static bool co_open_surely(struct request *request)
 void co_block_client(struct client *client)
 {
     struct world *world = client->machine->world;
-    unsigned volume = (unsigned)(client_place(client) % world->shape.volume_count);
-    struct request request = {.client = client, .blocks = world_blocks(world, volume)};
+    struct request request = {.client = client,
+                              .blocks = world_blocks(world, client_volume(client))};
 
     if (client_goes_on(client) && co_open_surely(&request)) {
         while (co_client_think(client))

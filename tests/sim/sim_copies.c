@@ -460,30 +460,27 @@ void co_copy_client(struct client *client)
 {
     struct session session;
 
-    if (!co_begin(&session, client,
-                  client->machine->number % client->machine->world->shape.volume_count))
+    if (!co_begin(&session, client, client_volume(client)))
         return;
     while (co_client_think(client) && co_client_think(client)) /* a step is many requests */
         co_step(&session);
     end(&session);
 }
 
-void co_copies_read_all(struct machine *machine)
+void co_copies_read_all(struct machine *machine, unsigned volume)
 {
     struct copies *copies = world_copies(machine->world);
     struct client reader = {.machine = machine, .number = 99};
     uint64_t values[COPY_BLOCKS_MAX];
     struct session session;
 
-    for (unsigned volume = 0; volume < machine->world->shape.volume_count; volume++) {
-        if (!co_begin(&session, &reader, volume))
-            return;
-        for (unsigned i = 0; i < copies->count; i++) {
-            struct copy *copy = &copies->list[i];
+    if (!co_begin(&session, &reader, volume))
+        return;
+    for (unsigned i = 0; i < copies->count; i++) {
+        struct copy *copy = &copies->list[i];
 
-            if (copy->volume == volume && copy->ready && !copy->gone)
-                co_read_all(&session, copy->blocks, values);
-        }
-        end(&session);
+        if (copy->volume == volume && copy->ready && !copy->gone)
+            co_read_all(&session, copy->blocks, values);
     }
+    end(&session);
 }

@@ -490,12 +490,19 @@ static bool is_tidy(void *arg)
     return all_are_members(arg) && admin_tidy_up(arg);
 }
 
-void faults_end(struct world *world)
+bool faults_end(struct world *world)
 {
     uint64_t limit_ns = world->exposed ? HEAL_NS / 4 : HEAL_NS;
 
     mend_all(world);
-    if (!world_run(world, world_now_ns(world) + limit_ns, is_tidy) && !world->exposed)
+    if (world_run(world, world_now_ns(world) + limit_ns, is_tidy))
+        return true;
+    if (!world->exposed)
         world_fail(world, "the administrator is not done %d s after the last fault",
                    (int)(HEAL_NS / SEC));
+    /* The databases were not destroyed: not those of a majority. */
+    if (!world_run(world, world_now_ns(world) + HEAL_NS, all_are_members))
+        world_fail(world, "not all nodes are members with a lease %d s after the last fault",
+                   (int)((limit_ns + HEAL_NS) / SEC));
+    return false;
 }

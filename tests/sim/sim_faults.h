@@ -25,8 +25,9 @@ void faults_run(struct world *world);
 
 /* Ends every fault, and does what an administrator would: starts what is down, starts nodes again
  * whose disks had failed, repeats claims that were interrupted, removes the volumes that faults
- * made. Fails the run when that cannot be done in HEAL_NS. */
-void faults_end(struct world *world);
+ * made. Returns whether all of that is done. Fails the run when it cannot be done in HEAL_NS, but
+ * where data may have been destroyed: then the nodes are members, each with its lease. */
+bool faults_end(struct world *world);
 
 /* One that took room from the pool is under way. */
 bool faults_take_room(const struct faults *faults);

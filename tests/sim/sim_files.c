@@ -378,12 +378,10 @@ static void end_visit(struct visit *visit)
 void co_file_client(struct client *client)
 {
     struct world *world = client->machine->world;
-    unsigned number = (client->machine->number - 1) * world->shape.file_clients + client->number -
-                      world->shape.block_clients;
     struct visit visit = {.client = client,
                           .world = world,
                           .machine = client->machine,
-                          .own = &world_files(world)->directories[number]};
+                          .own = &world_files(world)->directories[client_place(client)]};
 
     visit.volume_name = visit.own->volume;
     if (!client_goes_on(client) || !co_find_volume(&visit))
@@ -474,13 +472,11 @@ static void co_read_volume(struct visit *visit)
     end_visit(visit);
 }
 
-void co_files_read_all(struct machine *machine)
+void co_files_read_all(struct machine *machine, unsigned volume)
 {
     struct client reader = {.machine = machine, .number = 99};
     struct visit visit = {.client = &reader, .world = machine->world, .machine = machine};
 
-    for (unsigned i = 0; i < machine->world->shape.volume_count; i++) {
-        visit.volume_name = machine->world->shape.volumes[i].name;
-        co_read_volume(&visit);
-    }
+    visit.volume_name = machine->world->shape.volumes[volume].name;
+    co_read_volume(&visit);
 }

@@ -4,6 +4,7 @@
 #include "s2d/base/checksum.h"
 #include "tests/sim/sim_blocks.h"
 #include "tests/sim/sim_faults.h"
+#include "tests/sim/sim_health.h"
 
 #define DISK_BLOCKS 16
 #define MEMORY_BYTES (64 * MIB)
@@ -22,6 +23,7 @@ struct sim_vm {
     struct world *world;
     unsigned number;
     char name[16], file[32];
+    unsigned volume; /* of its disk */
     struct blocks *blocks;
     uint64_t opened; /* the last serial number that has opened its disk */
     uint64_t era;    /* how often it was told to be deleted: its incarnations then begin anew */
@@ -46,7 +48,8 @@ static void vm_init(struct sim_vm *vm, struct world *world, unsigned number)
     vm->number = number;
     snprintf(vm->name, sizeof(vm->name), "vm%u", number);
     snprintf(vm->file, sizeof(vm->file), "vm%u.raw", number);
-    vm->blocks = blocks_make(world, number % world->shape.volume_count, vm->file, DISK_BLOCKS);
+    vm->volume = number % world->shape.volume_count;
+    vm->blocks = blocks_make(world, vm->volume, vm->file, DISK_BLOCKS);
     for (uint64_t i = 0; i < DISK_BLOCKS; i++)
         vm->blocks->regs[i] =
             history_register(world->history, "block of a VM's disk", number * 1000 + i);
@@ -346,12 +349,20 @@ static const char *fault_of(struct sim_vms *vms, struct sim_vm *vm)
     return node_id(world->machines[machine].node) == record->node ? NULL : "runs on another node";
 }
 
+/* Its disk was: nobody can say how it should be. */
+static bool is_lost(struct world *world, const struct sim_vm *vm)
+{
+    return volume_is_lost(world, vm->volume);
+}
+
 static bool all_are_right(void *arg)
 {
     struct world *world = arg;
 
     for (unsigned i = 0; i < world->vms->count; i++) {
-        if (fault_of(world->vms, &world->vms->list[i]))
+        struct sim_vm *vm = &world->vms->list[i];
+
+        if (!is_lost(world, vm) && fault_of(world->vms, vm))
             return false;
     }
     return true;
@@ -366,7 +377,7 @@ void vms_check_running(struct world *world)
     for (unsigned i = 0; i < vms->count; i++) {
         const char *fault = fault_of(vms, &vms->list[i]);
 
-        if (fault)
+        if (fault && !is_lost(world, &vms->list[i]))
             world_fail(world, "VM %s %s, %d s after all was healthy", vms->list[i].name, fault,
                        (int)(HEAL_NS / SEC));
     }
@@ -377,11 +388,12 @@ void co_vms_stop_all(struct machine *machine)
     struct sim_vms *vms = machine->world->vms;
 
     for (unsigned i = 0; i < vms->count; i++) {
-        int r;
+        /* it was deleted, and could not be made again */
+        int r, gone = is_lost(machine->world, &vms->list[i]) ? -ENOENT : 0;
 
         do {
             r = co_vm_end(machine, &vms->list[i], "stop");
-        } while (r < 0 && r != -EALREADY && co_sleep_ns(AGAIN_NS) == 0);
+        } while (r < 0 && r != -EALREADY && r != gone && co_sleep_ns(AGAIN_NS) == 0);
     }
     while (keepers_running(vms->keepers, NULL, NULL) > 0 && co_sleep_ns(AGAIN_NS) == 0)
         ;
@@ -391,6 +403,8 @@ void co_vms_read_all(struct machine *machine)
 {
     struct sim_vms *vms = machine->world->vms;
 
-    for (unsigned i = 0; vms && i < vms->count; i++)
-        co_blocks_read_all(machine, vms->list[i].blocks);
+    for (unsigned i = 0; vms && i < vms->count; i++) {
+        if (!is_lost(machine->world, &vms->list[i]))
+            co_blocks_read_all(machine, vms->list[i].blocks);
+    }
 }

@@ -3,6 +3,7 @@
 
 #include "s2d/base/checksum.h"
 #include "tests/sim/sim_faults.h"
+#include "tests/sim/sim_health.h"
 
 struct workload {
     struct world *world;
@@ -11,7 +12,7 @@ struct workload {
     struct copies *copies;
     uint32_t *stamps; /* the register of each; stamp 0 is nobody's */
     uint64_t stamp_count, stamp_size;
-    unsigned running;
+    unsigned running[SHAPE_VOLUMES_MAX];
     uint64_t flush_draws;
 };
 
@@ -138,6 +139,39 @@ bool co_client_think(struct client *client)
     return r == 0 && client_goes_on(client);
 }
 
+enum client_kind { CLIENT_OF_BLOCKS, CLIENT_OF_FILES, CLIENT_OF_COPIES };
+
+static enum client_kind client_kind(const struct client *client)
+{
+    const struct shape *shape = &client->machine->world->shape;
+
+    if (client->number < shape->block_clients)
+        return CLIENT_OF_BLOCKS;
+    return client->number < shape->block_clients + shape->file_clients ? CLIENT_OF_FILES
+                                                                       : CLIENT_OF_COPIES;
+}
+
+uint64_t client_place(const struct client *client)
+{
+    const struct shape *shape = &client->machine->world->shape;
+    uint64_t node = client->machine->number - 1;
+
+    switch (client_kind(client)) {
+    case CLIENT_OF_BLOCKS:
+        return node * shape->block_clients + client->number;
+    case CLIENT_OF_FILES:
+        return node * shape->file_clients + client->number - shape->block_clients;
+    case CLIENT_OF_COPIES:
+        return node + 1;
+    }
+    return 0;
+}
+
+unsigned client_volume(const struct client *client)
+{
+    return (unsigned)(client_place(client) % client->machine->world->shape.volume_count);
+}
+
 static void client_main(void *arg)
 {
     struct client client = *(struct client *)arg;
@@ -148,13 +182,18 @@ static void client_main(void *arg)
         if (co_sleep_ns(50 * MS) < 0)
             break;
     }
-    if (client.number < world->shape.block_clients)
+    switch (client_kind(&client)) {
+    case CLIENT_OF_BLOCKS:
         co_block_client(&client);
-    else if (client.number < world->shape.block_clients + world->shape.file_clients)
+        break;
+    case CLIENT_OF_FILES:
         co_file_client(&client);
-    else
+        break;
+    case CLIENT_OF_COPIES:
         co_copy_client(&client);
-    world->workload->running--;
+        break;
+    }
+    world->workload->running[client_volume(&client)]--;
 }
 
 void workload_start(struct machine *machine)
@@ -170,15 +209,15 @@ void workload_start(struct machine *machine)
             abort();
         *client = (struct client){.machine = machine, .number = i};
         if (!machine->world->quiet && machine_spawn(machine, "client", client_main, client))
-            machine->world->workload->running++;
+            machine->world->workload->running[client_volume(client)]++;
         else
             free(client);
     }
 }
 
-unsigned workload_running(const struct workload *workload)
+unsigned workload_running(const struct workload *workload, unsigned volume)
 {
-    return workload->running;
+    return workload->running[volume];
 }
 
 int co_workload_prepare(struct machine *machine)
@@ -193,8 +232,11 @@ int co_workload_prepare(struct machine *machine)
 
 void co_workload_read_all(struct machine *machine)
 {
-    for (unsigned i = 0; i < machine->world->shape.volume_count; i++)
+    for (unsigned i = 0; i < machine->world->shape.volume_count; i++) {
+        if (volume_is_lost(machine->world, i))
+            continue;
         co_blocks_read_all(machine, world_blocks(machine->world, i));
-    co_files_read_all(machine);
-    co_copies_read_all(machine);
+        co_files_read_all(machine, i);
+        co_copies_read_all(machine, i);
+    }
 }

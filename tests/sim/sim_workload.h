@@ -25,9 +25,10 @@ void workload_free(struct workload *workload);
 must_check int co_workload_prepare(struct machine *machine);
 /* Program: starts this machine's clients as soon as the world is ready. */
 void workload_start(struct machine *machine);
-/* Clients that have not yet stopped, on all nodes. */
-unsigned workload_running(const struct workload *workload);
-/* Program: reads every block, name, file and directory, once, from this node. */
+/* Clients of a volume that have not yet stopped, on all nodes. */
+unsigned workload_running(const struct workload *workload, unsigned volume);
+/* Program: reads every block, name, file and directory, once, from this node; of volumes that are
+ * lost, nothing. */
 void co_workload_read_all(struct machine *machine);
 
 /* ---- shared by the kinds of clients ---- */
@@ -39,6 +40,9 @@ struct client {
 };
 
 uint32_t client_who(const struct client *client); /* its number in reports */
+unsigned client_volume(const struct client *client);
+/* Among the clients of its kind of all nodes; those of the volumes take turns. */
+uint64_t client_place(const struct client *client);
 bool client_goes_on(const struct client *client);
 /* Waits for some time, as clients do between two requests. False: it is to stop. */
 bool co_client_think(struct client *client);
@@ -70,13 +74,13 @@ struct files;
 struct files *files_new(struct world *world);
 void files_free(struct files *files);
 void co_file_client(struct client *client);
-void co_files_read_all(struct machine *machine);
+void co_files_read_all(struct machine *machine, unsigned volume);
 
 struct copies;
 struct copies *copies_new(void);
 void copies_free(struct copies *copies);
 void co_copy_client(struct client *client);
-void co_copies_read_all(struct machine *machine);
+void co_copies_read_all(struct machine *machine, unsigned volume);
 
 struct blocks *world_blocks(struct world *world, unsigned volume);
 struct files *world_files(struct world *world);

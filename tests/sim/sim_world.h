@@ -150,7 +150,9 @@ struct world {
     bool damaged;          /* they have done so */
     bool exposed;  /* since then they had the only in-sync copy of something: EIO is an honest
                       answer */
-    bool lost;     /* and at the end not all was healthy for that reason */
+    uint64_t lost[64]; /* vdisks that are not well at the end for that reason, and called so */
+    unsigned lost_count;
+    bool cramped;  /* nothing was lost, but what is left has no room for all copies */
     bool too_much; /* this run destroys more than its volumes bear */
     struct history *history;
     struct workload *workload;
