@@ -14,12 +14,22 @@
 static void act_main(void *arg)
 {
     struct act *act = arg;
-    int r = act->co_act(act);
+    int r;
 
+    act->co = co_self();
+    list_push_back(&act->machine->acts, &act->node);
+    r = act->co_act(act);
+    list_remove(&act->node);
     world_tell(act->machine->world, "fault %u: node %u is told: %s", act->fault.index,
                act->machine->number, r == 0 ? "done" : strerror(-r));
     act->machine->world->acts--;
     free(act);
+}
+
+void admin_cancel(struct machine *machine)
+{
+    list_for_each (node, &machine->acts)
+        co_cancel(list_entry(node, struct act, node)->co);
 }
 
 bool begin_act(struct machine *machine, const struct fault *fault, int (*co_act)(struct act *act))

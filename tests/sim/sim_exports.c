@@ -89,6 +89,12 @@ void co_exports_stop(struct exports *exports)
         nbd_server_shutdown(exports->nbd_server);
 }
 
+void exports_cut_off(struct exports *exports)
+{
+    if (exports && exports->nbd_server)
+        nbd_server_shutdown(exports->nbd_server);
+}
+
 void co_exports_close(struct exports *exports)
 {
     if (!exports)

@@ -377,6 +377,16 @@ static struct fault *next_fault(struct faults *faults, uint64_t *ret_at_ns)
     return next;
 }
 
+/* Those that were given time to stop in order. */
+static void start_those_that_return(struct world *world)
+{
+    machines_check_leaving(world);
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        if (world->machines[i].returns)
+            start_if_down(&world->machines[i]);
+    }
+}
+
 void faults_run(struct world *world)
 {
     struct faults *faults = world->faults;
@@ -385,6 +395,7 @@ void faults_run(struct world *world)
 
     while ((fault = next_fault(faults, &at_ns)) && at_ns < faults->end_ns) {
         world_run(world, at_ns, NULL);
+        start_those_that_return(world);
         if (fault->state == FAULT_PLANNED)
             begin(world, fault);
         else
@@ -469,10 +480,11 @@ static void start_those_that_left(struct world *world)
     }
 }
 
-static bool all_are_members(void *arg)
+bool all_are_members(void *arg)
 {
     struct world *world = arg;
 
+    machines_check_leaving(world);
     start_those_that_left(world); /* first: the others may have no quorum without them */
     for (unsigned i = 1; i <= world->shape.nodes; i++) {
         struct machine *machine = &world->machines[i];

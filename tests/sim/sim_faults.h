@@ -39,8 +39,14 @@ void room_look(struct world *world); /* between steps */
 /* To a request that was begun then. */
 bool lacked_room(struct world *world, uint64_t since_ns);
 
+/* For world_run(): all nodes are members, each with its lease. Starts those that have left. */
+bool all_are_members(void *world);
+
 /* Has a member make a token for a machine that wants to join (world->token). */
 void admin_ask_token(struct machine *machine);
+
+/* Ends what administrators have under way on a machine that stops, as s2dd's API server does. */
+void admin_cancel(struct machine *machine);
 
 /* Zeros everywhere on a disk. */
 void wipe_disk(struct world *world, const struct machine *machine, unsigned disk);

@@ -81,6 +81,8 @@ struct act { /* a coroutine on some node that gives commands */
     struct machine *machine;
     struct fault fault;
     int (*co_act)(struct act *act);
+    struct list node; /* of the machine's, while it runs */
+    struct co *co;
 };
 
 /* Begins one. machine NULL: nobody can be told. Returns false when it cannot be. */

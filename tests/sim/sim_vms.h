@@ -37,6 +37,8 @@ must_check int co_exports_open(struct machine *machine, struct exports **ret_exp
 /* Program, in two steps, as s2dd stops: before the node's exports are cut off, and after. */
 void co_exports_stop(struct exports *exports);
 void co_exports_close(struct exports *exports); /* NULL is fine */
+/* In the midst of it, when it takes long: guests lose their connections. NULL is fine. */
+void exports_cut_off(struct exports *exports);
 void exports_changed(struct exports *exports);
 void exports_lease(struct exports *exports, uint64_t expires_ns);
 /* Program: a request to the API of this node. body: stolen; NULL: none. Returns 0 or the error

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 
 #include "s2d/base/checksum.h"
+#include "s2d/base/io_backend.h"
 #include "s2d/cluster/liveness.h"
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_faults.h"
@@ -14,6 +15,8 @@
 
 #define PORT 7800
 #define ASK_NS (500 * MS) /* between two requests for a token */
+#define PATIENCE_NS (5 * SEC)
+#define PATIENCE_AGAIN_NS SEC
 #define VM_RESTART_DELAY_MS 3000
 #define GROUPS_STREAM 1
 #define FORGET_STREAM 2
@@ -445,6 +448,33 @@ static void co_be_a_node(struct machine *machine)
         ;
 }
 
+/* As s2dd has it (main.c): what a client here asked for may wait for a node that is away. */
+static void lose_patience(void *arg)
+{
+    struct machine *machine = arg;
+
+    exports_cut_off(machine->exports);
+    if (node_csv(machine->node))
+        csv_stop(node_csv(machine->node));
+    node_drop_volumes(machine->node);
+    io_timer_arm(node_io(machine->node), &machine->patience,
+                 io_now_ns(node_io(machine->node)) + PATIENCE_AGAIN_NS);
+}
+
+static void co_stop_clients(struct machine *machine, struct io *io)
+{
+    io_timer_init(&machine->patience, lose_patience, machine);
+    admin_cancel(machine);
+    if (machine->leaving && machine->node)
+        io_timer_arm(io, &machine->patience, io_now_ns(io) + PATIENCE_NS);
+    co_exports_stop(machine->exports);
+    if (machine->node && node_csv(machine->node))
+        csv_stop(node_csv(machine->node));
+    co_group_wait(&machine->tasks);
+    co_exports_close(take_ptr(machine->exports));
+    io_timer_disarm(io, &machine->patience);
+}
+
 static void machine_main(struct io *io, void *arg)
 {
     struct machine *machine = arg;
@@ -456,11 +486,7 @@ static void machine_main(struct io *io, void *arg)
     must(machine, r, "start", "");
     if (r == 0)
         co_be_a_node(machine);
-    co_exports_stop(machine->exports);
-    if (machine->node && node_csv(machine->node))
-        csv_stop(node_csv(machine->node));
-    co_group_wait(&machine->tasks);
-    co_exports_close(take_ptr(machine->exports));
+    co_stop_clients(machine, io);
     co_node_stop(take_ptr(machine->node), machine->leaving);
     kv_close(kv);
     if (machine->leaving)
@@ -474,10 +500,12 @@ void machine_start(struct machine *machine)
     assert(!machine_is_up(machine));
     machine->stopping = false;
     machine->leaving = false;
+    machine->returns = false;
     machine->tidying = false;
     machine->node = NULL;
     co_cond_init(&machine->stop);
     co_group_init(&machine->tasks);
+    list_init(&machine->acts);
     check_node_starts(machine);
     if (sim_start(world->sim, machine->number, machine_main, machine) < 0)
         world_fail(world, "machine %u does not start", machine->number);
@@ -492,7 +520,33 @@ void machine_crash(struct machine *machine, enum sim_crash_kind kind)
 void machine_leave(struct machine *machine)
 {
     machine->leaving = true;
+    machine->leave_ns = world_now_ns(machine->world);
     end_program(machine);
+}
+
+/* Names what it waits for. */
+static void fail_leaving(struct machine *machine)
+{
+    char text[400] = "";
+
+    list_for_each (node, &sim_io(machine->world->sim, machine->number)->coroutines) {
+        size_t length = strlen(text);
+
+        snprintf(text + length, sizeof(text) - length, " %s", co_alive_name(node));
+    }
+    world_fail(machine->world, "node %u has not stopped in %d s; its coroutines:%s",
+               machine->number, (int)(LEAVE_NS / SEC), text);
+}
+
+void machines_check_leaving(struct world *world)
+{
+    for (unsigned i = 1; i <= world->shape.nodes; i++) {
+        struct machine *machine = &world->machines[i];
+
+        if (machine->leaving && machine_is_up(machine) && machine->hurts == 0 &&
+            world_now_ns(world) > MAX(machine->leave_ns, machine->hurt_ns) + LEAVE_NS)
+            fail_leaving(machine);
+    }
 }
 
 void machine_replace(struct machine *machine)

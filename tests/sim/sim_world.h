@@ -39,6 +39,7 @@
 #define SHAPE_VOLUMES_MAX 2                                           /* that clients use */
 #define SETUP_NS (120 * SEC)
 #define HEAL_NS (240 * SEC) /* within which all is well again after the last fault */
+#define LEAVE_NS (30 * SEC) /* TimeoutStopSec of s2dd.service */
 
 struct run_options {
     uint64_t seed;
@@ -104,10 +105,14 @@ struct machine {
     struct node *node; /* NULL while no program runs */
     struct co_cond stop;
     struct co_group tasks;   /* clients and administrators */
+    struct list acts;        /* the latter's */
     struct exports *exports; /* in worlds with VMs, of a member */
     bool stopping;           /* the program ends: it dies, or `leaving` */
     bool retires;            /* an administrator is retiring a disk of it */
     bool leaving;            /* as at SIGTERM */
+    uint64_t leave_ns;       /* since then */
+    bool returns;            /* it starts again as soon as it has left */
+    struct io_timer patience;
     bool created;            /* it is a member and its disks are claimed */
     bool tidying;            /* an administrator is at work on it, at the end */
     uint64_t lease_until_ns; /* of its clock: machine_note_lease() */
@@ -148,8 +153,8 @@ struct world {
     unsigned rotten_too;   /* another one that loses disks at the same time; 0: none has */
     bool log_lost_too;     /* it was a cache disk: all that the node had was old then */
     bool damaged;          /* they have done so */
-    bool exposed;  /* since then they had the only in-sync copy of something: EIO is an honest
-                      answer */
+    bool exposed;      /* since then they had the only in-sync copy of something: EIO is an honest
+                          answer */
     uint64_t lost[64]; /* vdisks that are not well at the end for that reason, and called so */
     unsigned lost_count;
     bool cramped;  /* nothing was lost, but what is left has no room for all copies */
@@ -184,8 +189,11 @@ uint64_t world_draw(struct world *world, uint64_t count);
 void machine_start(struct machine *machine); /* it is down */
 void machine_crash(struct machine *machine, enum sim_crash_kind kind);
 /* Ends its program as SIGTERM does: ownership and lease are handed over. It is down when that is
- * done. */
+ * done, with nothing left behind (the simulator and the pools assert it). */
 void machine_leave(struct machine *machine);
+/* Fails the run if a machine is leaving for longer than a service manager waits, though no fault
+ * touches it. */
+void machines_check_leaving(struct world *world);
 /* The machine, which is down, is lost with all that was on it. What starts in its place is empty
  * and joins as another node. */
 void machine_replace(struct machine *machine);
