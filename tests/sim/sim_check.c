@@ -239,11 +239,16 @@ static void wait_for_silence(struct world *world)
     } while (writes_of_all(world) != before);
 }
 
-static void freeze(struct world *world)
+/* Returns where everything is. All daemons are killed. */
+static struct placed *freeze(struct world *world)
 {
+    struct placed *placed;
+
     wait_for_silence(world);
+    placed = placed_of(world, world_any_member(world, 0)->node);
     for (unsigned i = 1; i <= world->shape.nodes; i++)
         machine_crash(&world->machines[i], SIM_PROCESS_DIES);
+    return placed;
 }
 
 /* ---- the daemons that lived through all of this stop in order ---- */
@@ -307,7 +312,7 @@ static void check_nodes(struct world *world)
 void check_end(struct world *world)
 {
     struct placed *placed;
-    bool tidy;
+    bool tidy, restart_first = world_draw(world, 2);
 
     world_tell(world, "faults end");
     tidy = faults_end(world);
@@ -319,10 +324,12 @@ void check_end(struct world *world)
     stop_clients(world);
     if (world->vms)
         run_on(world_any_member(world, 0), "stopping the VMs", co_vms_stop_all);
+    if (restart_first)
+        restart_all(world);
     check_nodes(world);
-    restart_all(world);
-    placed = placed_of(world, any_database(world));
-    freeze(world);
+    if (!restart_first)
+        restart_all(world);
+    placed = freeze(world);
     check_disks(world, placed);
     placed_free(placed);
 }

@@ -21,13 +21,15 @@ void check_changes(struct machine *machine, const struct database_change *change
 /* A new life of a machine's node: its database may be behind what an earlier life had shown. */
 void check_node_starts(struct machine *machine);
 
-/* When faults have stopped: everything is up and healthy within HEAL_NS and clients get their
- * answers; every node reads every block and name, and the history is linearizable; the file system
- * has no problems and its accounts are exact; all nodes have the same database, which accounts for
- * every extent. Then, in a quiet moment, all daemons are killed (they must leave no coroutine,
- * buffer, timer or file behind: the simulator and the pools assert it), and the disks are opened
- * once more: all in-sync copies of every slab are the same and match their checksums, and the
- * disks' extent tables agree with the database. */
+/* When faults have stopped: everything is up and healthy within HEAL_NS (or what is not was lost,
+ * and is called so: sim_health.h; then the following is so of the volumes that were not) and
+ * clients get their answers; every node reads every block and name, and the history is
+ * linearizable; the file system has no problems and its accounts are exact; all nodes have the same
+ * database, which accounts for every extent. Before that or after it all daemons stop in order, one
+ * after the other, and start again: each comes to its end, and leaves no coroutine, buffer, timer
+ * or file behind (the simulator and the pools assert it). Then, in a quiet moment, all are killed,
+ * and the disks are opened once more: all in-sync copies of every slab are the same and match their
+ * checksums, the disks' extent tables agree with the database. */
 void check_end(struct world *world);
 
 /* The vdisk of a volume that clients use; 0: not yet known. */

@@ -71,13 +71,13 @@ bool disk_geometry_of(const struct machine *machine, unsigned disk,
 
 /* ---- columns ---- */
 
-struct column { /* of a slab, in-sync, on a disk that lives */
+struct column { /* of a slab, on a disk that lives */
     unsigned machine, disk;
     struct extent_ref where;
     uint64_t vdisk;
     uint32_t slab, number;
     uint32_t data_columns, width; /* of its slab */
-    bool lost;                    /* its volume has lost data: what is here need not agree */
+    bool counts;                  /* in-sync, of a volume that has lost nothing: it must agree */
     uint64_t *sums;               /* of its blocks, as read; UINT64_MAX: rotten; NULL: not read */
     uint8_t **blocks;             /* parity: their contents; NULL: zeros */
 };
@@ -87,11 +87,12 @@ struct placed {
     struct column *columns; /* those of a slab follow each other */
     size_t count;
     uint32_t column_blocks;
-    bool done; /* a machine has read its own */
+    uint64_t index; /* of the database's newest entry */
 };
 
-struct placed *placed_of(struct world *world, const struct database *database)
+struct placed *placed_of(struct world *world, struct node *node)
 {
+    const struct database *database = node_database(node);
     struct placed *placed = calloc(1, sizeof(*placed));
     const struct slab_record *slab;
     const struct disk_record *record;
@@ -99,6 +100,7 @@ struct placed *placed_of(struct world *world, const struct database *database)
     if (!placed)
         abort();
     placed->world = world;
+    placed->index = consensus_applied(node_consensus(node));
     placed->column_blocks = (uint32_t)(world->shape.extent_bytes / BLOCK_SIZE);
     placed->columns =
         calloc(database_count(database, TABLE_SLAB) * COLUMNS_MAX + 1, sizeof(*placed->columns));
@@ -118,7 +120,7 @@ struct placed *placed_of(struct world *world, const struct database *database)
             struct machine *machine;
             struct machine_disk *disk = machine_disk_of(world, database, column->disk, &machine);
 
-            if (!disk || disk->dead || column->state != COLUMN_RECORD_IN_SYNC)
+            if (!disk || disk->dead)
                 continue;
             placed->columns[placed->count++] = (struct column){
                 .machine = machine->number,
@@ -129,7 +131,8 @@ struct placed *placed_of(struct world *world, const struct database *database)
                 .number = j,
                 .data_columns = vdisk_data_columns(vdisk),
                 .width = vdisk_columns(vdisk),
-                .lost = vdisk_is_lost(world, slab->vdisk)};
+                .counts =
+                    column->state == COLUMN_RECORD_IN_SYNC && !vdisk_is_lost(world, slab->vdisk)};
         }
     }
     return placed;
@@ -161,10 +164,17 @@ struct reader {
     uint8_t *buffer;
 };
 
+/* A row of a column that is gone stays until its extent begins another life (I10): the database
+ * says what is free. */
 static void check_row(void *arg, const struct store_extent *row)
 {
     struct reader *reader = arg;
 
+    if (row->where.generation > reader->placed->index)
+        world_fail(reader->machine->world,
+                   "node %u: extent %u is of generation %llu, which was never given",
+                   reader->machine->number, row->where.extent,
+                   (unsigned long long)row->where.generation);
     for (size_t i = 0; i < reader->placed->count; i++) {
         const struct column *column = &reader->placed->columns[i];
 
@@ -364,7 +374,7 @@ static void co_read_disk(struct reader *reader, struct io *io)
         struct column *column = &reader->placed->columns[i];
 
         if (column->machine != reader->machine->number || column->disk != reader->disk ||
-            column->lost)
+            !column->counts)
             continue;
         if (reader->damaged)
             pass_over_column(reader, column);
@@ -516,6 +526,18 @@ static void check_slab(struct placed *placed, const struct column *columns, size
         compare(placed->world, &columns[i - 1], &columns[i], placed->column_blocks);
 }
 
+/* Those of a slab then follow each other. The others were not read. */
+static void keep_those_that_count(struct placed *placed)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < placed->count; i++) {
+        if (placed->columns[i].counts)
+            placed->columns[count++] = placed->columns[i];
+    }
+    placed->count = count;
+}
+
 static bool has_ended(void *arg)
 {
     struct reader *reader = arg;
@@ -533,6 +555,7 @@ void check_disks(struct world *world, struct placed *placed)
         if (!sim_run(world->sim, world_now_ns(world) + CHECK_NS, has_ended, &reader))
             world_fail(world, "node %u: its disks were not read in %d s", i, (int)(CHECK_NS / SEC));
     }
+    keep_those_that_count(placed);
     for (size_t i = 0, count; i < placed->count; i += count) {
         const struct column *first = &placed->columns[i];
 
@@ -540,7 +563,6 @@ void check_disks(struct world *world, struct placed *placed)
             if (first[count].vdisk != first->vdisk || first[count].slab != first->slab)
                 break;
         }
-        if (!first->lost)
-            check_slab(placed, first, count);
+        check_slab(placed, first, count);
     }
 }

@@ -19,15 +19,15 @@ bool superblock_of(const struct machine *machine, unsigned disk, struct superblo
 bool disk_geometry_of(const struct machine *machine, unsigned disk,
                       struct disk_geometry *ret_geometry);
 
-/* Where the columns of all slabs are, copied out of a database. */
+/* Where the columns of all slabs are, copied out of a node's database. */
 struct placed;
-struct placed *placed_of(struct world *world, const struct database *database);
+struct placed *placed_of(struct world *world, struct node *node);
 void placed_free(struct placed *placed);
 
 /* With all daemons stopped: opens every disk and its store, reads every in-sync column, and fails
  * the run unless all copies of a slab are the same (of a parity slab: any k columns of a row give
- * the others), match their checksums, and lie where the disk's
- * extent table says. (Rot that nobody has read yet may be left on the disk that rots.) */
+ * the others), match their checksums, and lie where the disk's extent table says. (Rot that
+ * nobody has read yet may be left on the disk that rots.) */
 void check_disks(struct world *world, struct placed *placed);
 
 #endif
