@@ -291,6 +291,9 @@ static int co_mount(struct node_volume *volume)
     if (r == -EAGAIN) { /* each attempt reads all that it needs */
         volume->waiting = "waits for a block of its metadata that no copy gives now";
         pause_mounting(volume, volume->mount_error == -EAGAIN, volume->waiting);
+    } else if (r == -EIO) { /* of those without which nothing can be mounted */
+        volume->waiting = "cannot be mounted: blocks of its metadata that no copy gives";
+        pause_mounting(volume, volume->mount_error == -EIO, volume->waiting);
     }
     if (r < 0)
         return r;
