@@ -22,6 +22,7 @@ static int add_item(struct checkpoint *work, uint32_t at)
         work->items = items;
         work->item_size = size;
     }
+    INVARIANT(I2, overlay_record(overlay, at) == 0); /* committed */
     work->items[work->item_count++] = (struct destage){
         .key = overlay_key(overlay, at),
         .sum = overlay_sum(overlay, at),

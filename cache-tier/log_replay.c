@@ -6,6 +6,7 @@
 #include "cache-tier/log_replay.h"
 #include "pool/disk.h"
 #include "s2d/base/checksum.h"
+#include "s2d/base/invariant.h"
 #include "s2d/base/io.h"
 #include "s2d/base/planted.h"
 #include "s2d/base/sometimes.h"
@@ -454,6 +455,7 @@ static int co_find_end(struct reader *reader, struct chain *chain)
             chain->last->sequence = 0;
         }
     }
+    INVARIANT(I9, chain->found->damaged || vouched < chain->sequence); /* never silently short */
     deliver_last(chain);
     return 0;
 }

@@ -137,7 +137,7 @@ void store_own_extent(struct store *store, struct extent_ref where, uint64_t vdi
 
     if (row->generation == where.generation && !(row->flags & EXTENT_LOST))
         return;
-    assert(row->flags & EXTENT_LOST || where.generation > row->generation);
+    INVARIANT(I10, row->flags & EXTENT_LOST || where.generation > row->generation);
     SOMETIMES_IF(row->generation != 0, "store: an extent begins another life");
     SOMETIMES_IF(row->flags & EXTENT_LOST, "store: a lost row of the extent table is adopted");
     if (!PLANTED(GENERATION_NOT_CLEAN))

@@ -141,6 +141,7 @@ static bool append_encode(struct log_item *item, void *to)
     struct store_append *append = append_of(item);
     struct log_data_record *record = to;
 
+    INVARIANT(I4, append->record.prev_seq == append->stream->placed_seq);
     append->stream->placed_seq = append->record.position.seq;
     store_encode_record(&append->record, 0, record);
     if (append->record.kind == RECORD_WRITE)
@@ -209,9 +210,12 @@ void store_append(struct store *store, struct store_append *append)
     append->item.owed_blocks = store_record_owes(store, record->kind, record->block, record->count);
     append->item.header_bytes =
         sizeof(struct log_data_record) + append->item.data_blocks * sizeof(uint64_t);
+    INVARIANT(I4, record->epoch >= append->stream->sealed_epoch);
     append->stream->sealed_epoch = record->epoch;
     append->stream->accepted_seq = record->position.seq;
     store_own_extent(store, record->where, record->vdisk, record->slab, record->column);
+    INVARIANT(I10, extent_table_row(store->table, record->where.extent)->generation ==
+                       record->where.generation);
     store_learn_watermark(store, append->stream, record->watermark, record->epoch);
     if (PLANTED(PARITY_AGAIN_RETIRES) && record->flags & RECORD_REWRITE)
         store_learn_watermark(store, append->stream,
@@ -312,6 +316,7 @@ static void pending_commit(struct store *store, struct pending *pending, uint64_
 {
     bool pass_over = pending->moved && store->passing_copies;
 
+    INVARIANT(I2, log_position_compare(pending->position, pending->stream->watermark) <= 0);
     commit_blocks(store, pending, PLANTED(STAMP_OF_RECORD) ? pending->epoch : stamp);
     SOMETIMES_IF(pass_over, "replay: a copy that was destaged is passed over");
     if (pass_over)

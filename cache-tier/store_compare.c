@@ -100,6 +100,7 @@ static int show_epoch(struct store *store, uint64_t vdisk, uint64_t epoch,
         SOMETIMES_IF(stream, "store: a tail drop of a lower epoch is refused");
         return -ESTALE;
     }
+    INVARIANT(I4, epoch >= stream->sealed_epoch);
     stream->sealed_epoch = MAX(stream->sealed_epoch, epoch);
     *ret_stream = stream;
     return 0;

@@ -149,6 +149,7 @@ int co_store_seal(struct store *store, uint64_t vdisk, uint64_t epoch, uint64_t 
     SOMETIMES_IF(stream->accepted_seq != stream->placed_seq,
                  "store: a seal turns away records that wait for the log");
     turn_away_waiting(store, stream);
+    INVARIANT(I4, epoch >= stream->sealed_epoch);
     stream->sealed_epoch = epoch;
     SOMETIMES_IF(session == stream->session, "store: the same session seals again");
     if (session > stream->session || PLANTED(SEAL_IGNORED)) {
@@ -158,6 +159,7 @@ int co_store_seal(struct store *store, uint64_t vdisk, uint64_t epoch, uint64_t 
     r = PLANTED(SEAL_VOLATILE) ? 0 : co_stream_persist(store, stream);
     if (r < 0)
         return r;
+    INVARIANT(I4, stream->durable_epoch >= epoch);
     SOMETIMES_IF(stream->sealed_epoch != epoch, "store: a seal is overtaken while it is written");
     if (stream->sealed_epoch != epoch || stream->session != session) {
         *ret_seal = (struct store_seal){.sealed_epoch = stream->sealed_epoch};
@@ -183,6 +185,7 @@ int co_store_mark(struct store *store, uint64_t vdisk, uint64_t epoch,
         SOMETIMES_IF(stream, "store: a watermark of a lower epoch is refused");
         return -ESTALE;
     }
+    INVARIANT(I4, epoch >= stream->sealed_epoch);
     stream->sealed_epoch = MAX(stream->sealed_epoch, epoch);
     store_learn_watermark(store, stream, watermark, epoch);
     if (epoch <= stream->durable_epoch &&

@@ -23,6 +23,7 @@
 #include "pool/disk.h"
 #include "pool/extent_table.h"
 #include "s2d/base/co.h"
+#include "s2d/base/invariant.h"
 #include "s2d/base/io.h"
 #include "s2d/base/metrics.h"
 #include "s2d/base/planted.h"

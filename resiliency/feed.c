@@ -262,8 +262,10 @@ int co_feed_tell(struct feed *feed, bool durable)
 
     assert(feed->opened);
     r = co_column_mark(feed->store, mirror->vdisk.id, mirror->epoch, watermark, durable);
-    if (r == 0 && feed->opened)
+    if (r == 0 && feed->opened) {
         feed->told_seq = MAX(feed->told_seq, watermark.seq);
+        feed->has_mark = feed->has_mark || durable;
+    }
     return r;
 }
 
@@ -280,11 +282,11 @@ static int co_drop_tail(struct feed *feed)
 }
 
 /* Every slab with an in-sync column here has been taken over. */
-static bool may_open(const struct feed *feed)
+static bool slabs_are_taken_over(const struct feed *feed)
 {
     const struct mirror *mirror = feed->mirror;
 
-    if (mirror->slabs_waiting == 0 || PLANTED(MARK_EARLY))
+    if (mirror->slabs_waiting == 0)
         return true;
     for (uint32_t slab = 0; slab < mirror->slab_count; slab++) {
         const struct column_config *columns = mirror_columns(mirror, slab);
@@ -297,6 +299,11 @@ static bool may_open(const struct feed *feed)
         }
     }
     return true;
+}
+
+static bool may_open(const struct feed *feed)
+{
+    return slabs_are_taken_over(feed) || PLANTED(MARK_EARLY);
 }
 
 static int co_open(struct feed *feed)
@@ -325,6 +332,7 @@ static int co_open(struct feed *feed)
     /* What became stale meanwhile broke the feed (mirror_configure()). */
     if (!feed->up)
         return -ECANCELED;
+    INVARIANT(I6, slabs_are_taken_over(feed));
     feed->opened = true;
     feed->catching = feed->stale_columns > 0;
     feed_changed(feed);

@@ -56,6 +56,7 @@ struct feed {
     bool restart;  /* a new configuration asks for a new attachment */
     bool running;  /* its coroutine exists */
     bool marking;  /* a watermark is being told */
+    bool has_mark; /* it holds durably the one that was told before the proposal (I8) */
 
     uint32_t in_sync_columns, stale_columns; /* by the present configuration */
 

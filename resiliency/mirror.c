@@ -84,6 +84,7 @@ int co_mirror_enter(struct mirror *mirror, uint32_t slab, bool allocate)
             if (!allocated && !allocate)
                 return 0;
             if (allocated && mirror->slabs[slab].ready && !mirror->slabs[slab].closed) {
+                INVARIANT(I6, !mirror->slabs[slab].rewriting);
                 mirror->slabs[slab].entered++;
                 return 1;
             }

@@ -13,6 +13,7 @@
 #include "s2d/base/buffer.h"
 #include "s2d/base/checksum.h"
 #include "s2d/base/co.h"
+#include "s2d/base/invariant.h"
 #include "s2d/base/io.h"
 #include "s2d/base/log.h"
 #include "s2d/base/metrics.h"
@@ -44,6 +45,7 @@ struct mirror_slab {
     bool ready;      /* taken over: may be read and written */
     bool wanted;     /* a request waits for it */
     bool requesting; /* space is being asked for */
+    bool rewriting;  /* its takeover is under way: nobody has entered */
     bool closed;     /* nobody enters: it is about to go back to the pool (release.c) */
     bool maybe_empty;
     bool took_older;  /* its takeover could not read a newest record (takeover.c) */

@@ -86,6 +86,7 @@ static int co_read_column(struct mirror *mirror, uint32_t column, struct write_e
         SOMETIMES("mirror: a column changes while it is read");
         return -ESTALE;
     }
+    INVARIANT(I8, mirror_columns(mirror, extent.slab)[column].state == COLUMN_IN_SYNC);
     if ((r == 0 || r == -EBADMSG) && !store->is_local &&
         verify_received(mirror, extent, address, buffer, sums, bad) < 0)
         r = -EBADMSG;

@@ -83,10 +83,24 @@ static void arm_idle_mark(struct mirror *mirror)
                      io_now_ns(mirror->io) + mirror->limits.idle_mark_ns);
 }
 
+/* As the database has it: here no mistake excuses anybody (is_excused()). */
+static bool in_sync_columns_have(const struct mirror_write *write)
+{
+    for (uint32_t i = 0; i < write->width; i++) {
+        bool counts = mirror_columns(write->mirror, write->slab)[i].state == COLUMN_IN_SYNC ||
+                      mirror_feed(write->mirror, write->slab, i)->counted;
+
+        if (counts && write->columns & BIT(i) && write->parts[i].state != PART_DURABLE)
+            return false;
+    }
+    return true;
+}
+
 static void write_commit(struct mirror_write *write)
 {
     struct mirror *mirror = write->mirror;
 
+    INVARIANT(I1, in_sync_columns_have(write));
     write->committed = true;
     list_remove(&write->node);
     if (co_cond_has_waiters(&mirror->progress))
@@ -166,6 +180,15 @@ static void write_send_parts(struct mirror_write *write, bool local)
     }
 }
 
+/* No other write to these blocks (in parity: rows) is between its start and its commit. */
+static bool holds_alone(const struct mirror_write *write, struct write_extent extent)
+{
+    uint64_t start = slab_address(write->mirror, extent.slab, extent.block);
+
+    return !list_empty(&write->hold.node) && write->hold.exclusive && write->hold.start <= start &&
+           start + extent.count <= write->hold.end;
+}
+
 /* From here to the last feed_send() nothing suspends: the order of seqs is the order in every
  * feed. Returns what the records of all columns have in common. */
 static struct record write_begin(struct mirror_write *write, struct write_extent extent,
@@ -173,6 +196,7 @@ static struct record write_begin(struct mirror_write *write, struct write_extent
 {
     struct mirror *mirror = write->mirror;
 
+    INVARIANT(I7, holds_alone(write, extent));
     write->slab = extent.slab;
     write->width = mirror->config->width;
     write->columns = columns;

@@ -238,6 +238,7 @@ static bool find_source(const struct resync *resync, uint64_t stale_epoch,
              (!PLANTED(STALE_IS_SOURCE) || feed == resync->feed)) ||
             !feed->up || merit <= best)
             continue;
+        INVARIANT(I8, columns[i].state == COLUMN_IN_SYNC);
         best = merit;
         *ret_source = (struct source){feed, columns[i].where};
         *ret_knows = knows;
@@ -488,6 +489,7 @@ static int co_join(struct feed *feed, uint32_t sources_lost)
             return r;
         /* From now on no write is committed without it; again, if the answer was no. */
         feed->counted = !PLANTED(JOIN_UNCOUNTED);
+        feed->has_mark = false;
         r = co_wait_for_feed(feed);
         if (r == 0)
             r = PLANTED(JOIN_NO_MARK) ? 0 : co_feed_tell(feed, true);
@@ -502,6 +504,8 @@ static int co_join(struct feed *feed, uint32_t sources_lost)
             feed_break(feed, r);
             return r;
         }
+        INVARIANT(I1, feed->counted);
+        INVARIANT(I8, feed->has_mark);
         feed->proposed = true;
         feed->proposed_epoch = 0; /* now, whatever was proposed before */
         co_resync_await_answer(feed);

@@ -480,6 +480,7 @@ static void slab_done(struct mirror *mirror, uint32_t slab)
 {
     assert(!mirror->slabs[slab].ready);
     assert(mirror->slabs_waiting > 0);
+    mirror->slabs[slab].rewriting = false;
     mirror->slabs[slab].ready = true;
     mirror->slabs_waiting--;
     co_cond_broadcast(&mirror->progress); /* of what is above the watermark */
@@ -499,6 +500,7 @@ static bool co_take_slabs(struct mirror *mirror)
         if (!slab_is_sealed(mirror, slab, &tail))
             continue;
         SOMETIMES_IF(tail, "takeover: a slab has records to write again");
+        mirror->slabs[slab].rewriting = true; /* also if it fails, and is done again */
         if (tail && PLANTED(TAKEOVER_SERVES_EARLY)) {
             mirror->slabs[slab].ready = true;
             co_cond_broadcast(&mirror->changed);

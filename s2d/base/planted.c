@@ -17,6 +17,7 @@ static const struct planted_row planted_rows[] = {PLANTED_TABLE(PLANTED_ROW)};
 
 static enum planted_mistake planted_now;
 static uint64_t planted_asked; /* how often the code came by */
+static bool planted_silent;    /* a mistake is on, and invariants are not to catch it */
 
 bool planted_is_on(enum planted_mistake mistake)
 {
@@ -24,6 +25,11 @@ bool planted_is_on(enum planted_mistake mistake)
         return false;
     planted_asked++;
     return true;
+}
+
+bool planted_is_silent(void)
+{
+    return planted_silent;
 }
 
 /* As tests/sim/planted writes it: TAIL_FORGOTTEN is tail-forgotten. */
@@ -68,6 +74,7 @@ __attribute__((constructor)) static void planted_switch(void)
         fprintf(stderr, "no mistake is called '%s'; S2D_PLANTED=list prints them\n", asked);
         exit(2);
     }
+    planted_silent = !getenv("S2D_INVARIANTS");
 }
 
 /* A mistake that the run never had occasion to make cannot be caught: tests/sim/planted says so. */

@@ -20,8 +20,11 @@ enum planted_mistake { PLANTED_NOTHING, PLANTED_TABLE(PLANTED_ENUMERATOR) PLANTE
 #ifdef S2D_PLANTED
 bool planted_is_on(enum planted_mistake mistake);
 #define PLANTED(name) planted_is_on(PLANTED_##name)
+bool planted_is_silent(void); /* invariant.h */
+#define PLANTED_SILENT() planted_is_silent()
 #else
 #define PLANTED(name) ((void)PLANTED_##name, false)
+#define PLANTED_SILENT() false
 #endif
 
 #endif

@@ -12,8 +12,9 @@
  *
  * Checked throughout: no acknowledged write is lost, every column that counts holds it, and a block
  * that shows the last write or an unanswered one shows it from then on. Checked at the end:
- * everything heals in bounded virtual time, and all copies are the same. I1-I8 are asserted in the
- * code that runs. */
+ * everything heals in bounded virtual time, and all copies are the same. What the code that runs
+ * asserts of I1-I10, and what follows from these checks only: tests/README.md, "What is asserted
+ * where". */
 #include "tests/sim/mirror_sim.h"
 
 #include <getopt.h>

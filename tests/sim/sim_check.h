@@ -1,6 +1,7 @@
 /* sim_check: what must hold.
  *
- * After every step, of what can be seen from outside (the rest is asserted in the code that runs):
+ * After every step, of what can be seen from outside (some of the rest is asserted in the code that
+ * runs, some only follows from the checks at the end: tests/README.md):
  *   I5  at most one node serves a vdisk: it has mounted it and holds its lease
  *   I3  nodes that show the same epoch of a vdisk show the same owner, session and column states;
  *       on a node epochs only rise; each slab has an in-sync column
