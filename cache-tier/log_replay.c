@@ -440,7 +440,7 @@ static int co_find_end(struct reader *reader, struct chain *chain)
 
     if (r < 0)
         return r;
-    chain->found->damaged = vouched >= chain->sequence;
+    chain->found->damaged = vouched >= chain->sequence && !PLANTED(REPLAY_PAST_HOLE);
     SOMETIMES_IF(chain->found->damaged,
                  "replay: a hole in the log that a later batch calls durable");
     if (chain->last->sequence != 0 && vouched < chain->last->sequence) {

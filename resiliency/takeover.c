@@ -370,6 +370,29 @@ static int co_write_again(struct takeover *takeover, struct write_extent run, co
     return r;
 }
 
+/* A mistake (planted.h): the record keeps its name. Who lacks it gets a copy, and each column is
+ * told at once that it is committed. */
+static int co_keep_name(struct takeover *takeover, struct write_extent run, const char *buffer,
+                        const uint64_t *sums)
+{
+    struct mirror *mirror = takeover->mirror;
+    uint8_t columns = takeover->versions[run.block].columns;
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < mirror->config->width; i++) {
+        struct feed *feed = mirror_feed(mirror, run.slab, i);
+
+        if (!is_in_sync(mirror, run.slab, i))
+            continue;
+        if (!(columns & BIT(i)))
+            r = co_copy_blocks(feed, i, run, buffer, sums, 0);
+        if (r == 0)
+            r = co_column_mark(feed->store, mirror->vdisk.id, mirror->epoch,
+                               (struct log_position){mirror->session, 0}, false);
+    }
+    return r;
+}
+
 /* Reads into buffer and writes again. A run that cannot be read as a whole goes block by block, and
  * a block that is lost is left as it is. */
 static int co_rewrite_run(struct takeover *takeover, struct write_extent run, char *buffer)
@@ -383,6 +406,8 @@ static int co_rewrite_run(struct takeover *takeover, struct write_extent run, ch
     if (takeover->versions[run.block].kind == RECORD_ZERO)
         return co_write_again(takeover, run, NULL, NULL);
     r = co_read_newest(takeover, run, buffer, sums);
+    if (r == 0 && PLANTED(TAKEOVER_KEEPS_NAME))
+        return co_keep_name(takeover, run, buffer, sums);
     if (r == 0)
         return co_write_again(takeover, run, buffer, sums);
     if (r != -EIO)

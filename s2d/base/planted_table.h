@@ -11,11 +11,12 @@
     X(CATCHING_COUNTS, "mirror", "a column that is catching up stands in for one that is in-sync [CATCHCOUNT]") \
     X(TAKEOVER_WRITES_NOTHING, "mirror", "a takeover does not write again [NOAGAIN]")              \
     X(TAKEOVER_WRITES_OLDEST, "aimed", "a takeover writes the oldest record of a block again [AGAINOLDEST]") \
+    X(TAKEOVER_KEEPS_NAME, "aimed", "a takeover copies records under their old names, committed where they arrive [KEEPNAME]") \
     X(TAKEOVER_OWN_LOG, "aimed", "a takeover looks at the local log alone [OWNLOG]")              \
     X(AGAIN_SPARED_EARLY, "mirror", "what all in-sync columns but one have is not written again") \
     X(TAKEOVER_SERVES_EARLY, "mirror", "a slab serves before what was written again is committed [SERVEEARLY]") \
     X(MARK_EARLY, "aimed", "watermarks of a session flow before its takeover is done [MARKEARLY]") \
-    X(MARK_AHEAD, "aimed", "a watermark covers writes that are in flight")                        \
+    X(MARK_AHEAD, "aimed", "a watermark covers writes that are in flight [SETMARK]")              \
     X(MARK_COVERS_NOT, "mirror", "a watermark leaves out records of earlier sessions [NOCOVER]")   \
     X(STALE_TAIL_KEPT, "aimed", "a column that returns does not drop its tail [NOTAIL]")          \
     X(STALE_TAKES_MARK, "aimed", "a stale column takes a watermark before it has dropped its tail [STALEMARK]") \
@@ -61,6 +62,7 @@
     X(RELEASE_DOOR_OPEN, "mirror-test", "writes go on into a slab that is being given back")            \
     /* the store: I2, I4, I9, I10 */                                                               \
     X(SEAL_IGNORED, "aimed", "a store takes messages of a lower epoch [NOSEAL]")                  \
+    X(GAP_TAKEN, "store-test", "a store takes a record behind a gap in the sequence [NOSEQ]")      \
     X(SEAL_RECORDS_ONLY, "store", "marks and drops of a lower epoch are taken [SEALWRITES]")       \
     X(SEAL_VOLATILE, "store", "a seal is not durable when it is answered [SEALVOL]")               \
     X(TAIL_FORGOTTEN, "store", "a restarted store drops its uncommitted records [SELFDROP]")       \
@@ -79,6 +81,7 @@
     X(TRIMS_EARLY, "trims", "a checkpoint takes trims behind its region along with those in it")     \
     X(AGAIN_TAKES_ALL, "pending", "what a takeover writes again may fill a log to its last block")    \
     X(REPLAY_TORN, "store", "a torn batch at the end of the log is replayed")                      \
+    X(REPLAY_PAST_HOLE, "store-test", "a hole in the log that a later batch calls durable is passed over in silence") \
     X(REPLAY_PREDECESSOR, "log", "batches of an earlier incarnation are replayed")               \
     X(REPLAY_SHORT, "store", "replay ends before the last batch")                                  \
     X(GENERATION_NOT_CHECKED, "store", "requests for an extent's earlier life are served")              \
