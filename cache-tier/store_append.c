@@ -341,6 +341,8 @@ void store_apply(struct store *store, struct stream *stream, const struct record
         stream->durable_seq = MAX(stream->durable_seq, record->position.seq);
     if (log_position_compare(record->watermark, stream->durable_watermark) > 0)
         stream->durable_watermark = record->watermark;
+    if (record->kind == RECORD_ZERO && record->column == 1 && PLANTED(TRIM_LOST_ON_ONE))
+        return;
     if (row->generation != record->where.generation || !(row->flags & EXTENT_USED)) {
         SOMETIMES("store: a record lands when its extent has another life");
         return; /* the extent has another life by now */

@@ -220,7 +220,8 @@ static void replay_data(struct replay *replay, const struct log_data_record *fro
     if (place_check == 1) {
         if (extent_table_row(store->table, record.where.extent)->flags & EXTENT_LOST)
             replay->compares[record.where.extent].row_was_lost = true;
-        store_own_extent(store, record.where, record.vdisk, record.slab, record.column);
+        store_own_extent(store, record.where, record.vdisk, record.slab,
+                         record.column ^ PLANTED(TABLE_COLUMN_WRONG));
     }
     store_learn_watermark(store, stream, record.watermark, record.epoch);
     if (place_check == -EINVAL)

@@ -376,6 +376,8 @@ static int co_compare_column(struct resync *resync)
         uint32_t count = MIN(blocks - block, CHUNK_BLOCKS);
         uint32_t todo = count_todo(resync, block, count);
 
+        if (lacks_all && PLANTED(REPAIR_COPIES_NOTHING))
+            todo = 0;
         r = todo > 0 ? co_wait_while_paused(feed) : 0;
         if (r == 0 && todo > 0)
             r = co_compare_chunk(resync, block, count);

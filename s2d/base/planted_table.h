@@ -151,6 +151,15 @@
     X(CSV_NO_DRAIN, "csv", "a reconnected client's old requests are not waited for")               \
     X(CSV_NEW_NAME, "csv", "a repeat of a metadata request bears a new name")                      \
     X(CSV_NOT_FENCED, "csv", "an older incarnation of a VM writes on beside a newer one")          \
+    /* each aimed at one checker of cluster_sim: sim_invariants.c, sim_check.c, sim_disks.c */        \
+    X(EPOCH_KEPT, "cluster", "columns are marked stale in the epoch in which they were in-sync: agree()") \
+    X(LEASE_OUTLIVED, "cluster", "a node serves on when its lease has run out: check_step()")      \
+    X(COMMAND_SKIPPED, "cluster", "a node misses commands that the others apply: agree()") \
+    X(USED_NOT_GIVEN_BACK, "cluster", "an extent of a slab that is gone counts as used: check_databases(), check_extents()") \
+    X(TABLE_COLUMN_WRONG, "cluster", "an extent table names another column than the database: check_row()") \
+    X(REPAIR_COPIES_NOTHING, "cluster", "a new column is called in-sync without having been copied: the scrub") \
+    X(TRIM_LOST_ON_ONE, "cluster", "one copy leaves out trims: the history")                         \
+    X(LOST_IS_WARNING, "cluster", "health calls a volume without its data degraded: loss_is_told()") \
     /* virtual machines */                                                                         \
     X(VM_FAILOVER_AT_ONCE, "vms", "a VM is started elsewhere before its dead daemon's lease is over") \
     X(VM_TAKEN_UP_UNJUDGED, "vms", "a VM that waits goes on, whatever the database says") \

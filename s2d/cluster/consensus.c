@@ -29,6 +29,13 @@ static struct proposal *find_proposal(struct consensus *consensus, const json_t 
     return NULL;
 }
 
+/* A mistake (planted.h): each node misses commands of its own, when the cluster has been set up. */
+static bool is_skipped(const struct consensus *consensus, const struct raft_entry *entry)
+{
+    return PLANTED(COMMAND_SKIPPED) && entry->index > 50 &&
+           entry->index % 16 == consensus->options.node % 16;
+}
+
 static void apply_command(struct consensus *consensus, const struct raft_entry *entry)
 {
     json_t *command = json_parse(entry->data, entry->size); /* NULL is refused below */
@@ -37,7 +44,8 @@ static void apply_command(struct consensus *consensus, const struct raft_entry *
     struct proposal *proposal;
     size_t count;
 
-    database_apply(consensus->database, entry->index, command, &result);
+    database_apply(consensus->database, entry->index, is_skipped(consensus, entry) ? NULL : command,
+                   &result);
     changes = database_changes(consensus->database, &count);
     for (size_t i = 0; i < count; i++)
         consensus_put_change(consensus, &changes[i]);

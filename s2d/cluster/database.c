@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "s2d/base/planted.h"
 #include "s2d/cluster/database_internal.h"
 
 #define EVENTS_MAX 2000
@@ -196,7 +197,7 @@ static void usage_count_slab(struct database *database, const struct slab_record
 
         assert(!(usage->bits[column->extent / 64] & bit) == used);
         usage->bits[column->extent / 64] ^= bit;
-        usage->used += used ? 1 : -1;
+        usage->used += used ? 1 : -!PLANTED(USED_NOT_GIVEN_BACK);
     }
 }
 

@@ -131,7 +131,7 @@ static void vdisk_stale(struct command *command)
                        "the last of its slab");
         return;
     }
-    vdisk->epoch++;
+    vdisk->epoch += !PLANTED(EPOCH_KEPT);
     database_put(command->database, TABLE_VDISK, vdisk);
 }
 

@@ -5,6 +5,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "s2d/base/planted.h"
+
 #define MEDIA_ERRORS_MANY 100 /* repaired since the daemon started */
 #define POOL_WARNING_PERCENT 70
 #define POOL_UNHEALTHY_PERCENT 90
@@ -494,7 +496,7 @@ static bool is_detached(const struct database *database, const struct vdisk_reco
     char text[160];
 
     if (columns->detached > 0)
-        give(verdict, "volume", "Detached",
+        give(verdict, "volume", PLANTED(LOST_IS_WARNING) ? "Degraded" : "Detached",
              vdisk_data_columns(vdisk) > 1
                  ? "%llu of %llu slabs have too few current columns that can be reached; one is on "
                    "%s"
