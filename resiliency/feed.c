@@ -122,7 +122,7 @@ void feed_break(struct feed *feed, int error)
     feed->down_since_ns = io_now_ns(mirror->io);
     log_debug(mirror->io, "mirror", "feed broke", "vdisk=%llu disk=%llu error=%d",
               (unsigned long long)mirror->vdisk.id, (unsigned long long)feed->disk, error);
-    if (error == -EIO)
+    if (error == -EIO || error == -EINVAL) /* it will say so again */
         feed->not_before_ns = feed->down_since_ns + mirror->limits.retry_ns;
     feed_detach(feed);
     feed_drop_unwanted(feed);
