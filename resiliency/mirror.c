@@ -444,3 +444,29 @@ struct mirror_status mirror_status(const struct mirror *mirror)
     }
     return status;
 }
+
+static bool slab_is_detached(const struct mirror *mirror, uint32_t slab)
+{
+    const struct column_config *columns = mirror_columns(mirror, slab);
+    uint32_t attached = 0;
+
+    for (uint32_t i = 0; i < mirror->config->width; i++)
+        attached += columns[i].state == COLUMN_IN_SYNC && mirror_feed(mirror, slab, i)->up;
+    return attached < mirror->config->data_columns;
+}
+
+uint32_t mirror_detached_slabs(const struct mirror *mirror, uint64_t *ret_disk)
+{
+    uint32_t count = 0;
+
+    *ret_disk = 0;
+    list_for_each (node, &mirror->feeds) {
+        const struct feed *feed = list_entry(node, struct feed, node);
+
+        if (feed->in_sync_columns > 0 && !feed->up)
+            *ret_disk = feed->disk;
+    }
+    for (uint32_t slab = 0; *ret_disk != 0 && slab < mirror->slab_count; slab++)
+        count += slab_is_detached(mirror, slab);
+    return count;
+}

@@ -151,5 +151,8 @@ struct mirror_status {
     uint64_t reads, writes, read_bytes, written_bytes;
 };
 struct mirror_status mirror_status(const struct mirror *mirror);
+/* Slabs that have to wait: of their in-sync columns too few are attached. *ret_disk: one that is
+ * not; 0: there is none. Looks at each slab only while there is one. */
+uint32_t mirror_detached_slabs(const struct mirror *mirror, uint64_t *ret_disk);
 
 #endif

@@ -262,6 +262,8 @@ void api_volume_health(const struct database *database, const struct volume_reco
         .read_only = json_is_true(json_object_get(report, "read_only")),
         .waiting = json_string_value(json_object_get(report, "waiting")),
         .stale_disks = number(report, "stale_disks"),
+        .detached_slabs = number(report, "detached_slabs"),
+        .detached_disk = number(report, "detached_disk"),
         .lost_blocks = number(report, "lost_blocks"),
     };
 
@@ -306,15 +308,17 @@ static json_t *co_volume_status(struct api_context *context, uint64_t id)
     if (co_node_volume_status(context->node, id, &status) < 0 || !status.owned)
         return NULL;
     return json_pack(
-        "{s:b,s:b,s:b,s:s?,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "owned",
+        "{s:b,s:b,s:b,s:s?,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "owned",
         status.owned, "serving", status.serving, "read_only", status.read_only, "waiting",
-        status.waiting, "slabs_waiting", (json_int_t)status.slabs_waiting, "stale_disks",
-        (json_int_t)status.stale_disks, "catching_disks", (json_int_t)status.catching_disks,
-        "compare_blocks", (json_int_t)status.compare_blocks, "copied_blocks",
-        (json_int_t)status.copied_blocks, "healed_blocks", (json_int_t)status.healed_blocks,
-        "lost_blocks", (json_int_t)status.lost_blocks, "reads", (json_int_t)status.reads, "writes",
-        (json_int_t)status.writes, "read_bytes", (json_int_t)status.read_bytes, "written_bytes",
-        (json_int_t)status.written_bytes, "free_bytes", (json_int_t)status.free_bytes, "used_bytes",
+        status.waiting, "detached_slabs", (json_int_t)status.detached_slabs, "detached_disk",
+        (json_int_t)status.detached_disk, "slabs_waiting", (json_int_t)status.slabs_waiting,
+        "stale_disks", (json_int_t)status.stale_disks, "catching_disks",
+        (json_int_t)status.catching_disks, "compare_blocks", (json_int_t)status.compare_blocks,
+        "copied_blocks", (json_int_t)status.copied_blocks, "healed_blocks",
+        (json_int_t)status.healed_blocks, "lost_blocks", (json_int_t)status.lost_blocks, "reads",
+        (json_int_t)status.reads, "writes", (json_int_t)status.writes, "read_bytes",
+        (json_int_t)status.read_bytes, "written_bytes", (json_int_t)status.written_bytes,
+        "free_bytes", (json_int_t)status.free_bytes, "used_bytes",
         (json_int_t)(status.total_bytes - MIN(status.free_bytes, status.total_bytes)));
 }
 

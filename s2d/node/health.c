@@ -509,6 +509,11 @@ static bool is_detached(const struct database *database, const struct vdisk_reco
     else if (!report)
         give(verdict, "volume", "Detached", "its owner %s does not answer",
              node_name_of(database, vdisk->owner));
+    else if (report->detached_slabs > 0) /* which its disk's state does not say: it retires */
+        give(verdict, "volume", "Detached",
+             "%llu of %llu slabs have too few current columns that can be reached; one is on %s",
+             (unsigned long long)report->detached_slabs, (unsigned long long)columns->slabs,
+             describe_disk(database, report->detached_disk, text));
     else if (!report->serving || report->waiting)
         give(verdict, "volume", "Detached", "%s",
              report->waiting ? report->waiting : "its owner is taking it over");

@@ -38,6 +38,8 @@ struct health_volume {
     bool serving, read_only;
     const char *waiting; /* for what, in words; NULL: for nothing */
     uint64_t stale_disks, lost_blocks;
+    uint64_t detached_slabs; /* that have too few columns to be served, */
+    uint64_t detached_disk;  /* for one is here, and cannot be reached */
 };
 struct health_disk {
     bool open;

@@ -116,6 +116,8 @@ struct node_volume_status {
     bool read_only;      /* for metadata that no copy gives */
     const char *waiting; /* what it waits for, in words; NULL: nothing */
     uint32_t slabs_waiting, stale_disks, catching_disks;
+    uint32_t detached_slabs; /* that wait for columns, */
+    uint64_t detached_disk;  /* one of them here */
     uint64_t compare_blocks, copied_blocks, healed_blocks, lost_blocks;
     uint64_t reads, writes, read_bytes, written_bytes;
     uint64_t free_bytes, total_bytes; /* of the file system; 0 when it is not mounted here */

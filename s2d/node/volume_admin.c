@@ -121,6 +121,8 @@ int co_node_volume_status(struct node *node, uint64_t id, struct node_volume_sta
     ret_status->waiting = volume->waiting;
     if (volume->mirror) {
         mirror = mirror_status(volume->mirror);
+        ret_status->detached_slabs =
+            mirror_detached_slabs(volume->mirror, &ret_status->detached_disk);
         ret_status->slabs_waiting = mirror.slabs_waiting;
         ret_status->stale_disks = mirror.stale_disks;
         ret_status->catching_disks = mirror.catching_disks;

@@ -34,10 +34,9 @@ static bool sick(struct look *look, const char *format, ...)
 
 /* ---- what was lost, and what the product says of it ---- */
 
-/* A slab whose columns on living disks are too few. *ret_retiring: one of the dead disks is being
- * emptied, and is not called failed for that reason. */
+/* A slab whose columns on living disks are too few. */
 static bool has_lost_data(struct world *world, const struct database *database,
-                          const struct vdisk_record *vdisk, bool *ret_retiring)
+                          const struct vdisk_record *vdisk)
 {
     bool lost = false;
     size_t count, first = database_slabs(database, vdisk->base.id, &count);
@@ -47,13 +46,10 @@ static bool has_lost_data(struct world *world, const struct database *database,
         unsigned left = 0;
 
         for (uint64_t j = 0; j < slab->column_count; j++) {
-            const struct disk_record *record =
-                database_find(database, TABLE_DISK, slab->columns[j].disk);
             const struct machine_disk *disk =
                 machine_disk_of(world, database, slab->columns[j].disk, NULL);
 
             left += slab->columns[j].state == COLUMN_RECORD_IN_SYNC && disk && !disk->dead;
-            *ret_retiring |= disk && disk->dead && record->state == DISK_RETIRING;
         }
         lost = lost || left < vdisk_data_columns(vdisk);
     }
@@ -86,19 +82,20 @@ static void ask_health(struct world *world, const struct database *database,
                                     .read_only = status.read_only,
                                     .waiting = status.waiting,
                                     .stale_disks = status.stale_disks,
+                                    .detached_slabs = status.detached_slabs,
+                                    .detached_disk = status.detached_disk,
                                     .lost_blocks = status.lost_blocks};
     health_of_volume(database, volume, answers ? &report : NULL, ret_verdict);
 }
 
-/* Not of one that merely waits: for a lease, an owner, its mount. Of a slab whose last copies were
- * on a disk that died while it was being emptied, "Detached" is all that is said. */
-static bool says_lost(const struct health_verdict *verdict, bool is_lost, bool is_retiring)
+/* Not of one that merely waits: for a lease, an owner, its mount. */
+static bool says_lost(const struct health_verdict *verdict, bool is_lost)
 {
     const char *state = verdict->state->state;
 
     if (strcmp(state, "Detached") == 0)
         return strstr(verdict->text, "that no copy gives") ||
-               (is_lost && (is_retiring || strstr(verdict->text, "can be reached")));
+               (is_lost && strstr(verdict->text, "can be reached"));
     return strcmp(state, "Data lost") == 0 || strcmp(state, "Read-only") == 0;
 }
 
@@ -107,11 +104,10 @@ static bool judge(const struct look *look, const struct volume_record *volume, b
                   struct health_verdict *ret_verdict)
 {
     const struct vdisk_record *vdisk = database_find(look->database, TABLE_VDISK, volume->vdisk);
-    bool retiring = false;
 
-    *ret_lost = vdisk && has_lost_data(look->world, look->database, vdisk, &retiring);
+    *ret_lost = vdisk && has_lost_data(look->world, look->database, vdisk);
     ask_health(look->world, look->database, volume, ret_verdict);
-    return look->excuse && says_lost(ret_verdict, *ret_lost, retiring);
+    return look->excuse && says_lost(ret_verdict, *ret_lost);
 }
 
 static bool is_told(const struct look *look, uint64_t vdisk_id)
@@ -189,6 +185,19 @@ static bool has_column_to_move(struct look *look)
     return false;
 }
 
+static bool sick_slab(struct look *look, const struct slab_record *slab, uint64_t disk)
+{
+    const struct vdisk_record *vdisk = database_find(look->database, TABLE_VDISK, slab->vdisk);
+    const struct volume_record *volume = database_find(look->database, TABLE_VOLUME, vdisk->volume);
+    struct health_verdict verdict = {0};
+
+    if (volume)
+        ask_health(look->world, look->database, volume, &verdict);
+    return sick(look, "vdisk %llu slab %llu is stale on disk %llu; the volume is %s: %.160s",
+                (unsigned long long)slab->vdisk, (unsigned long long)slab->number,
+                (unsigned long long)disk, volume ? verdict.state->state : "deleted", verdict.text);
+}
+
 /* But for columns that stay on a disk that died, for lack of room. */
 static bool has_stale_column(struct look *look)
 {
@@ -203,9 +212,7 @@ static bool has_stale_column(struct look *look)
 
             if (slab->columns[j].state != COLUMN_RECORD_IN_SYNC && !(disk && disk->dead) &&
                 !is_told(look, slab->vdisk))
-                return sick(look, "vdisk %llu slab %llu is stale on disk %llu",
-                            (unsigned long long)slab->vdisk, (unsigned long long)slab->number,
-                            (unsigned long long)slab->columns[j].disk);
+                return sick_slab(look, slab, slab->columns[j].disk);
         }
     }
     return false;

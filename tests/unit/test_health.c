@@ -198,7 +198,12 @@ static void a_waiting_volume_says_for_what(void **state)
     struct world *world = *state;
     const struct health_volume waiting = {.serving = true, .waiting = "a copy of slab 3"};
     const struct health_volume taking_over = {.serving = false};
+    /* A disk that died while it was being retired is retiring, and nothing else, in the database.
+     */
+    const struct health_volume stuck = {
+        .serving = true, .detached_slabs = 1, .detached_disk = world->disks[0]};
 
+    expect_volume(world, &stuck, "Detached", HEALTH_UNHEALTHY, "1 of 2 slabs have too few");
     expect_volume(world, &waiting, "Detached", HEALTH_UNHEALTHY, "a copy of slab 3");
     expect_volume(world, &taking_over, "Detached", HEALTH_UNHEALTHY, "taking it over");
     expect_volume(world, NULL, "Detached", HEALTH_UNHEALTHY, "n1 does not answer");
