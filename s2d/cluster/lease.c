@@ -2,6 +2,7 @@
 
 #include "s2d/base/planted.h"
 #include "s2d/base/sometimes.h"
+#include "s2d/cluster/raft_types.h"
 
 void lease_init(struct lease *lease)
 {
@@ -26,7 +27,7 @@ int lease_on_answer(struct lease *lease, uint64_t now_ns, uint64_t seq, uint64_t
     uint64_t expires_ns;
 
     /* From outside: refused, not asserted, or a peer could stop this node. */
-    if (remaining_ns > LEASE_NS)
+    if (remaining_ns > LEASE_NS || index > RAFT_NUMBER_MAX)
         return -EPROTO;
     if (seq == 0 || seq > lease->seq || seq + LEASE_SENT_MAX <= lease->seq)
         return -ESTALE;

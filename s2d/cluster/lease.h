@@ -31,7 +31,7 @@ uint64_t lease_send(struct lease *lease, uint64_t now_ns);
 
 /* The leader's answer to heartbeat seq: remaining_ns are left, counted from its sending; the leader
  * had committed `index`. Returns 0, -ESTALE (too late, unknown, or nothing left), -EPROTO (more
- * than LEASE_NS). */
+ * than LEASE_NS, or an index that no log has: the lease would wait for it for ever). */
 must_check int lease_on_answer(struct lease *lease, uint64_t now_ns, uint64_t seq,
                                uint64_t remaining_ns, uint64_t index);
 

@@ -31,6 +31,9 @@ struct liveness {
     struct io *io;
     struct liveness_options options;
     struct lease lease;
+    struct {
+        uint64_t seq, node;
+    } asked[LEASE_SENT_MAX]; /* whom the last heartbeats went to: nobody else can answer them */
     struct watch watch;
     struct io_timer beat;
     struct io_timer verdict; /* somebody's time is up before the next beat */
@@ -99,17 +102,28 @@ static uint64_t grant(struct liveness *liveness, uint64_t node, uint64_t start_c
                        status.quorum_round_ns);
 }
 
-static void take_answer(struct liveness *liveness, const struct answer *answer)
+static bool somebody_else_was_asked(const struct liveness *liveness, uint64_t seq, uint64_t node)
+{
+    size_t i = seq % LEASE_SENT_MAX;
+
+    return liveness->asked[i].seq == seq && liveness->asked[i].node != node;
+}
+
+static void take_answer(struct liveness *liveness, const struct answer *answer, uint64_t from)
 {
     int r;
 
     if (answer->start_counter != liveness->options.start_counter || liveness->given_up)
         return;
-    r = lease_on_answer(&liveness->lease, io_clock_ns(liveness->io), answer->seq,
-                        answer->remaining_ns, answer->index);
+    r = somebody_else_was_asked(liveness, answer->seq, from)
+            ? -EPROTO
+            : lease_on_answer(&liveness->lease, io_clock_ns(liveness->io), answer->seq,
+                              answer->remaining_ns, answer->index);
     if (r == -EPROTO)
-        log_warn(liveness->io, "liveness", "the leader granted more than a lease",
-                 "remaining_ns=%llu", (unsigned long long)answer->remaining_ns);
+        log_warn(liveness->io, "liveness", "a lease was granted that is none: refused",
+                 "from=%llu seq=%llu remaining_ns=%llu index=%llu", (unsigned long long)from,
+                 (unsigned long long)answer->seq, (unsigned long long)answer->remaining_ns,
+                 (unsigned long long)answer->index);
     tell_lease(liveness);
 }
 
@@ -123,6 +137,8 @@ static void send_heartbeat(struct liveness *liveness)
     if (status.role.leader == 0)
         return;
     heartbeat.seq = lease_send(&liveness->lease, io_clock_ns(liveness->io));
+    liveness->asked[heartbeat.seq % LEASE_SENT_MAX].seq = heartbeat.seq;
+    liveness->asked[heartbeat.seq % LEASE_SENT_MAX].node = status.role.leader;
     if (status.role.leader != liveness->options.node) {
         send_to(liveness, status.role.leader, TYPE_HEARTBEAT, &heartbeat, sizeof(heartbeat));
         return;
@@ -131,7 +147,7 @@ static void send_heartbeat(struct liveness *liveness)
     answer.remaining_ns =
         grant(liveness, liveness->options.node, liveness->options.start_counter, &answer.index);
     if (answer.remaining_ns > 0)
-        take_answer(liveness, &answer);
+        take_answer(liveness, &answer, liveness->options.node);
 }
 
 static void handle_heartbeat(void *arg, const struct bus_message *message)
@@ -157,7 +173,7 @@ static void handle_answer(void *arg, const struct bus_message *message)
     if (message->header_bytes != sizeof(answer))
         return;
     memcpy(&answer, message->header, sizeof(answer));
-    take_answer(arg, &answer);
+    take_answer(arg, &answer, message->from);
 }
 
 /* ---- the watch over the others ---- */

@@ -34,6 +34,7 @@ static void answers_that_come_too_late_grant_nothing(void **state)
     assert_int_equal(lease_on_answer(&lease, 1500 * MS, seq, 1500 * MS, 0), -ESTALE);
     assert_int_equal(lease_on_answer(&lease, 1, seq + 1, LEASE_NS, 0), -ESTALE);
     assert_int_equal(lease_on_answer(&lease, 1, seq, LEASE_NS + 1, 0), -EPROTO);
+    assert_int_equal(lease_on_answer(&lease, 1, seq, LEASE_NS, UINT64_MAX), -EPROTO);
     assert_false(lease_held(&lease, 1, 0));
 }
 
