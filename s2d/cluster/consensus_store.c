@@ -90,8 +90,9 @@ static int load_fixed(void *arg, const char *key, const void *value, size_t byte
             return -EBADMSG;
         memcpy(&loader->raft.base.index, value, 8);
         memcpy(&loader->raft.base.term, (const char *)value + 8, 8);
-        return raft_configuration_decode((const char *)value + 16, bytes - 16,
-                                         &loader->raft.base.configuration);
+        if (raft_configuration_decode((const char *)value + 16, bytes - 16,
+                                      &loader->raft.base.configuration) < 0)
+            return -EBADMSG;
     } else if (strcmp(key, CONSENSUS_KEY_APPLIED) == 0) {
         if (bytes != sizeof(loader->raft.applied))
             return -EBADMSG;
@@ -104,11 +105,15 @@ static int load_entry(void *arg, const char *key, const void *value, size_t byte
 {
     struct consensus *consensus = ((struct consensus_loader *)arg)->consensus;
     uint64_t index = strtoull(key + strlen(LOG_PREFIX), NULL, 16);
+    char its_key[DATABASE_KEY_MAX];
     struct raft_view view;
 
+    log_key(index, its_key);
+    if (strcmp(key, its_key) != 0) /* it would never be deleted */
+        return -EBADMSG;
     if (index <= ((struct consensus_loader *)arg)->raft.base.index)
         return 0; /* compacted; its deletion was not written yet */
-    if (bytes < 9)
+    if (bytes < 9 || bytes - 9 > RAFT_ENTRY_BYTES_MAX)
         return -EBADMSG;
     memcpy(&view.term, value, 8);
     view.type = ((const uint8_t *)value)[8];
@@ -137,6 +142,9 @@ void consensus_load(void *arg)
         loader->result = kv_each(kv, KEY_BASE, load_fixed, loader);
     if (loader->result == 0)
         loader->result = kv_each(kv, CONSENSUS_KEY_APPLIED, load_fixed, loader);
+    if (loader->result == 0 && loader->raft.applied < loader->raft.base.index)
+        loader->result =
+            -EBADMSG; /* also when it is not there: raft_new() would make the best of it */
     if (loader->result == 0)
         loader->result = kv_each(kv, CONSENSUS_STATE_PREFIX, load_record, loader);
     if (loader->result == 0)

@@ -69,11 +69,16 @@ static int options_complete(struct raft_options *options)
     return options->heartbeat_ns >= options->election_timeout_min_ns / 2 ? -EINVAL : 0;
 }
 
-/* Does what the store holds fit together, so far? */
+/* Does what the store holds fit together, so far? Its numbers are bounded as those of messages are:
+ * they are counted on. */
 static bool options_sound(const struct raft_options *options)
 {
+    const struct raft_hard_state *hard = &options->hard_state;
     const struct raft_snapshot *base = &options->base;
 
+    if (MAX(hard->term, base->index) > RAFT_NUMBER_MAX ||
+        MAX(hard->vouched_term, hard->vouched_index) > RAFT_NUMBER_MAX)
+        return false;
     if (options->applied < base->index || base->term > options->hard_state.term)
         return false;
     if (base->index == 0)

@@ -300,6 +300,9 @@ static int co_start(struct daemon *daemon)
     r = co_node_start(daemon->io, &options, &daemon->node);
     if (r < 0) {
         log_error(daemon->io, "daemon", "the node cannot start", "error=%s", strerror(-r));
+        if (r == -EBADMSG)
+            log_error(daemon->io, "daemon", "what its folder says of it and the cluster is damaged",
+                      "action=\"evict this node, empty the folder and join again\"");
         return r;
     }
     r = co_open_api(daemon);

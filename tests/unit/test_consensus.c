@@ -25,6 +25,7 @@ struct machine {
     struct co_cond stop;
     bool stopping, up;
     uint64_t starts;
+    int opens; /* what co_consensus_open() is to return */
 };
 
 struct world {
@@ -65,7 +66,7 @@ static void open_all(struct machine *machine, struct io *io)
         assert_int_equal(consensus_bootstrap(machine->kv, 1), 0);
     options.bus = machine->bus;
     options.kv = machine->kv;
-    assert_int_equal(co_consensus_open(io, &options, &machine->consensus), 0);
+    assert_int_equal(co_consensus_open(io, &options, &machine->consensus), machine->opens);
 }
 
 /* Node 1 makes the others members, one after the other, as failover.c does. */
@@ -99,7 +100,7 @@ static void machine_main(struct io *io, void *arg)
     sim_on_crash(machine->world->sim, (unsigned)machine->id, stop_machine, machine);
     open_all(machine, io);
     machine->up = true;
-    while (!machine->stopping) {
+    while (!machine->stopping && machine->consensus) {
         keep_members(machine);
         if (co_cond_wait_until(&machine->stop, io_now_ns(io) + 100 * MS) == -ECANCELED)
             break;
@@ -307,6 +308,91 @@ static void the_database_survives_all_power_lost(void **state)
     }
 }
 
+struct damage {
+    const char *key;
+    const char *value; /* NULL: it is gone */
+    size_t bytes;
+};
+
+static int remember(void *arg, const char *key, const void *value, size_t bytes)
+{
+    kv_put(arg, key, value, bytes);
+    return 0;
+}
+
+/* Writes to the store of a node that is down. Returns what undoes it. */
+static struct kv_batch damage_store(struct kv_disk *disk, const struct damage *damage)
+{
+    struct kv_batch before, change;
+    struct kv *kv;
+
+    kv_batch_init(&before);
+    kv_batch_init(&change);
+    assert_int_equal(kv_memory_open(disk, &kv), 0);
+    kv_delete_range(&before, "a", "z");
+    assert_int_equal(kv_each(kv, "", remember, &before), 0);
+    if (damage->value)
+        kv_put(&change, damage->key, damage->value, damage->bytes);
+    else
+        kv_delete(&change, damage->key);
+    assert_int_equal(kv_write(kv, &change), 0);
+    kv_batch_done(&change);
+    kv_close(kv);
+    return before;
+}
+
+static void undo(struct kv_disk *disk, struct kv_batch *before)
+{
+    struct kv *kv;
+
+    assert_int_equal(kv_memory_open(disk, &kv), 0);
+    assert_int_equal(kv_write(kv, before), 0);
+    kv_batch_done(before);
+    kv_close(kv);
+}
+
+/* What no version writes is refused, and not made the best of: a store without the index applied
+ * would have its commands run again over what they have done. */
+static void a_damaged_store_is_refused(void **state)
+{
+#define BYTES(text) text, sizeof(text) - 1
+    static const struct damage damages[] = {
+        {"state/applied", NULL, 0},
+        {"state/applied", BYTES("\1\0\0")},
+        {"raft/hard", NULL, 0},
+        {"raft/hard", BYTES("\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\0"
+                            "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0")},
+        {"raft/base", NULL, 0},
+        {"raft/base", BYTES("\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\2\0")},
+        {"raft/log/0000000000000002", NULL, 0},
+        {"raft/log/0000000000000003", BYTES("\1\0\0\0\0\0\0\0")},
+        {"raft/log/0000000000000003x", BYTES("\1\0\0\0\0\0\0\0\3")},
+        {"raft/log/1", BYTES("\1\0\0\0\0\0\0\0\3")},
+        {"db/event/1", BYTES("{}")},
+    };
+    struct world *world = *state;
+    struct machine *machine = &world->machines[1];
+
+    start_cluster(world);
+    assert_int_equal(ask_and_wait(world, 1, event_command(1)), 0);
+    run_for(world, 3 * SEC);
+    for (size_t i = 0; i < sizeof(damages) / sizeof(damages[0]); i++) {
+        struct kv_batch before;
+
+        sim_crash(world->sim, 1, SIM_PROCESS_DIES);
+        before = damage_store(machine->disk, &damages[i]);
+        machine->opens = -EBADMSG;
+        start(world, 1);
+        run_for(world, SEC);
+        sim_crash(world->sim, 1, SIM_PROCESS_DIES);
+        undo(machine->disk, &before);
+        machine->opens = 0;
+        start(world, 1);
+        run_for(world, SEC);
+        assert_int_equal(count_event(machine, 1), 1);
+    }
+}
+
 #define MANY 6000 /* more than the log keeps behind a compaction */
 
 /* A node that was away for longer than the log reaches back gets the database whole. */
@@ -475,6 +561,7 @@ int main(void)
         TEST(a_refused_command_says_why),
         TEST(proposals_survive_leaders),
         TEST(the_database_survives_all_power_lost),
+        TEST(a_damaged_store_is_refused),
         TEST(a_late_node_is_sent_a_snapshot),
         TEST(large_commands_do_not_fill_the_log),
         TEST(a_snapshot_older_than_the_log_is_begun_anew),
