@@ -335,7 +335,9 @@ static struct voter_candidate look_at_member(struct node *node, uint64_t id,
     if (!record || raft_peer_status(consensus_raft(node->consensus), id, &peer) < 0)
         return candidate;
     silent_ns = io_now_ns(node->io) - peer.heard_ns;
-    candidate.ready = record->state == NODE_UP && silent_ns < HEARD_LATELY_NS &&
+    /* A match of 0 has not answered this leader yet, who counts it as heard when he begins: one who
+     * was admitted and never came would get a vote in a young log, and the quorum were gone. */
+    candidate.ready = record->state == NODE_UP && silent_ns < HEARD_LATELY_NS && peer.match > 0 &&
                       peer.match + CAUGHT_UP_ENTRIES >= status->commit_index;
     candidate.gone = record->state != NODE_UP && silent_ns >= VOTE_MOVES_NS;
     return candidate;
