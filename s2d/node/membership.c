@@ -441,10 +441,11 @@ static int take_identity(struct node *node, const json_t *reply, const uint8_t s
     const char *key = json_string_value(json_object_get(reply, "key"));
     const json_t *peers = json_object_get(reply, "peers");
     uint8_t sealed[SEALED_BYTES];
+    uint64_t number;
     int r;
 
     if (!cluster || !key || !json_is_array(peers) ||
-        json_integer_value(json_object_get(reply, "node")) <= 0)
+        !node_take_number(json_object_get(reply, "node"), &number) || number == 0)
         return -EPROTO;
     r = hex_to_bytes(cluster, node->identity.cluster, sizeof(node->identity.cluster));
     if (r == 0)
@@ -453,7 +454,7 @@ static int take_identity(struct node *node, const json_t *reply, const uint8_t s
         r = unseal_key(secret, sealed, node->identity.key);
     if (r < 0)
         return -EPROTO;
-    node->identity.node = (uint64_t)json_integer_value(json_object_get(reply, "node"));
+    node->identity.node = number;
     json_decref(node->identity.peers);
     node->identity.peers = json_deep_copy(peers);
     return 0;

@@ -71,26 +71,37 @@ struct kv_job {
     int result;
 };
 
+bool node_take_number(const json_t *json, uint64_t *ret_number)
+{
+    if (!json_is_integer(json) || json_integer_value(json) < 0 ||
+        json_integer_value(json) > (json_int_t)RAFT_NUMBER_MAX)
+        return false;
+    *ret_number = (uint64_t)json_integer_value(json);
+    return true;
+}
+
+static bool take_hex(const json_t *json, uint8_t *ret_bytes, size_t count)
+{
+    const char *hex = json_string_value(json);
+
+    return hex && hex_to_bytes(hex, ret_bytes, count) == 0;
+}
+
 static int read_identity(void *arg, const char *key, const void *value, size_t bytes)
 {
     struct node_identity *identity = arg;
     json_t *json = json_parse(value, bytes);
-    const char *cluster = json_string_value(json_object_get(json, "cluster"));
-    const char *cluster_key = json_string_value(json_object_get(json, "key"));
-    int r = json ? 0 : -EBADMSG;
+    bool sound = node_take_number(json_object_get(json, "node"), &identity->node) &&
+                 node_take_number(json_object_get(json, "start_counter"), &identity->start_counter);
 
     (void)key;
-    identity->node = (uint64_t)json_integer_value(json_object_get(json, "node"));
-    identity->start_counter = (uint64_t)json_integer_value(json_object_get(json, "start_counter"));
+    if (sound && identity->node != 0)
+        sound = take_hex(json_object_get(json, "cluster"), identity->cluster,
+                         sizeof(identity->cluster)) &&
+                take_hex(json_object_get(json, "key"), identity->key, KEY_BYTES);
     identity->peers = json_incref(json_object_get(json, "peers"));
-    if (r == 0 && identity->node != 0) {
-        r = cluster ? hex_to_bytes(cluster, identity->cluster, sizeof(identity->cluster))
-                    : -EBADMSG;
-        if (r == 0)
-            r = cluster_key ? hex_to_bytes(cluster_key, identity->key, KEY_BYTES) : -EBADMSG;
-    }
     json_decref(json);
-    return r;
+    return sound ? 0 : -EBADMSG;
 }
 
 static void load_identity(void *arg)

@@ -108,6 +108,8 @@ int co_node_propose_in(struct node *node, uint64_t term, json_t *command,
 
 /* node.c */
 must_check int co_node_save_identity(struct node *node);
+/* Ids and counters from outside. False: it is none that this product counts up to. */
+bool node_take_number(const json_t *json, uint64_t *ret_number);
 must_check int co_node_start_member(struct node *node);
 
 /* membership.c */
