@@ -465,7 +465,7 @@ static void explain_join(int r, const char *address, const json_t *reply,
 {
     const char *said = json_string_value(json_object_get(reply, "message"));
 
-    if (said)
+    if (said && said[0])
         node_say(message, "%s", said);
     else if (r == -EACCES)
         node_say(message,
