@@ -114,6 +114,16 @@ static int co_copy_locked(struct resync *resync, struct write_extent extent, cha
     return r < 0 ? r : (int)extent.count;
 }
 
+/* The columns stay stale, and nobody may have asked for the block yet: it is to be told. */
+static void note_lost(struct mirror *mirror, struct write_extent extent)
+{
+    SOMETIMES("resync: no source has a block that can be read");
+    counter_add(&mirror->lost_blocks, 1);
+    log_error(mirror->io, "mirror", "a block cannot be copied: no in-sync copy of it can be read",
+              "vdisk=%llu slab=%u block=%u count=%u", (unsigned long long)mirror->vdisk.id,
+              extent.slab, extent.block, extent.count);
+}
+
 /* With the memory that the copy needs, and under its lock. */
 static int co_copy_extent(struct resync *resync, struct write_extent extent)
 {
@@ -137,6 +147,8 @@ static int co_copy_extent(struct resync *resync, struct write_extent extent)
         r = co_parity_copy(resync->feed, resync->column, extent, &stripe);
     else
         r = co_copy_locked(resync, extent, buffer);
+    if (r == -EIO && resync->feed->up)
+        note_lost(mirror, extent);
     range_unlock(&mirror->lock, &hold);
     if (mirror->erasure)
         stripe_put(&stripe);

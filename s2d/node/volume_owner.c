@@ -294,6 +294,9 @@ static int co_mount(struct node_volume *volume)
     } else if (r == -EIO) { /* of those without which nothing can be mounted */
         volume->waiting = "cannot be mounted: blocks of its metadata that no copy gives";
         pause_mounting(volume, volume->mount_error == -EIO, volume->waiting);
+    } else if (r == -EBADMSG) {
+        volume->waiting = "cannot be mounted: its metadata is damaged";
+        pause_mounting(volume, volume->mount_error == -EBADMSG, volume->waiting);
     }
     if (r < 0)
         return r;

@@ -95,6 +95,7 @@ static bool says_lost(const struct health_verdict *verdict, bool is_lost)
 
     if (strcmp(state, "Detached") == 0)
         return strstr(verdict->text, "that no copy gives") ||
+               strstr(verdict->text, "metadata is damaged") ||
                (is_lost && strstr(verdict->text, "can be reached"));
     return strcmp(state, "Data lost") == 0 || strcmp(state, "Read-only") == 0;
 }
