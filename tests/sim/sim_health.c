@@ -111,6 +111,39 @@ static bool judge(const struct look *look, const struct volume_record *volume, b
     return look->excuse && says_lost(ret_verdict, *ret_lost);
 }
 
+/* One of the last columns of a slab is on a disk that lost its log, and is not read. The node says
+ * so in its log and by an event; the health of the volume only when a request has met it. */
+static bool is_withheld(const struct look *look, const struct slab_record *slab, unsigned needed)
+{
+    unsigned in_sync = 0, damaged = 0;
+
+    for (uint64_t j = 0; j < slab->column_count; j++) {
+        const struct disk_record *disk =
+            database_find(look->database, TABLE_DISK, slab->columns[j].disk);
+        struct machine *machine = disk ? machine_of_node(look->world, disk->node) : NULL;
+        struct node_disk_status status;
+
+        if (slab->columns[j].state != COLUMN_RECORD_IN_SYNC)
+            continue;
+        in_sync++;
+        damaged += machine && node_disk_status(machine->node, disk->base.id, &status) == 0 &&
+                   status.damaged;
+    }
+    return in_sync <= needed && damaged > 0;
+}
+
+static bool has_withheld(const struct look *look, const struct vdisk_record *vdisk)
+{
+    size_t count, first = database_slabs(look->database, vdisk->base.id, &count);
+
+    for (size_t i = first; i < first + count; i++) {
+        if (is_withheld(look, database_at(look->database, TABLE_SLAB, i),
+                        vdisk_data_columns(vdisk)))
+            return true;
+    }
+    return false;
+}
+
 static bool is_told(const struct look *look, uint64_t vdisk_id)
 {
     const struct vdisk_record *vdisk = database_find(look->database, TABLE_VDISK, vdisk_id);
@@ -119,7 +152,8 @@ static bool is_told(const struct look *look, uint64_t vdisk_id)
     struct health_verdict verdict;
     bool lost;
 
-    return look->excuse && volume && judge(look, volume, &lost, &verdict);
+    return look->excuse && volume &&
+           (judge(look, volume, &lost, &verdict) || has_withheld(look, vdisk));
 }
 
 static bool any_is_told(const struct look *look)
