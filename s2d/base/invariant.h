@@ -1,4 +1,4 @@
-/* invariant: where the code relies on I1 to I10 (design.md §6; which is asserted where:
+/* invariant: where the code relies on I1 to I10 (docs/protocol.md; which is asserted where:
  * tests/README.md). INVARIANT(I2, …) is an assert() that names its invariant; `grep INVARIANT`
  * finds all of them. Comparisons of what is at hand: they are in every build, on the write path
  * too.

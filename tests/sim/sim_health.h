@@ -1,5 +1,6 @@
 /* sim_health: whether all is well again after the last fault, and if not, whether the product says
- * why: in the words of `s2d health` (s2d/node/health.h), asked of what it would be asked of. */
+ * why: in the words of `s2d cluster health` (s2d/node/health.h), asked of what it would be asked
+ * of. */
 #ifndef TESTS_SIM_HEALTH_H
 #define TESTS_SIM_HEALTH_H
 
