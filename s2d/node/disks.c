@@ -638,8 +638,8 @@ static int co_ready(struct node *node, uint64_t id, const char *path, struct nod
     return r;
 }
 
-int co_node_claim_disk(struct node *node, const char *path, const char *role, uint64_t *ret_disk,
-                       struct node_message *ret_message)
+static int co_claim(struct node *node, const char *path, const char *role, uint64_t *ret_disk,
+                    struct node_message *ret_message)
 {
     const struct cluster_record *cluster =
         node->member ? database_cluster(node_database(node)) : NULL;
@@ -696,6 +696,40 @@ int co_node_claim_disk(struct node *node, const char *path, const char *role, ui
         r = co_cond_wait_until(&node->changed, deadline_ns);
     }
     *ret_disk = claim.disk_id;
+    return r;
+}
+
+/* On the stack of who claims it. */
+struct claiming {
+    struct list node; /* in node->claiming */
+    const char *name;
+};
+
+static bool is_being_claimed(const struct node *node, const char *name)
+{
+    list_for_each (at, &node->claiming) {
+        if (strcmp(list_entry(at, struct claiming, node)->name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* One at a time: what a claim has written so far is somebody's data to another one, whose
+ * administrator would be told to wipe it. */
+int co_node_claim_disk(struct node *node, const char *path, const char *role, uint64_t *ret_disk,
+                       struct node_message *ret_message)
+{
+    struct claiming claiming = {.name = base_name(path)};
+    int r;
+
+    if (is_being_claimed(node, claiming.name)) {
+        SOMETIMES("node: a disk is claimed twice at once");
+        node_say(ret_message, "disk %s of this node is being claimed just now", claiming.name);
+        return -EBUSY;
+    }
+    list_push_back(&node->claiming, &claiming.node);
+    r = co_claim(node, path, role, ret_disk, ret_message);
+    list_remove(&claiming.node);
     return r;
 }
 

@@ -513,6 +513,7 @@ static struct node *node_new(struct io *io, const struct node_options *options)
     co_cond_init(&node->changed);
     list_init(&node->disks);
     list_init(&node->disks_gone);
+    list_init(&node->claiming);
     list_init(&node->volumes);
     list_init(&node->leader_tasks);
     if (metrics_new(&node->metrics) < 0) {

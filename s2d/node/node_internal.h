@@ -77,6 +77,7 @@ struct node {
     struct list disks;      /* struct node_disk: of this node */
     struct list disks_gone; /* those given back: closed, or about to; mirrors know their columns */
     struct list volumes;    /* struct node_volume: one for each vdisk */
+    struct list claiming;   /* struct claiming: disks that are being claimed (disks.c) */
 
     struct down_node { /* what the leader remembers of nodes that are down */
         uint64_t node; /* 0: free */
