@@ -42,6 +42,8 @@ static inline uint64_t slab_id(uint64_t vdisk, uint64_t number)
 }
 const struct disk_record *database_disk_of(const struct database *database, uint64_t node,
                                            const char *name);
+/* It has failed or is being retired: what is on it gets new places. */
+bool database_disk_is_to_be_empty(const struct disk_record *disk);
 /* Columns there may be called in-sync: the disk has not failed, and its node is not down. */
 bool database_disk_may_join(const struct database *database, uint64_t disk);
 uint64_t database_used_extents(const struct database *database, uint64_t disk);

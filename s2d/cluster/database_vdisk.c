@@ -237,14 +237,14 @@ static void vdisk_in_sync(struct command *command)
     database_put(database, TABLE_VDISK, vdisk);
 }
 
-/* Of a disk that failed, too, when its column was the last one and others caught up since. */
-static bool is_to_be_empty(const struct disk_record *disk)
+bool database_disk_is_to_be_empty(const struct disk_record *disk)
 {
-    return disk && (disk->state == DISK_RETIRING || disk->state == DISK_FAILED);
+    return disk->state == DISK_FAILED || disk->state == DISK_RETIRING;
 }
 
 /* A column on `disk` of the slab that may leave it: a stale one; one that is in-sync only where
- * another one is too (I3), and its disk is to be empty. NULL: refused. */
+ * another one is too (I3), and its disk is to be empty (a failed one has such a column when it was
+ * the last one, and others caught up since). NULL: refused. */
 static const struct column_record *column_to_replace(struct command *command,
                                                      const struct vdisk_record *vdisk,
                                                      const struct slab_record *slab, uint64_t disk)
@@ -256,8 +256,8 @@ static const struct column_record *column_to_replace(struct command *command,
 
         if (column->disk != disk)
             continue;
-        if (column->state == COLUMN_RECORD_STALE ||
-            (is_to_be_empty(from) && has_other_in_sync(vdisk, slab, &disk, 1)))
+        if (column->state == COLUMN_RECORD_STALE || (from && database_disk_is_to_be_empty(from) &&
+                                                     has_other_in_sync(vdisk, slab, &disk, 1)))
             return column;
     }
     command_refuse(command, -ESTALE, "the column is not there, or is in-sync and needed");

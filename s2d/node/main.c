@@ -330,8 +330,6 @@ static void lose_patience(void *arg)
              "after_seconds=%llu", (unsigned long long)(PATIENCE_NS / SEC));
     if (daemon->nbd_server)
         nbd_server_shutdown(daemon->nbd_server);
-    if (node_csv(daemon->node))
-        csv_stop(node_csv(daemon->node));
     node_drop_volumes(daemon->node);
     io_timer_arm(daemon->io, &daemon->patience, io_now_ns(daemon->io) + AGAIN_NS);
 }

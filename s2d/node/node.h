@@ -58,8 +58,8 @@ void co_node_stop(struct node *node, bool handover);
 void node_forget_metadata(struct node *node);
 
 /* Before a stop that has waited long enough for requests: ends what this node's volumes have under
- * way. Those that wait for copies that are away would wait on, and hold up whoever serves them;
- * they return -ESTALE (and -ESHUTDOWN to clients, once csv_stop() was called). A volume is begun
+ * way, and what is sent to other owners. Those that wait for copies that are away would wait on,
+ * and hold up whoever serves them; they return -ESTALE (to clients -ESHUTDOWN). A volume is begun
  * anew by itself, so call it again if need be. */
 void node_drop_volumes(struct node *node);
 

@@ -5,15 +5,14 @@
 
 bool repair_wanted(const struct database *database, const struct disk_record *disk)
 {
-    return (disk->state == DISK_FAILED || disk->state == DISK_RETIRING) &&
-           database_used_extents(database, disk->base.id) > 0;
+    return database_disk_is_to_be_empty(disk) && database_used_extents(database, disk->base.id) > 0;
 }
 
 static bool leaves(const struct database *database, const struct column_record *column)
 {
     const struct disk_record *disk = database_find(database, TABLE_DISK, column->disk);
 
-    return !disk || disk->state == DISK_FAILED || disk->state == DISK_RETIRING;
+    return !disk || database_disk_is_to_be_empty(disk);
 }
 
 static bool node_is_up(const struct database *database, const struct column_record *column)

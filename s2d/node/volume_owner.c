@@ -267,11 +267,26 @@ static void pause_after_giving_up(struct node_volume *volume)
                    "its file system could not write, and is mounted anew in a moment");
 }
 
+/* NULL: that passes by itself, or it is mounted. */
+static const char *why_not_mounted(int error)
+{
+    switch (error) {
+    case -EAGAIN:
+        return "waits for a block of its metadata that no copy gives now";
+    case -EIO: /* of those without which nothing can be mounted */
+        return "cannot be mounted: blocks of its metadata that no copy gives";
+    case -EBADMSG:
+        return "cannot be mounted: its metadata is damaged";
+    }
+    return NULL;
+}
+
 static int co_mount(struct node_volume *volume)
 {
     struct node *node = volume->owner_node;
     const struct volume_record *record = volume_record_of(volume);
     struct fs_mount_options options = {0};
+    const char *why;
     int r = 0;
 
     if (!record || record->state == VOLUME_DELETING)
@@ -288,15 +303,10 @@ static int co_mount(struct node_volume *volume)
     r = co_fs_mount(node->io, mirror_vdisk(volume->mirror), &options, &volume->fs);
     if (r != -EAGAIN)
         volume->lacks = (struct fs_lacks){0};
-    if (r == -EAGAIN) { /* each attempt reads all that it needs */
-        volume->waiting = "waits for a block of its metadata that no copy gives now";
-        pause_mounting(volume, volume->mount_error == -EAGAIN, volume->waiting);
-    } else if (r == -EIO) { /* of those without which nothing can be mounted */
-        volume->waiting = "cannot be mounted: blocks of its metadata that no copy gives";
-        pause_mounting(volume, volume->mount_error == -EIO, volume->waiting);
-    } else if (r == -EBADMSG) {
-        volume->waiting = "cannot be mounted: its metadata is damaged";
-        pause_mounting(volume, volume->mount_error == -EBADMSG, volume->waiting);
+    why = why_not_mounted(r);
+    if (why) { /* each attempt reads all that it needs */
+        volume->waiting = why;
+        pause_mounting(volume, volume->mount_error == r, why);
     }
     if (r < 0)
         return r;

@@ -246,6 +246,8 @@ static void drop_volume(struct node_volume *volume)
 
 void node_drop_volumes(struct node *node)
 {
+    if (node->csv)
+        csv_stop(node->csv);
     list_for_each (entry, &node->volumes)
         drop_volume(list_entry(entry, struct node_volume, node));
 }

@@ -10,6 +10,7 @@
 #include "s2d/base/co.h"
 #include "s2d/base/sim.h"
 #include "s2d/cluster/consensus.h"
+#include "tests/unit/kv_contents.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -160,13 +161,6 @@ static void run(struct fuzz *fuzz, void (*program)(struct io *io, void *arg))
 /* Written once, and kept as the batch that makes it. */
 static struct kv_batch product;
 
-static int remember(void *arg, const char *key, const void *value, size_t bytes)
-{
-    (void)arg;
-    kv_put(&product, key, value, bytes);
-    return 0;
-}
-
 static void write_product_store(void)
 {
     struct fuzz fuzz = {.node = 1};
@@ -178,7 +172,7 @@ static void write_product_store(void)
     kv_batch_init(&product);
     r = kv_memory_open(fuzz.disk, &kv);
     assert(r == 0);
-    r = kv_each(kv, "", remember, NULL);
+    r = kv_contents(kv, "", &product);
     assert(r == 0 && product.count > 3 + TOKENS);
     kv_close(kv);
     kv_disk_free(fuzz.disk);

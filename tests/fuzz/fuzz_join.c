@@ -18,6 +18,7 @@
 #include "s2d/cluster/kv.h"
 #include "s2d/cluster/liveness.h"
 #include "s2d/node/node.h"
+#include "tests/unit/kv_contents.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -396,12 +397,6 @@ static void world_free(struct world *world)
         kv_disk_free(world->machines[i].disk);
 }
 
-static int remember(void *arg, const char *key, const void *value, size_t bytes)
-{
-    kv_put(arg, key, value, bytes);
-    return 0;
-}
-
 static void each_of(struct kv_disk *disk, const char *prefix, struct kv_batch *ret_batch)
 {
     struct kv *kv;
@@ -409,7 +404,7 @@ static void each_of(struct kv_disk *disk, const char *prefix, struct kv_batch *r
 
     assert(r == 0);
     kv_batch_init(ret_batch);
-    r = kv_each(kv, prefix, remember, ret_batch);
+    r = kv_contents(kv, prefix, ret_batch);
     assert(r == 0);
     kv_close(kv);
 }

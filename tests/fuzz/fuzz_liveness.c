@@ -14,6 +14,7 @@
 #include "s2d/base/sim.h"
 #include "s2d/bus/message_types.h"
 #include "s2d/cluster/liveness.h"
+#include "tests/unit/kv_contents.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -344,12 +345,6 @@ static void world_free(struct world *world)
         kv_disk_free(world->machines[i].disk);
 }
 
-static int remember(void *arg, const char *key, const void *value, size_t bytes)
-{
-    kv_put(arg, key, value, bytes);
-    return 0;
-}
-
 static void write_stores(void)
 {
     struct world world = {0};
@@ -369,7 +364,7 @@ static void write_stores(void)
 
         assert(liveness_lease_held(world.machines[i].liveness));
         kv_batch_init(&stores[i]);
-        r = kv_each(world.machines[i].kv, "", remember, &stores[i]);
+        r = kv_contents(world.machines[i].kv, "", &stores[i]);
         assert(r == 0 && stores[i].count > 0);
     }
     world_free(&world);

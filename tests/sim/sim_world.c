@@ -454,8 +454,6 @@ static void lose_patience(void *arg)
     struct machine *machine = arg;
 
     exports_cut_off(machine->exports);
-    if (node_csv(machine->node))
-        csv_stop(node_csv(machine->node));
     node_drop_volumes(machine->node);
     io_timer_arm(node_io(machine->node), &machine->patience,
                  io_now_ns(node_io(machine->node)) + PATIENCE_AGAIN_NS);

@@ -10,6 +10,7 @@
 #include "s2d/base/co.h"
 #include "s2d/base/sim.h"
 #include "s2d/cluster/consensus.h"
+#include "tests/unit/kv_contents.h"
 
 #define NODES 3
 #define PORT 7800
@@ -314,12 +315,6 @@ struct damage {
     size_t bytes;
 };
 
-static int remember(void *arg, const char *key, const void *value, size_t bytes)
-{
-    kv_put(arg, key, value, bytes);
-    return 0;
-}
-
 /* Writes to the store of a node that is down. Returns what undoes it. */
 static struct kv_batch damage_store(struct kv_disk *disk, const struct damage *damage)
 {
@@ -330,7 +325,7 @@ static struct kv_batch damage_store(struct kv_disk *disk, const struct damage *d
     kv_batch_init(&change);
     assert_int_equal(kv_memory_open(disk, &kv), 0);
     kv_delete_range(&before, "a", "z");
-    assert_int_equal(kv_each(kv, "", remember, &before), 0);
+    assert_int_equal(kv_contents(kv, "", &before), 0);
     if (damage->value)
         kv_put(&change, damage->key, damage->value, damage->bytes);
     else
