@@ -3,6 +3,7 @@
 #include "pool/disk_internal.h"
 #include "s2d/base/co.h"
 #include "s2d/base/io.h"
+#include "s2d/base/planted.h"
 
 #define LOCK_POLL_NS (50 * MS)
 
@@ -271,19 +272,41 @@ static int check_cluster(const struct superblock *superblock, const char *path,
     return -EPERM;
 }
 
+static uint64_t offset_of_copy(unsigned copy)
+{
+    return copy == 0 ? SUPERBLOCK_A_OFFSET : SUPERBLOCK_B_OFFSET;
+}
+
+int co_superblock_write(struct io_file *file, struct superblock *superblock, unsigned copy)
+{
+    superblock_finish(superblock, copy);
+    return co_io_write(file, superblock, BLOCK_SIZE, offset_of_copy(copy), IO_WRITE_DSYNC);
+}
+
+int co_superblock_replace(struct io_file *file, struct superblock *superblock, unsigned copy)
+{
+    cleanup(freep) struct superblock *other = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
+    int r = other ? co_superblock_write(file, superblock, copy) : -ENOMEM;
+
+    /* one that is damaged or cannot be read is about to be mended */
+    if (r < 0 || PLANTED(CACHE_WIPED_REWRITTEN) ||
+        co_io_read(file, other, BLOCK_SIZE, offset_of_copy(!copy)) < 0 ||
+        superblock_check(other, !copy, NULL) != -ENODEV)
+        return r;
+    memset(other, 0, BLOCK_SIZE);
+    r = co_io_write(file, other, BLOCK_SIZE, offset_of_copy(copy), IO_WRITE_DSYNC);
+    return r < 0 ? r : -ENODEV;
+}
+
 static int co_repair(struct io_file *file, const struct superblock *best)
 {
     cleanup(freep) struct superblock *copy = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    int r = 0;
 
     if (!copy)
         return -ENOMEM;
     *copy = *best;
     /* the sound copy is left alone: a crash in here must not cost both */
-    superblock_finish(copy, best->copy == 0 ? 1 : 0);
-    r = co_io_write(file, copy, BLOCK_SIZE,
-                    copy->copy == 0 ? SUPERBLOCK_A_OFFSET : SUPERBLOCK_B_OFFSET, IO_WRITE_DSYNC);
-    return r;
+    return co_superblock_replace(file, copy, best->copy == 0);
 }
 
 static int disk_fill(struct disk *disk, const struct superblock *superblock,
@@ -378,7 +401,10 @@ static int co_disk_load(struct disk *disk, const struct disk_uuid *cluster,
     if (message)
         message->text[0] = 0; /* what was wrong with one copy is mended */
     r = repair ? co_repair(disk->file, best) : 0;
-    return r == -ECANCELED ? r : 0; /* one sound copy is enough to go on with */
+    if (r == -ENODEV)
+        disk_say(message, "%s was overwritten while it was opened: claim it anew", disk->path);
+    /* one sound copy is enough to go on with */
+    return r == -ENODEV || r == -ECANCELED ? r : 0;
 }
 
 int co_disk_open(struct io *io, const char *path, const struct disk_uuid *cluster,

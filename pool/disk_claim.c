@@ -2,9 +2,8 @@
  * "claiming" before anything else is written, and "ready" is said last, by B and then by A. */
 #include <stdio.h>
 
-#include "pool/disk.h"
 #include "pool/extent_table.h"
-#include "pool/superblock.h"
+#include "pool/disk_internal.h"
 #include "s2d/base/io.h"
 
 #define ZERO_PIECE MIB
@@ -136,13 +135,6 @@ static void superblock_fill(struct io *io, const struct disk_claim *claim,
     region->bytes = geometry->log_bytes;
 }
 
-static int co_write_superblock(struct io_file *file, struct superblock *superblock, unsigned copy)
-{
-    superblock_finish(superblock, copy);
-    return co_io_write(file, superblock, BLOCK_SIZE,
-                       copy == 0 ? SUPERBLOCK_A_OFFSET : SUPERBLOCK_B_OFFSET, IO_WRITE_DSYNC);
-}
-
 static int co_write_table(struct io_file *file, const struct superblock *superblock,
                           const struct disk_geometry *geometry)
 {
@@ -212,7 +204,7 @@ static int co_claim_write(struct io *io, struct io_file *file, const struct disk
             : 0;
     if (r < 0)
         return r;
-    r = co_write_superblock(file, superblock, 0);
+    r = co_superblock_write(file, superblock, 0);
     if (r < 0)
         return r;
     r = co_write_table(file, superblock, geometry);
@@ -226,10 +218,10 @@ static int co_claim_write(struct io *io, struct io_file *file, const struct disk
         return r;
     superblock->state = SUPERBLOCK_READY;
     superblock->generation++;
-    r = co_write_superblock(file, superblock, 1);
+    r = co_superblock_write(file, superblock, 1);
     if (r < 0)
         return r;
-    return co_write_superblock(file, superblock, 0);
+    return co_superblock_write(file, superblock, 0);
 }
 
 /* What the disk will look like; a cache disk's regions are planned into its superblock. */

@@ -23,4 +23,15 @@ struct disk {
  * Returns 0 or -ECANCELED. */
 must_check int co_disk_take_turn(struct disk *disk);
 
+/* Writes one copy (0 A, 1 B) of a superblock whose other fields are set. Returns 0, -EIO,
+ * -ECANCELED, … as the medium says. */
+must_check int co_superblock_write(struct io_file *file, struct superblock *superblock,
+                                   unsigned copy);
+
+/* The same where the other copy is of this disk already. When somebody has overwritten it
+ * meanwhile, ours is taken back: a disk that is empty must not look like one that is whole. Then
+ * -ENODEV; also -ENOMEM. */
+must_check int co_superblock_replace(struct io_file *file, struct superblock *superblock,
+                                     unsigned copy);
+
 #endif

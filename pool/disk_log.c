@@ -92,15 +92,11 @@ static struct disk_uuid new_uuid(struct io *io)
 /* Writes `next` to both copies. In memory it counts once one of them is durable. */
 static int co_write_both(struct disk *disk, struct superblock *next)
 {
-    static const uint64_t offsets[] = {SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET};
-    int r = 0;
+    int r;
 
     next->generation++;
-    for (unsigned copy = 2; copy-- > 0 && r == 0;) {
-        superblock_finish(next, copy);
-        r = co_io_write(disk->file, next, BLOCK_SIZE, offsets[copy], IO_WRITE_DSYNC);
-    }
-    return r;
+    r = co_superblock_replace(disk->file, next, 1);
+    return r < 0 ? r : co_superblock_replace(disk->file, next, 0);
 }
 
 int co_disk_take_turn(struct disk *disk)

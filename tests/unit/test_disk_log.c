@@ -344,6 +344,71 @@ static void a_wiped_disk_stays_wiped(void **state)
     sim_free(sim);
 }
 
+static void change_main(struct io *io, void *arg)
+{
+    struct disk *cache = NULL;
+    struct disk_log log;
+    int *ret_r = arg;
+
+    *ret_r = co_disk_open(io, CACHE_PATH, &cluster, NULL, &cache);
+    for (uint8_t i = 0; i < 2 && *ret_r == 0; i++)
+        *ret_r = co_disk_cache_reserve(cache, (struct disk_uuid){{0xee, i}}, &log);
+    disk_close(cache);
+    end_program(io);
+}
+
+static void overwrite(struct sim *sim)
+{
+    static const uint64_t offsets[] = {SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET};
+    static const uint8_t zeros[BLOCK_SIZE];
+
+    for (size_t i = 0; i < ARRAY_SIZE(offsets); i++)
+        assert_int_equal(sim_disk_poke(sim, 1, CACHE_PATH, offsets[i], zeros, BLOCK_SIZE), 0);
+}
+
+static void open_main(struct io *io, void *arg)
+{
+    struct disk *disk = NULL;
+
+    *(int *)arg = co_disk_open(io, CACHE_PATH, &cluster, NULL, &disk);
+    disk_close(disk);
+    end_program(io);
+}
+
+/* Wiped at any moment of an open and of changes, or thereafter. damage: one copy is to be mended,
+ * too. */
+static void wipe_while_it_is_written(bool damage)
+{
+    unsigned refused = 0, done = 0;
+
+    for (uint64_t after_ns = 0; after_ns < 4 * MS; after_ns += 20 * US) {
+        struct sim *sim = new_world(1 + after_ns);
+        int r;
+
+        if (damage)
+            assert_int_equal(
+                sim_disk_poke(sim, 1, CACHE_PATH, SUPERBLOCK_B_OFFSET + 100, "damage", 6), 0);
+        assert_int_equal(sim_start(sim, 1, change_main, &r), 0);
+        sim_run(sim, sim_now_ns(sim) + after_ns, machine_down, sim);
+        overwrite(sim);
+        sim_run(sim, sim_now_ns(sim) + SEC, machine_down, sim);
+        assert_true(r == 0 || r == -ENODEV);
+        refused += r < 0;
+        done += r == 0;
+        run(sim, open_main, &r);
+        assert_int_equal(r, -ENODEV);
+        sim_free(sim);
+    }
+    assert_true(refused > 20 && done > 20);
+}
+
+static void a_disk_wiped_while_it_is_written_stays_wiped(void **state)
+{
+    (void)state;
+    wipe_while_it_is_written(false);
+    wipe_while_it_is_written(true);
+}
+
 struct unbinding {
     struct disks *disks;
     struct co_group *group;
@@ -399,6 +464,7 @@ int main(void)
         cmocka_unit_test(a_log_that_is_bound_again_is_another),
         cmocka_unit_test(two_disks_never_get_one_region),
         cmocka_unit_test(a_wiped_disk_stays_wiped),
+        cmocka_unit_test(a_disk_wiped_while_it_is_written_stays_wiped),
         cmocka_unit_test(a_disk_that_is_given_back_is_gone),
     };
 
