@@ -246,6 +246,7 @@ void api_disk_health(const struct database *database, const struct disk_record *
         .reason = json_string_value(json_object_get(report, "reason")),
         .rotten_blocks = number(report, "rotten_blocks"),
         .healed_blocks = number(report, "healed_blocks"),
+        .withheld_slabs = number(report, "withheld_slabs"),
     };
 
     health_of_disk(database, disk, report ? &own : NULL, ret_verdict);
@@ -293,12 +294,13 @@ static json_t *disk_status(struct api_context *context, uint64_t id)
     if (node_disk_status(context->node, id, &status) < 0)
         return NULL;
     return json_pack(
-        "{s:b,s:o,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "open", status.open, "reason",
+        "{s:b,s:o,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "open", status.open, "reason",
         api_json_text(status.reason), "log_on", status.log_on, "bound", (json_int_t)status.bound,
         "log_bytes", (json_int_t)status.log_bytes, "log_used_bytes",
         (json_int_t)status.log_used_bytes, "dirty_blocks", (json_int_t)status.dirty_blocks,
         "verify_errors", (json_int_t)status.verify_errors, "healed_blocks",
-        (json_int_t)status.healed_blocks, "rotten_blocks", (json_int_t)status.rotten_blocks);
+        (json_int_t)status.healed_blocks, "rotten_blocks", (json_int_t)status.rotten_blocks,
+        "withheld_slabs", (json_int_t)status.withheld_slabs);
 }
 
 static json_t *co_volume_status(struct api_context *context, uint64_t id)

@@ -263,6 +263,22 @@ static int co_free_lost(struct node_disk *disk)
     return r;
 }
 
+static void count_withheld(void *arg, const struct store_extent *extent)
+{
+    uint64_t *count = arg;
+
+    *count += extent->withheld;
+}
+
+uint64_t node_withheld_slabs(const struct node_disk *disk)
+{
+    uint64_t count = 0;
+
+    if (disk->damaged)
+        store_each_extent(disk->store, count_withheld, &count);
+    return count;
+}
+
 static void note_damaged(void *arg, const struct store_extent *extent)
 {
     bool *damaged = arg;

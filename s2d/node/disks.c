@@ -758,6 +758,7 @@ int node_disk_status(struct node *node, uint64_t id, struct node_disk_status *re
         ret_status->verify_errors = stats.verify_errors;
         ret_status->healed_blocks = stats.healed_blocks;
         ret_status->rotten_blocks = stats.rotten_blocks;
+        ret_status->withheld_slabs = node_withheld_slabs(disk);
     }
     return 0;
 }

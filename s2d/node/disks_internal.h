@@ -75,6 +75,8 @@ must_check int co_node_settle_damage(struct node_disk *disk);
 /* Of a damaged disk that is served: forgets the damage of what was compared since, and has that
  * compared which was withheld. To be repeated while disk->damaged. */
 void co_node_tend_damage(struct node_disk *disk);
+/* Of a disk with a store. */
+uint64_t node_withheld_slabs(const struct node_disk *disk);
 
 /* read_caches.c */
 

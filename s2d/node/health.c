@@ -44,6 +44,11 @@ const struct health_state health_states[] = {
      "Blocks do not match their checksums and are not repaired yet, or a hundred and more were "
      "repaired.",
      "Wait a minute; retire the disk when it stays so."},
+    {"disk", "Copies withheld", HEALTH_UNHEALTHY,
+     "It lost writes together with its log, and has the last copy of some slabs: these are not "
+     "read any more, since what they hold may be old.",
+     "Bring back the disks and nodes with the other copies. If they are gone for good, restore the "
+     "volumes that cannot be read from a backup."},
     {"disk", "Not open", HEALTH_UNHEALTHY, "Its node cannot use it.",
      "See that the device is there and nobody else uses it."},
     {"disk", "Failed", HEALTH_UNHEALTHY, "The disk failed; its data is copied from elsewhere.",
@@ -224,6 +229,11 @@ static void judge_report(const struct health_disk *report, struct health_verdict
 {
     if (report && !report->open)
         give(ret_verdict, "disk", "Not open", "%s", report->reason ? report->reason : "");
+    else if (report && report->withheld_slabs > 0)
+        give(ret_verdict, "disk", "Copies withheld",
+             "its log was lost; it has the last copy of %llu slabs, which may lack writes and is "
+             "not read",
+             (unsigned long long)report->withheld_slabs);
     else if (report && (report->rotten_blocks > 0 || report->healed_blocks >= MEDIA_ERRORS_MANY))
         give(ret_verdict, "disk", "Media errors",
              "%llu blocks do not match their checksums, %llu were repaired",

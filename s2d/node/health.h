@@ -45,6 +45,7 @@ struct health_disk {
     bool open;
     const char *reason;                    /* why not */
     uint64_t rotten_blocks, healed_blocks; /* now; since the daemon started */
+    uint64_t withheld_slabs;               /* as in struct node_disk_status */
 };
 struct health_vm { /* all false: its node does not say so */
     bool running;

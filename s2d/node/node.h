@@ -153,6 +153,7 @@ struct node_disk_status {
     unsigned bound;              /* a cache disk's: logs of other disks on it */
     uint64_t log_bytes, log_used_bytes, dirty_blocks;
     uint64_t verify_errors, healed_blocks, rotten_blocks; /* store.h */
+    uint64_t withheld_slabs; /* of which it has the last copy, which may lack writes: not read */
 };
 /* Of a disk of this node. Returns 0, -ENOENT. */
 int node_disk_status(struct node *node, uint64_t disk, struct node_disk_status *ret_status);

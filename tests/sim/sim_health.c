@@ -111,25 +111,42 @@ static bool judge(const struct look *look, const struct volume_record *volume, b
     return look->excuse && says_lost(ret_verdict, *ret_lost);
 }
 
-/* One of the last columns of a slab is on a disk that lost its log, and is not read. The node says
- * so in its log and by an event; the health of the volume only when a request has met it. */
+/* As api_disk_health(): of the disk's node's report. */
+static bool says_withheld(const struct look *look, const struct disk_record *disk)
+{
+    struct machine *machine = machine_of_node(look->world, disk->node);
+    struct health_verdict verdict;
+    struct node_disk_status status;
+    struct health_disk report;
+
+    if (!machine || node_disk_status(machine->node, disk->base.id, &status) < 0)
+        return false;
+    report = (struct health_disk){.open = status.open,
+                                  .reason = status.reason,
+                                  .rotten_blocks = status.rotten_blocks,
+                                  .healed_blocks = status.healed_blocks,
+                                  .withheld_slabs = status.withheld_slabs};
+    health_of_disk(look->database, disk, &report, &verdict);
+    return strcmp(verdict.state->state, "Copies withheld") == 0;
+}
+
+/* One of the last columns of a slab is on a disk that lost its log, and is not read: the health of
+ * the disk says so, that of the volume when a request has met it. */
 static bool is_withheld(const struct look *look, const struct slab_record *slab, unsigned needed)
 {
-    unsigned in_sync = 0, damaged = 0;
+    unsigned in_sync = 0;
+    bool withheld = false;
 
     for (uint64_t j = 0; j < slab->column_count; j++) {
         const struct disk_record *disk =
             database_find(look->database, TABLE_DISK, slab->columns[j].disk);
-        struct machine *machine = disk ? machine_of_node(look->world, disk->node) : NULL;
-        struct node_disk_status status;
 
         if (slab->columns[j].state != COLUMN_RECORD_IN_SYNC)
             continue;
         in_sync++;
-        damaged += machine && node_disk_status(machine->node, disk->base.id, &status) == 0 &&
-                   status.damaged;
+        withheld = withheld || (disk && says_withheld(look, disk));
     }
-    return in_sync <= needed && damaged > 0;
+    return in_sync <= needed && withheld;
 }
 
 static bool has_withheld(const struct look *look, const struct vdisk_record *vdisk)

@@ -276,6 +276,7 @@ static void disks_say_what_is_wrong(void **state)
     const struct health_disk healed = {.open = true, .healed_blocks = 3};
     const struct health_disk rotten = {.open = true, .rotten_blocks = 1, .healed_blocks = 2};
     const struct health_disk dying = {.open = true, .healed_blocks = 500};
+    const struct health_disk old = {.open = true, .rotten_blocks = 1, .withheld_slabs = 2};
 
     expect_disk(world, &fine, "OK");
     expect_disk(world, NULL, "OK"); /* its node says nothing now; it is not down for that */
@@ -283,6 +284,7 @@ static void disks_say_what_is_wrong(void **state)
     expect_disk(world, &healed, "OK");
     expect_disk(world, &rotten, "Media errors");
     expect_disk(world, &dying, "Media errors");
+    expect_disk(world, &old, "Copies withheld");
     kill_node(world, 1);
     expect_disk(world, NULL, "Node down");
     apply(world, json_pack("{s:s,s:I}", "verb", "disk.retire", "disk", (json_int_t)world->disks[1]),

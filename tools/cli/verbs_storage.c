@@ -39,6 +39,7 @@ static const struct column disk_fields[] = {
     {"Checksum errors", "status.verify_errors", COLUMN_NUMBER},
     {"Blocks healed", "status.healed_blocks", COLUMN_NUMBER},
     {"Blocks rotten", "status.rotten_blocks", COLUMN_NUMBER},
+    {"Slabs withheld", "status.withheld_slabs", COLUMN_NUMBER},
     {"UUID", "uuid", COLUMN_TEXT},
     {NULL, NULL, 0},
 };
