@@ -518,6 +518,10 @@ static int co_join(struct feed *feed, uint32_t sources_lost)
             feed_break(feed, r);
             return r;
         }
+        if (feed->stale_columns == 0) {
+            SOMETIMES("resync: what was to join has got a place elsewhere");
+            break;
+        }
         INVARIANT(I1, feed->counted);
         INVARIANT(I8, feed->has_mark);
         feed->proposed = true;

@@ -865,6 +865,44 @@ static void test_hung_joiner_is_left(void **state)
     world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 2}, hung_joiner_is_left);
 }
 
+static uint64_t move_after_ns;
+
+static void joiner_moves(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct vdisk_config *config;
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    config = world_edit(world);
+    assert_int_equal(vdisk_config_mark_stale(config, 3, config->epoch), 1);
+    world_publish(world, config);
+    while (mirror_status(owner->mirror).catching_disks == 0)
+        co_sleep_ns(10 * US);
+    co_sleep_ns(move_after_ns);
+    if (!world_in_sync(world, 3)) {
+        config = world_edit(world);
+        config->columns[2] = (struct column_config){
+            .disk = 4,
+            .node = 4,
+            .where = {.extent = 3, .generation = ++world->raft_index},
+            .state = COLUMN_STALE,
+        };
+        world_publish(world, config);
+    }
+    assert_int_equal(co_owner_write(owner, 2, 'b'), 0);
+    assert_true(co_world_heal(world));
+    world_check_copies(world);
+}
+
+/* At any moment of its resync the last stale column of a disk may get a place elsewhere: there is
+ * nothing to propose then. */
+static void test_joiner_moves(void **state)
+{
+    (void)state;
+    for (move_after_ns = 0; move_after_ns < 2 * MS; move_after_ns += 10 * US)
+        world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 1}, joiner_moves);
+}
+
 static void evict_by_writing(struct world *world, uint64_t disk, uint64_t block, char fill)
 {
     co_sleep_ns(100 * MS); /* all watermarks are told */
@@ -1717,6 +1755,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_waiting_slab_bounds_the_others),
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
+        cmocka_unit_test(test_joiner_moves),
         cmocka_unit_test(test_hung_joiner_is_left),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
         cmocka_unit_test(test_lost_source_is_not_believed),
