@@ -367,7 +367,10 @@ static void co_serve(struct feed *feed)
     while (feed->up) {
         uint64_t again_ns = UINT64_MAX;
 
-        if (feed->stale_columns > 0 && co_resync_run(feed) < 0)
+        r = feed->stale_columns > 0 ? co_resync_run(feed) : 0;
+        if (r == -EAGAIN) /* it waits by itself */
+            continue;
+        if (r < 0)
             again_ns = io_now_ns(mirror->io) + RESYNC_PAUSE_NS;
         do {
             if (!feed->up)
@@ -461,5 +464,6 @@ void feed_free(struct feed *feed)
     assert(list_empty(&feed->parts));
     list_remove(&feed->node);
     store_seal_done(&feed->seal);
+    free(feed->proposed_slabs);
     free(feed);
 }

@@ -72,6 +72,8 @@ struct feed {
     uint64_t down_since_ns;
     uint64_t proposed_ns; /* a proposal about this disk was made last at */
     uint64_t proposed_epoch;
+    uint32_t *proposed_slabs; /* of these slabs; none: of all */
+    size_t proposed_slab_count;
 
     uint64_t compare_blocks, filled_blocks; /* resync's progress (mirror_status()) */
 };

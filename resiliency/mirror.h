@@ -66,9 +66,11 @@ struct mirror_options {
      * stays (vdisk_config_mark_stale()); a command that changes nothing leaves the epoch alone. */
     void (*propose_stale)(void *arg, uint64_t vdisk, uint64_t epoch, const uint64_t *disks,
                           size_t count);
-    /* "All stale columns of vdisk on this disk are in-sync." In its own epoch the command must be
-     * answered by a new one, whatever it says: until then writes wait for these columns. */
-    void (*propose_in_sync)(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk);
+    /* "All stale columns of vdisk on this disk are in-sync"; count > 0: those of these slabs. In
+     * its own epoch the command must be answered by a new one, whatever it says: until then writes
+     * wait for these columns. */
+    void (*propose_in_sync)(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk,
+                            const uint32_t *slabs, size_t count);
     /* False: it would be refused now (the disk failed). NULL: never. */
     bool (*may_join)(void *arg, uint64_t disk);
     /* Space for slabs that have none. Returns 0 when a configuration that has them was shown,

@@ -127,6 +127,20 @@ static int apply_slab(struct mirror *mirror, const struct vdisk_config *old,
     return 0;
 }
 
+/* Some stale columns were proposed, and are stale no more. */
+static bool some_have_joined(const struct feed *feed)
+{
+    for (size_t i = 0; i < feed->proposed_slab_count; i++) {
+        const struct column_config *columns = mirror_columns(feed->mirror, feed->proposed_slabs[i]);
+
+        for (uint32_t j = 0; j < feed->mirror->config->width; j++) {
+            if (columns[j].disk == feed->disk && columns[j].state == COLUMN_STALE)
+                return false;
+        }
+    }
+    return feed->proposed_slab_count > 0;
+}
+
 /* A proposal "in-sync" was decided in an older epoch: this configuration is the answer. */
 static void apply_answer(struct feed *feed, uint64_t epoch)
 {
@@ -137,9 +151,13 @@ static void apply_answer(struct feed *feed, uint64_t epoch)
         feed->counted = false; /* by now it counts as in-sync */
         feed->catching = false;
     } else if (feed->proposed && epoch > feed->proposed_epoch) {
-        SOMETIMES("mirror: a proposal 'in-sync' is void");
-        feed->proposed = false; /* void */
-        feed->counted = feed->counted && feed->up && feed->catching && resync_may_join(feed);
+        bool joined = some_have_joined(feed);
+
+        SOMETIMES_IF(joined, "mirror: some of a disk's stale columns are in-sync");
+        SOMETIMES_IF(!joined, "mirror: a proposal 'in-sync' is void");
+        feed->proposed = false;
+        feed->counted =
+            !joined && feed->counted && feed->up && feed->catching && resync_may_join(feed);
     }
 }
 

@@ -11,11 +11,14 @@
  *
  * Then the columns are *counted*: each write waits for them like for in-sync ones. When what was
  * sent before has arrived too, the watermark is made durable there, and "in-sync" is proposed,
- * until a configuration answers (I1). If the feed breaks before the proposal all of this begins
+ * until a configuration answers (I1). A slab that waits for its takeover, or of which no source
+ * gives a block, is left out of that and tried again: others need not wait for it. If the feed
+ * breaks before the proposal all of this begins
  * anew, from the durable state of the columns; nothing of it lives in the owner's memory. */
 #include "resiliency/parity_private.h"
 
-#define CHUNK_BLOCKS 2048 /* whose checksums are asked for at once */
+#define CHUNK_BLOCKS 2048   /* whose checksums are asked for at once */
+#define SLABS_PROPOSED 1024 /* in one command */
 #define BARRIER_POLL_NS                                                                            \
     (5 * MS) /* a feed that breaks does not wake those who wait for writes                         \
               */
@@ -23,6 +26,9 @@
 struct resync {
     struct feed *feed;
     struct mirror *mirror;
+    uint64_t *asked, *left_out; /* a bit to each slab: to be brought up; not in this attempt */
+    uint32_t slab_count;        /* when it began: later ones are in-sync */
+    int why_left_out;           /* of the first; -EAGAIN: all of them wait for their takeover */
     uint32_t slab, column;
     int error; /* the first */
     struct co_sem slots;
@@ -31,6 +37,28 @@ struct resync {
     uint64_t source_sums[CHUNK_BLOCKS], target_sums[CHUNK_BLOCKS];
     uint64_t unknown[CHUNK_BLOCKS / 64];
 };
+
+static bool bit_get(const uint64_t *bits, uint32_t i)
+{
+    return bits[i / 64] >> (i % 64) & 1;
+}
+
+static void bit_set(uint64_t *bits, uint32_t i)
+{
+    bits[i / 64] |= BIT(i % 64);
+}
+
+/* The slab's column on this disk; NULL: it has none there. */
+static const struct column_config *column_here(const struct feed *feed, uint32_t slab)
+{
+    const struct column_config *columns = mirror_columns(feed->mirror, slab);
+
+    for (uint32_t i = 0; i < feed->mirror->config->width; i++) {
+        if (columns[i].disk == feed->disk)
+            return &columns[i];
+    }
+    return NULL;
+}
 
 size_t resync_list_columns(const struct feed *feed, struct extent_ref *refs)
 {
@@ -220,11 +248,6 @@ static int co_copy_start(struct resync *resync, struct write_extent extent)
 
 /* ---- comparing ---- */
 
-static bool bit_get(const uint64_t *bits, uint32_t i)
-{
-    return bits[i / 64] >> (i % 64) & 1;
-}
-
 /* The column to compare with. */
 struct source {
     struct feed *feed;
@@ -407,13 +430,6 @@ static int co_resync_column(struct resync *resync, uint32_t slab, uint32_t colum
     int r;
 
     SOMETIMES_IF(mirror->slabs_waiting > 0, "resync: runs while a takeover is under way");
-    while (!mirror->slabs[slab].ready) { /* its last in-sync column is away */
-        r = co_mirror_wait(mirror, UINT64_MAX);
-        if (r < 0)
-            return r;
-        if (!resync->feed->up)
-            return -ENOTCONN;
-    }
     resync->slab = slab;
     resync->column = column;
     resync->error = 0;
@@ -423,25 +439,69 @@ static int co_resync_column(struct resync *resync, uint32_t slab, uint32_t colum
     return r < 0 ? r : resync->error;
 }
 
+/* It stays stale, and is tried again; others need not wait for it. */
+static void leave_out(struct resync *resync, uint32_t slab, int why)
+{
+    SOMETIMES_IF(why == -EAGAIN, "resync: a slab that waits for its takeover is left out");
+    SOMETIMES_IF(why != -EAGAIN, "resync: a slab that cannot be copied is left out");
+    bit_set(resync->left_out, slab);
+    if (resync->why_left_out == 0 || resync->why_left_out == -EAGAIN)
+        resync->why_left_out = why;
+}
+
+/* Is there a stale column here whose slab has been taken over? (Else its last in-sync column is
+ * away.) */
+static bool any_is_ready(const struct feed *feed)
+{
+    for (uint32_t slab = 0; slab < feed->mirror->slab_count; slab++) {
+        const struct column_config *column = column_here(feed, slab);
+
+        if (column && column->state == COLUMN_STALE && feed->mirror->slabs[slab].ready)
+            return true;
+    }
+    return false;
+}
+
+static int co_wait_until_ready(struct feed *feed)
+{
+    while (feed->up && feed->stale_columns > 0 && !any_is_ready(feed)) {
+        int r = co_mirror_wait(feed->mirror, UINT64_MAX);
+
+        if (r < 0)
+            return r;
+    }
+    return feed->up ? 0 : -ENOTCONN;
+}
+
+/* Returns 0 when some have caught up (those that are left out have not), or why none has. */
 static int co_resync_columns(struct resync *resync)
 {
     struct feed *feed = resync->feed;
     struct mirror *mirror = resync->mirror;
+    bool any = false;
+    int r;
 
+    memset(resync->left_out, 0, DIV_ROUND_UP(resync->slab_count, 64) * 8);
+    resync->why_left_out = 0;
+    r = co_wait_until_ready(feed);
+    if (r < 0)
+        return r;
     /* What turns stale here, or comes here, breaks the feed; so the set only shrinks. */
-    for (uint32_t slab = 0; slab < mirror->slab_count; slab++) {
-        for (uint32_t i = 0; i < mirror->config->width; i++) {
-            const struct column_config *column = &mirror_columns(mirror, slab)[i];
+    for (uint32_t slab = 0; slab < resync->slab_count; slab++) {
+        const struct column_config *column = column_here(feed, slab);
 
-            if (column->disk != feed->disk || column->state != COLUMN_STALE)
-                continue;
-            int r = co_resync_column(resync, slab, i);
-
-            if (r < 0)
-                return r;
-        }
+        if (!column || column->state != COLUMN_STALE)
+            continue;
+        r = mirror->slabs[slab].ready
+                ? co_resync_column(resync, slab, (uint32_t)(column - mirror_columns(mirror, slab)))
+                : -EAGAIN;
+        if (!feed->up || r == -ECANCELED)
+            return r < 0 ? r : -ENOTCONN;
+        if (r < 0)
+            leave_out(resync, slab, r);
+        any = any || r == 0;
     }
-    return feed->up ? 0 : -ENOTCONN;
+    return any || feed->stale_columns == 0 ? 0 : resync->why_left_out;
 }
 
 /* ---- joining ---- */
@@ -481,7 +541,8 @@ void co_resync_await_answer(struct feed *feed)
             feed->proposed_epoch = mirror->epoch;
             feed->proposed_ns = now_ns;
             mirror->options.propose_in_sync(mirror->options.arg, mirror->vdisk.id, mirror->epoch,
-                                            feed->disk);
+                                            feed->disk, feed->proposed_slabs,
+                                            feed->proposed_slab_count);
         }
         r = co_mirror_wait(mirror, now_ns + mirror->limits.propose_ns);
         if (r == -ECANCELED)
@@ -489,13 +550,50 @@ void co_resync_await_answer(struct feed *feed)
     }
 }
 
-/* Returns 0, -EAGAIN (a source was lost since `sources_lost`: compare again), or why it ended. */
-static int co_join(struct feed *feed, uint32_t sources_lost)
+/* How many stale columns have caught up. slabs: NULL, or room for them. */
+static size_t list_caught_up(const struct resync *resync, uint32_t *slabs)
 {
+    size_t count = 0;
+
+    for (uint32_t slab = 0; slab < resync->slab_count; slab++) {
+        const struct column_config *column = column_here(resync->feed, slab);
+
+        if (!column || column->state != COLUMN_STALE || bit_get(resync->left_out, slab))
+            continue;
+        if (slabs)
+            slabs[count] = slab;
+        count++;
+    }
+    return count;
+}
+
+/* What is to be proposed: all, or the slabs that have caught up, or as many of them as a command
+ * takes. Returns 0 or -ENOMEM. */
+static int choose_slabs(struct resync *resync)
+{
+    struct feed *feed = resync->feed;
+    size_t count = list_caught_up(resync, NULL);
+
+    free(take_ptr(feed->proposed_slabs));
+    feed->proposed_slab_count = 0;
+    if (count == feed->stale_columns || PLANTED(JOIN_LEFT_OUT))
+        return 0;
+    feed->proposed_slabs = calloc(count, sizeof(*feed->proposed_slabs));
+    if (!feed->proposed_slabs)
+        return -ENOMEM;
+    feed->proposed_slab_count = MIN(list_caught_up(resync, feed->proposed_slabs), SLABS_PROPOSED);
+    return 0;
+}
+
+/* Returns 0 (what had caught up is in-sync, or has moved), -EAGAIN (a source was lost since
+ * `sources_lost`: compare again), or why it ended. */
+static int co_join(struct resync *resync, uint32_t sources_lost)
+{
+    struct feed *feed = resync->feed;
     struct mirror *mirror = feed->mirror;
     int r;
 
-    while (feed->up && feed->stale_columns > 0) {
+    while (feed->up && list_caught_up(resync, NULL) > 0) {
         if (mirror->sources_lost != sources_lost && !PLANTED(RESYNC_KEEPS_COMPARED))
             return -EAGAIN;
         r = co_await_may_join(feed);
@@ -518,21 +616,27 @@ static int co_join(struct feed *feed, uint32_t sources_lost)
             feed_break(feed, r);
             return r;
         }
-        if (feed->stale_columns == 0) {
+        if (list_caught_up(resync, NULL) == 0) {
             SOMETIMES("resync: what was to join has got a place elsewhere");
             break;
         }
         INVARIANT(I1, feed->counted);
         INVARIANT(I8, feed->has_mark);
+        r = choose_slabs(resync);
+        if (r < 0)
+            return r;
         feed->proposed = true;
         feed->proposed_epoch = 0; /* now, whatever was proposed before */
         co_resync_await_answer(feed);
         if (co_cancelled())
             return -ECANCELED;
-        SOMETIMES_IF(feed->up && feed->stale_columns > 0,
+        SOMETIMES_IF(feed->up && list_caught_up(resync, NULL) > 0,
                      "resync: proposed again, the first was void");
     }
-    return feed->stale_columns > 0 ? -ENOTCONN : 0;
+    if (!feed->up)
+        return -ENOTCONN;
+    feed->counted = false; /* what is left out holds nobody up */
+    return 0;
 }
 
 /* Raft shows them in-sync: their lists of blocks to compare are history. If this fails they stay,
@@ -542,7 +646,7 @@ static void co_forget_lists(struct feed *feed, const struct extent_ref *refs, si
     struct mirror *mirror = feed->mirror;
     int r;
 
-    if (!feed->up)
+    if (!feed->up || count == 0)
         return;
     r = co_column_clear_compare(feed->store, mirror->vdisk.id, mirror->epoch, refs, count);
     if (r < 0)
@@ -567,39 +671,71 @@ static int co_resync_feed(struct resync *resync)
         sources_lost = mirror->sources_lost;
         r = co_resync_columns(resync);
         if (r == 0)
-            r = co_join(feed, sources_lost);
+            r = co_join(resync, sources_lost);
         SOMETIMES_IF(r == -EAGAIN, "resync: all is compared again, a source was lost");
     } while (r == -EAGAIN && mirror->sources_lost != sources_lost);
-    return r;
+    return r < 0 ? r : resync->why_left_out;
+}
+
+static void note_asked(struct resync *resync)
+{
+    for (uint32_t slab = 0; slab < resync->slab_count; slab++) {
+        const struct column_config *column = column_here(resync->feed, slab);
+
+        if (column && column->state == COLUMN_STALE)
+            bit_set(resync->asked, slab);
+    }
+}
+
+static size_t list_joined(const struct resync *resync, struct extent_ref *refs)
+{
+    size_t count = 0;
+
+    for (uint32_t slab = 0; slab < resync->slab_count; slab++) {
+        const struct column_config *column = column_here(resync->feed, slab);
+
+        if (column && column->state == COLUMN_IN_SYNC && bit_get(resync->asked, slab))
+            refs[count++] = column->where;
+    }
+    return count;
 }
 
 int co_resync_run(struct feed *feed)
 {
     struct mirror *mirror = feed->mirror;
+    size_t slab_words = DIV_ROUND_UP(mirror->slab_count, 64);
     cleanup(freep) struct resync *resync = calloc(1, sizeof(*resync));
     cleanup(freep) uint64_t *todo = calloc(DIV_ROUND_UP(mirror->config->slab_blocks, 64), 8);
+    cleanup(freep) uint64_t *slabs = calloc(2 * slab_words, 8);
     cleanup(freep) struct extent_ref *refs = calloc(feed->stale_columns, sizeof(*refs));
     size_t count;
     int r;
 
     assert(feed->stale_columns > 0);
     assert(feed->catching);
-    if (!resync || !todo || !refs)
+    if (!resync || !todo || !slabs || !refs)
         return -ENOMEM;
     resync->feed = feed;
     resync->mirror = mirror;
     resync->todo = todo;
+    resync->slab_count = mirror->slab_count;
+    resync->asked = slabs;
+    resync->left_out = slabs + slab_words;
     co_sem_init(&resync->slots, mirror->limits.resync_depth);
     co_group_init(&resync->copies);
-    count = resync_list_columns(feed, refs);
+    note_asked(resync);
     feed->filled_blocks = 0;
     r = co_resync_feed(resync);
     feed->filled_blocks = 0;
-    log_info(mirror->io, "mirror", r == 0 ? "columns are in-sync again" : "resync was interrupted",
-             "vdisk=%llu disk=%llu columns=%zu error=%d", (unsigned long long)mirror->vdisk.id,
-             (unsigned long long)feed->disk, count, r);
+    count = list_joined(resync, refs);
+    log_info(mirror->io, "mirror",
+             r == 0      ? "columns are in-sync again"
+             : count > 0 ? "some columns are in-sync again"
+                         : "resync was interrupted",
+             "vdisk=%llu disk=%llu columns=%zu stale=%u error=%d",
+             (unsigned long long)mirror->vdisk.id, (unsigned long long)feed->disk, count,
+             feed->stale_columns, r);
     SOMETIMES_IF(r < 0, "resync: interrupted");
-    if (r == 0)
-        co_forget_lists(feed, refs, count);
+    co_forget_lists(feed, refs, count);
     return r;
 }

@@ -130,14 +130,24 @@ size_t vdisk_config_mark_stale(struct vdisk_config *config, uint64_t disk, uint6
     return changed;
 }
 
-size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch)
+static bool is_named(uint32_t slab, const uint32_t *slabs, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (slabs[i] == slab)
+            return true;
+    }
+    return count == 0;
+}
+
+size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk, const uint32_t *slabs,
+                                 size_t count, uint64_t new_epoch)
 {
     size_t changed = 0;
 
     for (uint32_t slab = 0; slab < config->slab_count; slab++) {
         struct column_config *column = find_column(config, slab, disk);
 
-        if (!column || column->state != COLUMN_STALE)
+        if (!column || column->state != COLUMN_STALE || !is_named(slab, slabs, count))
             continue;
         column->state = COLUMN_IN_SYNC;
         column->stale_epoch = 0;

@@ -78,8 +78,9 @@ must_check int vdisk_config_check(const struct vdisk_config *config);
  * on `disk` stale as of new_epoch, except the last data_columns in-sync ones of its slab. Returns
  * how many. */
 size_t vdisk_config_mark_stale(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch);
-/* And for "in-sync": every stale column on `disk`. */
-size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk, uint64_t new_epoch);
+/* And for "in-sync": every stale column on `disk`; count > 0: of these slabs. */
+size_t vdisk_config_mark_in_sync(struct vdisk_config *config, uint64_t disk, const uint32_t *slabs,
+                                 size_t count, uint64_t new_epoch);
 /* A private copy to change, with one reference; slab_count may grow. Returns 0 or -ENOMEM. */
 must_check int vdisk_config_copy(const struct vdisk_config *config, uint32_t slab_count,
                                  struct vdisk_config **ret_config);

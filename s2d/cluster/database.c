@@ -433,6 +433,11 @@ const json_t *command_list(struct command *command, const char *name)
     return value;
 }
 
+const json_t *command_list_or(struct command *command, const char *name, const json_t *otherwise)
+{
+    return json_object_get(command->json, name) ? command_list(command, name) : otherwise;
+}
+
 static void refuse_word(struct command *command, const char *name, const char *word,
                         const char *const *words)
 {

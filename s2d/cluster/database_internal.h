@@ -50,6 +50,7 @@ const char *command_text(struct command *command, const char *name);
 const char *command_text_or(struct command *command, const char *name, const char *otherwise);
 const json_t *command_list(struct command *command,
                            const char *name); /* never NULL unless refused */
+const json_t *command_list_or(struct command *command, const char *name, const json_t *otherwise);
 unsigned command_word(struct command *command, const char *name, const char *const *words);
 /* The record that argument `name` gives the id of; refuses with -ENOENT. */
 void *command_record(struct command *command, const char *name, enum table table);

@@ -182,28 +182,44 @@ void database_void_in_sync(struct command *command, uint64_t disk)
     }
 }
 
-/* Marks the vdisk's columns on the disk in-sync in the epoch that comes next. Returns whether any
- * changed. */
-static bool mark_in_sync(struct database *database, const struct vdisk_record *vdisk, uint64_t disk)
+static bool mark_slab_in_sync(struct database *database, struct slab_record *slab, uint64_t disk,
+                              uint64_t epoch)
+{
+    bool changed = false;
+
+    for (uint64_t j = 0; j < slab->column_count; j++) {
+        struct column_record *column = &slab->columns[j];
+
+        if (column->disk != disk || column->state == COLUMN_RECORD_IN_SYNC)
+            continue;
+        column->state = COLUMN_RECORD_IN_SYNC;
+        column->stale_epoch = 0;
+        column->in_sync_epoch = epoch;
+        database_put(database, TABLE_SLAB, slab);
+        changed = true;
+    }
+    return changed;
+}
+
+/* Marks the vdisk's columns on the disk in-sync in the epoch that comes next; slabs: of these;
+ * NULL: of all. Returns whether any changed. */
+static bool mark_in_sync(struct database *database, const struct vdisk_record *vdisk, uint64_t disk,
+                         const json_t *slabs)
 {
     size_t count, first = database_slabs(database, vdisk->base.id, &count);
     bool changed = false;
 
-    for (size_t i = first; i < first + count; i++) {
-        struct slab_record *slab = (struct slab_record *)database_at(database, TABLE_SLAB, i);
+    for (size_t i = 0; slabs && i < json_array_size(slabs); i++) {
+        uint64_t number = (uint64_t)json_integer_value(json_array_get(slabs, i));
+        struct slab_record *slab =
+            database_find_mutable(database, TABLE_SLAB, slab_id(vdisk->base.id, number));
 
-        for (uint64_t j = 0; j < slab->column_count; j++) {
-            struct column_record *column = &slab->columns[j];
-
-            if (column->disk != disk || column->state == COLUMN_RECORD_IN_SYNC)
-                continue;
-            column->state = COLUMN_RECORD_IN_SYNC;
-            column->stale_epoch = 0;
-            column->in_sync_epoch = vdisk->epoch + 1;
-            database_put(database, TABLE_SLAB, slab);
-            changed = true;
-        }
+        changed |= slab && mark_slab_in_sync(database, slab, disk, vdisk->epoch + 1);
     }
+    for (size_t i = first; !slabs && i < first + count; i++)
+        changed |=
+            mark_slab_in_sync(database, (struct slab_record *)database_at(database, TABLE_SLAB, i),
+                              disk, vdisk->epoch + 1);
     return changed;
 }
 
@@ -214,22 +230,23 @@ bool database_disk_may_join(const struct database *database, uint64_t id)
     return disk && disk->state != DISK_FAILED && !database_node_of_disk_is_down(database, id);
 }
 
-/* {vdisk, epoch, disk}: what is stale on the disk has caught up. Proposed by the owner only, who
- * makes writes wait for the disk until it is answered: so the epoch rises too when the answer is
- * no. */
+/* {vdisk, epoch, disk, slabs?: […]}: what is stale on the disk has caught up. Proposed by the owner
+ * only, who makes writes wait for the disk until it is answered: so the epoch rises too when the
+ * answer is no. */
 static void vdisk_in_sync(struct command *command)
 {
     struct vdisk_record *vdisk = PLANTED(JOIN_OLD_EPOCH)
                                      ? command_record(command, "vdisk", TABLE_VDISK)
                                      : vdisk_at_epoch(command);
     struct disk_record *disk = command_record(command, "disk", TABLE_DISK);
+    const json_t *slabs = command_list_or(command, "slabs", NULL);
     struct database *database = command->database;
 
     if (command_refused(command))
         return;
     if (!database_disk_may_join(database, disk->base.id)) {
         SOMETIMES("database: a disk that is gone is not called in-sync");
-    } else if (!mark_in_sync(database, vdisk, disk->base.id)) {
+    } else if (!mark_in_sync(database, vdisk, disk->base.id, slabs)) {
         command_refuse(command, -EALREADY, "nothing to mark: no column there is stale");
         return;
     }

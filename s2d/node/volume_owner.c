@@ -75,16 +75,23 @@ static void mirror_propose_stale(void *arg, uint64_t vdisk, uint64_t epoch, cons
                       "epoch", (json_int_t)epoch, "disks", list));
 }
 
-static void mirror_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk)
+static void mirror_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk,
+                                   const uint32_t *slabs, size_t count)
 {
     struct node_volume *volume = arg;
+    json_t *command =
+        json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.in_sync", "vdisk", (json_int_t)vdisk, "epoch",
+                  (json_int_t)epoch, "disk", (json_int_t)disk);
+    json_t *list = count > 0 ? json_array() : NULL;
 
     log_info(volume->owner_node->io, "volumes", "columns have caught up",
-             "vdisk=%llu epoch=%llu disk=%llu", (unsigned long long)vdisk,
-             (unsigned long long)epoch, (unsigned long long)disk);
-    propose(volume->owner_node,
-            json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.in_sync", "vdisk", (json_int_t)vdisk,
-                      "epoch", (json_int_t)epoch, "disk", (json_int_t)disk));
+             "vdisk=%llu epoch=%llu disk=%llu slabs=%zu", (unsigned long long)vdisk,
+             (unsigned long long)epoch, (unsigned long long)disk, count);
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, json_integer((json_int_t)slabs[i]));
+    if (list)
+        json_object_set_new(command, "slabs", list);
+    propose(volume->owner_node, command);
 }
 
 static bool mirror_may_join(void *arg, uint64_t disk)

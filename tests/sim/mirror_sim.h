@@ -102,8 +102,8 @@ struct node {
 
 struct command {
     uint64_t due_ns, epoch, disks[NODES_MAX];
-    size_t count;
-    uint32_t slab;
+    size_t count, slab_count;
+    uint32_t slab, slabs[SLABS];
     enum { COMMAND_STALE, COMMAND_IN_SYNC, COMMAND_SLAB } kind;
 };
 

@@ -67,7 +67,8 @@ static void apply(struct cluster *cluster, const struct command *command)
         return;
     case COMMAND_IN_SYNC:
         config = config_edit(cluster);
-        if (vdisk_config_mark_in_sync(config, command->disks[0], config->epoch) > 0)
+        if (vdisk_config_mark_in_sync(config, command->disks[0], command->slabs,
+                                      command->slab_count, config->epoch) > 0)
             config_publish(cluster, config);
         else
             vdisk_config_put(config);

@@ -37,11 +37,17 @@ static void node_propose_stale(void *arg, uint64_t vdisk, uint64_t epoch, const 
     propose(arg, command);
 }
 
-static void node_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk)
+static void node_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk,
+                                 const uint32_t *slabs, size_t count)
 {
+    struct command command = {
+        .kind = COMMAND_IN_SYNC, .epoch = epoch, .disks = {disk}, .count = 1, .slab_count = count};
+
     (void)vdisk;
-    propose(arg,
-            (struct command){.kind = COMMAND_IN_SYNC, .epoch = epoch, .disks = {disk}, .count = 1});
+    assert(count <= SLABS);
+    for (size_t i = 0; i < count; i++)
+        command.slabs[i] = slabs[i];
+    propose(arg, command);
 }
 
 static void node_on_heal(void *arg, const struct mirror_heal *heal)

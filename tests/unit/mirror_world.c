@@ -16,6 +16,8 @@ struct command {
     enum { COMMAND_STALE, COMMAND_IN_SYNC, COMMAND_RELEASE, COMMAND_SHOW } kind;
     uint64_t epoch, disks[WORLD_DISKS];
     size_t count;
+    uint32_t slabs[WORLD_SLABS];
+    size_t slab_count;
 };
 
 struct vdisk_config *world_edit(struct world *world)
@@ -46,7 +48,8 @@ void world_publish(struct world *world, struct vdisk_config *config)
     vdisk_config_put(world->config);
     world->config = config;
     for (unsigned i = 0; i < world->owner_count; i++)
-        queue_command(&(struct command){world, &world->owners[i], COMMAND_SHOW, 0, {0}, 0});
+        queue_command(
+            &(struct command){.world = world, .owner = &world->owners[i], .kind = COMMAND_SHOW});
 }
 
 static void apply_proposal(struct world *world, const struct command *command)
@@ -66,7 +69,8 @@ static void apply_proposal(struct world *world, const struct command *command)
         if (command->kind == COMMAND_STALE)
             changed += vdisk_config_mark_stale(config, command->disks[i], config->epoch);
         else
-            changed += vdisk_config_mark_in_sync(config, command->disks[i], config->epoch);
+            changed += vdisk_config_mark_in_sync(config, command->disks[i], command->slabs,
+                                                 command->slab_count, config->epoch);
     }
     if (changed == 0)
         vdisk_config_put(config);
@@ -109,7 +113,11 @@ static void owner_propose_stale(void *arg, uint64_t vdisk, uint64_t epoch, const
                                 size_t count)
 {
     struct owner *owner = arg;
-    struct command command = {owner->world, owner, COMMAND_STALE, epoch, {0}, count};
+    struct command command = {.world = owner->world,
+                              .owner = owner,
+                              .kind = COMMAND_STALE,
+                              .epoch = epoch,
+                              .count = count};
 
     assert_int_equal(vdisk, WORLD_VDISK);
     assert_true(count > 0 && count <= WORLD_DISKS);
@@ -119,14 +127,24 @@ static void owner_propose_stale(void *arg, uint64_t vdisk, uint64_t epoch, const
         queue_command(&command);
 }
 
-static void owner_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk)
+static void owner_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk,
+                                  const uint32_t *slabs, size_t count)
 {
     struct owner *owner = arg;
+    struct command command = {.world = owner->world,
+                              .owner = owner,
+                              .kind = COMMAND_IN_SYNC,
+                              .epoch = epoch,
+                              .disks = {disk},
+                              .count = 1};
 
     assert_int_equal(vdisk, WORLD_VDISK);
+    assert_true(count <= WORLD_SLABS);
+    for (size_t i = 0; i < count; i++)
+        command.slabs[command.slab_count++] = slabs[i];
     owner->world->in_sync_proposals++;
     if (!owner->cut_off)
-        queue_command(&(struct command){owner->world, owner, COMMAND_IN_SYNC, epoch, {disk}, 1});
+        queue_command(&command);
 }
 
 static void owner_propose_release(void *arg, uint64_t vdisk, uint64_t epoch, uint32_t slab)
@@ -136,7 +154,11 @@ static void owner_propose_release(void *arg, uint64_t vdisk, uint64_t epoch, uin
     assert_int_equal(vdisk, WORLD_VDISK);
     owner->world->release_proposals++;
     if (!owner->cut_off)
-        queue_command(&(struct command){owner->world, owner, COMMAND_RELEASE, epoch, {slab}, 0});
+        queue_command(&(struct command){.world = owner->world,
+                                        .owner = owner,
+                                        .kind = COMMAND_RELEASE,
+                                        .epoch = epoch,
+                                        .disks = {slab}});
 }
 
 static void place_slab(struct world *world, struct vdisk_config *config, uint32_t slab)

@@ -621,6 +621,40 @@ static void in_sync_is_answered_also_by_no(void **state)
                      COLUMN_RECORD_IN_SYNC);
 }
 
+/* What has caught up need not wait for the rest of its disk. */
+static void in_sync_may_name_slabs(void **state)
+{
+    struct state *s = *state;
+    struct one_stale made;
+    uint64_t epoch;
+
+    make_one_stale(s, &made);
+    assert_int_equal(add_slab(s, made.vdisk, 1,
+                              (uint64_t[]){made.disks[0], made.disks[2], made.disk},
+                              (uint64_t[]){1, 1, 1}),
+                     0);
+    epoch = vdisk_of(s, made.vdisk)->epoch;
+    assert_int_equal(mark_stale(s, made.vdisk, epoch, made.disk), 0);
+    assert_int_equal(
+        apply(s, json_pack("{s:s,s:I,s:I,s:I,s:[i,i]}", "verb", "vdisk.in_sync", "vdisk",
+                           (json_int_t)made.vdisk, "epoch", (json_int_t)(epoch + 1), "disk",
+                           (json_int_t)made.disk, "slabs", 1, 99)),
+        0);
+    assert_int_equal(database_slab(s->database, made.vdisk, 0)->columns[2].state,
+                     COLUMN_RECORD_STALE);
+    assert_int_equal(database_slab(s->database, made.vdisk, 1)->columns[2].state,
+                     COLUMN_RECORD_IN_SYNC);
+    assert_int_equal(database_slab(s->database, made.vdisk, 1)->columns[2].in_sync_epoch,
+                     epoch + 2);
+    assert_int_equal(mark_in_sync(s, made.vdisk, epoch + 2, made.disk), 0); /* the rest */
+    assert_int_equal(database_slab(s->database, made.vdisk, 0)->columns[2].state,
+                     COLUMN_RECORD_IN_SYNC);
+    assert_int_equal(apply(s, json_pack("{s:s,s:I,s:I,s:I,s:i}", "verb", "vdisk.in_sync", "vdisk",
+                                        (json_int_t)made.vdisk, "epoch", (json_int_t)(epoch + 3),
+                                        "disk", (json_int_t)made.disk, "slabs", 1)),
+                     -EINVAL);
+}
+
 /* I9: a disk that comes back with a damaged log lacks what it was given while it was stale. An
  * "in-sync" that was proposed before is void, though nothing of it was in-sync that could turn
  * stale. */
@@ -1086,6 +1120,10 @@ static json_t *random_command(struct state *s, uint64_t *seed, const uint64_t *d
         return json_pack("{s:s,s:I,s:I,s:[I]}", "verb", "vdisk.stale", "vdisk", (json_int_t)vdisk,
                          "epoch", epoch, "disks", disk);
     case 1:
+        if (next_random(seed) % 2 == 0)
+            return json_pack("{s:s,s:I,s:I,s:I,s:[i]}", "verb", "vdisk.in_sync", "vdisk",
+                             (json_int_t)vdisk, "epoch", epoch, "disk", disk, "slabs",
+                             (int)(next_random(seed) % 3));
         return json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.in_sync", "vdisk", (json_int_t)vdisk,
                          "epoch", epoch, "disk", disk);
     case 2:
@@ -1272,6 +1310,7 @@ int main(void)
         TEST(a_slab_is_released_once),
         TEST(in_sync_does_not_count_a_slab_that_came_later),
         TEST(in_sync_is_answered_also_by_no),
+        TEST(in_sync_may_name_slabs),
         TEST(in_sync_from_before_a_damage_is_void),
         TEST(in_sync_from_before_a_retiring_disk_failed_is_void),
         TEST(a_stopped_vm_is_not_restarted),

@@ -865,6 +865,75 @@ static void test_hung_joiner_is_left(void **state)
     world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 2}, hung_joiner_is_left);
 }
 
+/* Disk 3 missed writes to two slabs; of one of them its source has a block that nobody can read. */
+static void unreadable_slab_is_left_out(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct vdisk_config *config;
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS + 1, 'b'), 0);
+    co_sleep_ns(50 * MS);
+    fake_column_set_reachable(&world->columns[2], false);
+    assert_int_equal(co_owner_write(owner, 1, 'c'), 0);
+    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS + 1, 'd'), 0);
+    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS + 2, 'e'), 0);
+    fake_column_rot(&world->columns[0], world_column(world, 0, 0)->where, 1);
+    fake_column_rot(&world->columns[1], world_column(world, 0, 1)->where, 1);
+    fake_column_set_reachable(&world->columns[2], true);
+    co_sleep_ns(3 * SEC);
+    assert_int_equal(world_column(world, 0, 2)->state, COLUMN_STALE);
+    assert_int_equal(world_column(world, 1, 2)->state, COLUMN_IN_SYNC);
+    assert_int_equal(world_peek(world, 3, WORLD_SLAB_BLOCKS + 1), 'd');
+    assert_int_equal(mirror_status(owner->mirror).lost_blocks > 0, true);
+    config = world_edit(world); /* what is in-sync counts: it alone will do */
+    assert_int_equal(vdisk_config_mark_stale(config, 1, config->epoch), 2);
+    world_publish(world, config);
+    assert_int_equal(co_owner_read(owner, WORLD_SLAB_BLOCKS + 2), 'e');
+    assert_int_equal(co_owner_write(owner, 1, 'f'), 0); /* and the block is there again */
+    assert_true(co_world_heal(world));
+    world_check_copies(world);
+    assert_int_equal(world_peek(world, 3, 1), 'f');
+}
+
+static void test_unreadable_slab_is_left_out(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 2},
+              unreadable_slab_is_left_out);
+}
+
+static void waiting_slab_is_left_out(struct world *world)
+{
+    struct owner *owner;
+    struct vdisk_config *config = world_edit(world);
+
+    /* slab 0 has its only in-sync column on disk 1, slab 1 on disk 2; disk 3 is stale in both */
+    assert_int_equal(vdisk_config_mark_stale(config, 3, config->epoch), 2);
+    config->columns[1].state = COLUMN_STALE;
+    config->columns[1].stale_epoch = config->epoch;
+    config->columns[3].state = COLUMN_STALE;
+    config->columns[3].stale_epoch = config->epoch;
+    world_publish(world, config);
+    fake_column_set_reachable(&world->columns[0], false);
+    owner = world_take_over(world, 2);
+    for (int i = 0; i < 30 && world_column(world, 1, 2)->state != COLUMN_IN_SYNC; i++)
+        co_sleep_ns(100 * MS);
+    assert_int_equal(world_column(world, 1, 2)->state, COLUMN_IN_SYNC);
+    assert_int_equal(world_column(world, 0, 2)->state, COLUMN_STALE);
+    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS + 1, 'b'), 0);
+    fake_column_set_reachable(&world->columns[0], true);
+    assert_true(co_world_heal(world));
+    world_check_copies(world);
+}
+
+/* A slab whose last in-sync column is away keeps no other from becoming in-sync. */
+static void test_waiting_slab_is_left_out(void **state)
+{
+    (void)state;
+    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 2}, waiting_slab_is_left_out);
+}
+
 static uint64_t move_after_ns;
 
 static void joiner_moves(struct world *world)
@@ -1435,7 +1504,7 @@ static void senseless_configurations_are_refused(struct world *world)
     co_sleep_ns(10 * MS);
     assert_int_equal(co_owner_write(owner, 1, 'b'), 0);
     config = world_edit(world);
-    assert_int_equal(vdisk_config_mark_in_sync(config, 3, config->epoch), 1);
+    assert_int_equal(vdisk_config_mark_in_sync(config, 3, NULL, 0, config->epoch), 1);
     assert_int_equal(mirror_configure(owner->mirror, config), -EPROTO);
     vdisk_config_put(config);
     assert_true(mirror_stopped(owner->mirror)); /* it must not serve on that */
@@ -1755,6 +1824,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_waiting_slab_bounds_the_others),
         cmocka_unit_test(test_new_column_gets_everything),
         cmocka_unit_test(test_joining_column_is_waited_for),
+        cmocka_unit_test(test_unreadable_slab_is_left_out),
+        cmocka_unit_test(test_waiting_slab_is_left_out),
         cmocka_unit_test(test_joiner_moves),
         cmocka_unit_test(test_hung_joiner_is_left),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
