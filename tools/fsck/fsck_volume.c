@@ -84,9 +84,11 @@ static void propose_stale(void *arg, uint64_t vdisk, uint64_t epoch, const uint6
         free(command);
 }
 
-static void propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk)
+static void propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, uint64_t disk,
+                            const uint32_t *slabs, size_t count)
 {
-    (void)arg, (void)vdisk, (void)epoch, (void)disk; /* resync is paused */
+    (void)arg, (void)vdisk, (void)epoch, (void)disk, (void)slabs,
+        (void)count; /* resync is paused */
 }
 
 static int co_no_slabs(void *arg, uint64_t vdisk, uint64_t epoch, const uint32_t *slabs,
