@@ -283,16 +283,23 @@ int co_superblock_write(struct io_file *file, struct superblock *superblock, uns
     return co_io_write(file, superblock, BLOCK_SIZE, offset_of_copy(copy), IO_WRITE_DSYNC);
 }
 
+static bool is_of(const struct superblock *superblock, const uint8_t disk[16])
+{
+    return memcmp(superblock->disk, disk, sizeof(superblock->disk)) == 0;
+}
+
 int co_superblock_replace(struct io_file *file, struct superblock *superblock, unsigned copy)
 {
     cleanup(freep) struct superblock *other = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
     int r = other ? co_superblock_write(file, superblock, copy) : -ENOMEM;
+    int of_other;
 
-    /* one that is damaged or cannot be read is about to be mended */
     if (r < 0 || PLANTED(CACHE_WIPED_REWRITTEN) ||
-        co_io_read(file, other, BLOCK_SIZE, offset_of_copy(!copy)) < 0 ||
-        superblock_check(other, !copy, NULL) != -ENODEV)
-        return r;
+        co_io_read(file, other, BLOCK_SIZE, offset_of_copy(!copy)) < 0)
+        return r; /* what cannot be read was not overwritten */
+    of_other = superblock_check(other, !copy, NULL);
+    if (of_other == -EBADMSG || (of_other == 0 && is_of(other, superblock->disk)))
+        return 0;
     memset(other, 0, BLOCK_SIZE);
     r = co_io_write(file, other, BLOCK_SIZE, offset_of_copy(copy), IO_WRITE_DSYNC);
     return r < 0 ? r : -ENODEV;
@@ -446,11 +453,10 @@ void disk_close(struct disk *disk)
     free(disk);
 }
 
-int co_disk_look(struct disk *disk)
+int co_disk_best_copy(struct disk *disk)
 {
     cleanup(freep) struct superblock *copies = aligned_alloc(BLOCK_SIZE, 2 * BLOCK_SIZE);
     const struct superblock *best = NULL;
-    struct disk_message message;
     bool repair;
     int r;
 
@@ -459,10 +465,17 @@ int co_disk_look(struct disk *disk)
     r = co_read_superblocks(disk->file, copies);
     if (r < 0)
         return r;
-    r = superblock_choose(&copies[0], &copies[1], &best, &repair, &message);
-    if (r < 0 || memcmp(best->disk, disk->identity.uuid.bytes, sizeof(best->disk)) != 0)
+    r = superblock_choose(&copies[0], &copies[1], &best, &repair, NULL);
+    if (r < 0 || !is_of(best, disk->identity.uuid.bytes))
         return -ENODEV;
-    return 0;
+    return (int)best->copy;
+}
+
+int co_disk_look(struct disk *disk)
+{
+    int r = co_disk_best_copy(disk);
+
+    return MIN(r, 0);
 }
 
 int co_disk_release(struct disk *disk)

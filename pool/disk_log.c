@@ -89,14 +89,15 @@ static struct disk_uuid new_uuid(struct io *io)
     return uuid;
 }
 
-/* Writes `next` to both copies. In memory it counts once one of them is durable. */
+/* Writes `next` to both copies, the best one last. In memory it counts once one of them is durable.
+ */
 static int co_write_both(struct disk *disk, struct superblock *next)
 {
     int r;
 
     next->generation++;
-    r = co_superblock_replace(disk->file, next, 1);
-    return r < 0 ? r : co_superblock_replace(disk->file, next, 0);
+    r = co_superblock_replace(disk->file, next, disk->first_copy);
+    return r < 0 ? r : co_superblock_replace(disk->file, next, !disk->first_copy);
 }
 
 int co_disk_take_turn(struct disk *disk)
@@ -118,11 +119,12 @@ static int co_change_begin(struct disk *disk, struct superblock **ret_next)
 
     if (r < 0)
         return r;
-    r = PLANTED(CACHE_WIPED_REWRITTEN) ? 0 : co_disk_look(disk);
+    r = PLANTED(CACHE_WIPED_REWRITTEN) ? 0 : co_disk_best_copy(disk);
     if (r < 0) {
         disk->changing = false;
         return r;
     }
+    disk->first_copy = !r;
     *next = *disk->superblock;
     next->feature_incompat |= SUPERBLOCK_INCOMPAT_CACHE;
     *ret_next = take_ptr(next);

@@ -45,7 +45,7 @@ static bool bit_get(const uint64_t *bits, uint32_t i)
 
 static void bit_set(uint64_t *bits, uint32_t i)
 {
-    bits[i / 64] |= BIT(i % 64);
+    bits[i / 64] |= UINT64_C(1) << (i % 64);
 }
 
 /* The slab's column on this disk; NULL: it has none there. */
@@ -492,9 +492,13 @@ static int co_resync_columns(struct resync *resync)
 
         if (!column || column->state != COLUMN_STALE)
             continue;
-        r = mirror->slabs[slab].ready
-                ? co_resync_column(resync, slab, (uint32_t)(column - mirror_columns(mirror, slab)))
-                : -EAGAIN;
+        if (mirror->slabs[slab].ready) {
+            r = co_resync_column(resync, slab, (uint32_t)(column - mirror_columns(mirror, slab)));
+            if (r == -EAGAIN) /* a store that has too much to do: no takeover to wait for */
+                r = -EBUSY;
+        } else {
+            r = -EAGAIN;
+        }
         if (!feed->up || r == -ECANCELED)
             return r < 0 ? r : -ENOTCONN;
         if (r < 0)
@@ -585,40 +589,56 @@ static int choose_slabs(struct resync *resync)
     return 0;
 }
 
-/* Returns 0 (what had caught up is in-sync, or has moved), -EAGAIN (a source was lost since
- * `sources_lost`: compare again), or why it ended. */
-static int co_join(struct resync *resync, uint32_t sources_lost)
+/* Makes them count, and what they hold durable. Returns 0 or why it ended. */
+static int co_count(struct feed *feed)
+{
+    int r = co_await_may_join(feed);
+
+    if (r < 0)
+        return r;
+    /* From now on no write is committed without it; again, if the answer was no. */
+    feed->counted = !PLANTED(JOIN_UNCOUNTED);
+    feed->has_mark = false;
+    r = co_wait_for_feed(feed);
+    if (r == 0)
+        r = PLANTED(JOIN_NO_MARK) ? 0 : co_feed_tell(feed, true);
+    /* It went and came back, and may have lost what was compared. */
+    if (r == 0 && !column_stream_attached(&feed->column)) {
+        SOMETIMES("resync: the column went before it was proposed");
+        r = -ENOTCONN;
+    }
+    if (feed->mirror->stopped || !feed->up)
+        return -ENOTCONN;
+    if (r < 0)
+        feed_break(feed, r);
+    return r;
+}
+
+/* A source was lost since: what was compared with it has to be compared again. */
+static bool is_void(const struct mirror *mirror, uint32_t sources_lost)
+{
+    return mirror->sources_lost != sources_lost && !PLANTED(RESYNC_KEEPS_COMPARED);
+}
+
+/* Proposes until what has caught up is in-sync, or has moved. Returns 0, -EAGAIN (a source was lost
+ * since `sources_lost`: compare again), or why it ended. */
+static int co_propose(struct resync *resync, uint32_t sources_lost)
 {
     struct feed *feed = resync->feed;
-    struct mirror *mirror = feed->mirror;
-    int r;
 
     while (feed->up && list_caught_up(resync, NULL) > 0) {
-        if (mirror->sources_lost != sources_lost && !PLANTED(RESYNC_KEEPS_COMPARED))
-            return -EAGAIN;
-        r = co_await_may_join(feed);
+        int r = is_void(feed->mirror, sources_lost) ? -EAGAIN : co_count(feed);
+
         if (r < 0)
             return r;
-        /* From now on no write is committed without it; again, if the answer was no. */
-        feed->counted = !PLANTED(JOIN_UNCOUNTED);
-        feed->has_mark = false;
-        r = co_wait_for_feed(feed);
-        if (r == 0)
-            r = PLANTED(JOIN_NO_MARK) ? 0 : co_feed_tell(feed, true);
-        /* It went and came back, and may have lost what was compared. */
-        if (r == 0 && !column_stream_attached(&feed->column)) {
-            SOMETIMES("resync: the column went before it was proposed");
-            r = -ENOTCONN;
-        }
-        if (mirror->stopped || !feed->up)
-            return -ENOTCONN;
-        if (r < 0) {
-            feed_break(feed, r);
-            return r;
+        /* From here to the proposal nothing suspends: it is void in any later epoch. */
+        if (is_void(feed->mirror, sources_lost) && !PLANTED(SOURCE_LOST_LATE)) {
+            SOMETIMES("resync: a source was lost just before the proposal");
+            return -EAGAIN;
         }
         if (list_caught_up(resync, NULL) == 0) {
             SOMETIMES("resync: what was to join has got a place elsewhere");
-            break;
+            return 0;
         }
         INVARIANT(I1, feed->counted);
         INVARIANT(I8, feed->has_mark);
@@ -633,10 +653,16 @@ static int co_join(struct resync *resync, uint32_t sources_lost)
         SOMETIMES_IF(feed->up && list_caught_up(resync, NULL) > 0,
                      "resync: proposed again, the first was void");
     }
-    if (!feed->up)
-        return -ENOTCONN;
-    feed->counted = false; /* what is left out holds nobody up */
-    return 0;
+    return feed->up ? 0 : -ENOTCONN;
+}
+
+static int co_join(struct resync *resync, uint32_t sources_lost)
+{
+    int r = co_propose(resync, sources_lost);
+
+    if (!resync->feed->proposed)
+        resync->feed->counted = false; /* what is left out holds nobody up */
+    return r;
 }
 
 /* Raft shows them in-sync: their lists of blocks to compare are history. If this fails they stay,

@@ -30,6 +30,7 @@
     X(COPY_NO_LOCK, "mirror", "a resync copy forgets its range lock")                              \
     X(RESYNC_NO_BARRIER, "aimed", "a resync does not wait for the writes that began before it [MISSED]") \
     X(RESYNC_SINCE_LATER, "mirror", "a resync compares only what changed after the stale epoch")   \
+    X(SOURCE_LOST_LATE, "mirror-test", "a source that is lost just before in-sync is proposed is believed") \
     X(JOIN_LEFT_OUT, "mirror-test", "what could not be copied is proposed in-sync with the rest")    \
     X(JOIN_UNCOUNTED, "aimed", "a column is proposed in-sync before it is waited for [JOINNOREQ]") \
     X(JOIN_OLD_EPOCH, "aimed", "an in-sync proposal names no epoch: never void [NOCAS]")         \

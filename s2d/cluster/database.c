@@ -438,6 +438,22 @@ const json_t *command_list_or(struct command *command, const char *name, const j
     return json_object_get(command->json, name) ? command_list(command, name) : otherwise;
 }
 
+void command_check_slabs(struct command *command, const json_t *list, size_t max)
+{
+    size_t count = json_array_size(list);
+
+    if (count == 0 || count > max)
+        command_refuse(command, -EINVAL, "from 1 to %zu slabs at once", max);
+    for (size_t i = 0; i < count && !command_refused(command); i++) {
+        const json_t *number = json_array_get(list, i);
+
+        if (!json_is_integer(number) || json_integer_value(number) < 0 ||
+            (uint64_t)json_integer_value(number) >= VDISK_SLABS_MAX)
+            command_refuse(command, -EINVAL, "the numbers of slabs must be from 0 to %llu",
+                           (unsigned long long)VDISK_SLABS_MAX - 1);
+    }
+}
+
 static void refuse_word(struct command *command, const char *name, const char *word,
                         const char *const *words)
 {

@@ -50,6 +50,8 @@ const char *command_text(struct command *command, const char *name);
 const char *command_text_or(struct command *command, const char *name, const char *otherwise);
 const json_t *command_list(struct command *command,
                            const char *name); /* never NULL unless refused */
+/* Refuses a list that is no one to max numbers of slabs. */
+void command_check_slabs(struct command *command, const json_t *list, size_t max);
 const json_t *command_list_or(struct command *command, const char *name, const json_t *otherwise);
 unsigned command_word(struct command *command, const char *name, const char *const *words);
 /* The record that argument `name` gives the id of; refuses with -ENOENT. */

@@ -230,6 +230,8 @@ bool database_disk_may_join(const struct database *database, uint64_t id)
     return disk && disk->state != DISK_FAILED && !database_node_of_disk_is_down(database, id);
 }
 
+#define IN_SYNC_SLABS_MAX 1024
+
 /* {vdisk, epoch, disk, slabs?: […]}: what is stale on the disk has caught up. Proposed by the owner
  * only, who makes writes wait for the disk until it is answered: so the epoch rises too when the
  * answer is no. */
@@ -242,6 +244,8 @@ static void vdisk_in_sync(struct command *command)
     const json_t *slabs = command_list_or(command, "slabs", NULL);
     struct database *database = command->database;
 
+    if (slabs)
+        command_check_slabs(command, slabs, IN_SYNC_SLABS_MAX);
     if (command_refused(command))
         return;
     if (!database_disk_may_join(database, disk->base.id)) {

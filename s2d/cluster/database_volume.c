@@ -395,6 +395,8 @@ static void slab_remove(struct command *command)
 
     if (volume && volume->state != VOLUME_DELETING)
         command_refuse(command, -EBUSY, "the volume is in use");
+    if (list)
+        command_check_slabs(command, list, VDISK_SLABS_MAX);
     if (command_refused(command))
         return;
     for (size_t i = 0; i < json_array_size(list); i++) {

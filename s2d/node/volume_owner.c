@@ -89,8 +89,8 @@ static void mirror_propose_in_sync(void *arg, uint64_t vdisk, uint64_t epoch, ui
              (unsigned long long)epoch, (unsigned long long)disk, count);
     for (size_t i = 0; i < count; i++)
         json_array_append_new(list, json_integer((json_int_t)slabs[i]));
-    if (list)
-        json_object_set_new(command, "slabs", list);
+    if (count > 0 && json_object_set_new(command, "slabs", list) < 0)
+        json_decref(take_ptr(command)); /* no memory: without it all would be called in-sync */
     propose(volume->owner_node, command);
 }
 

@@ -290,18 +290,18 @@ void world_run(const struct world_options *options, void (*test)(struct world *w
     struct sim_options sim_options = sim_default_options(options->seed);
     struct world world = {.raft_delay_ns = 5 * MS, .test = test, .raft_index = 10};
     struct start start = {options, &world};
+    uint32_t slabs = options->size_slabs > 0 ? options->size_slabs : WORLD_SLABS;
 
     assert_int_equal(sim_new(&sim_options, &world.sim), 0);
     assert_int_equal(buffer_pool_new("test", 8 * MIB, &world.buffers), 0);
-    assert_int_equal(
-        vdisk_config_new(WORLD_SLABS, options->width, WORLD_SLAB_BLOCKS, &world.config), 0);
+    assert_int_equal(vdisk_config_new(slabs, options->width, WORLD_SLAB_BLOCKS, &world.config), 0);
     if (options->data_columns > 0)
         world.config->data_columns = options->data_columns;
     world.config->vdisk = WORLD_VDISK;
     world.config->epoch = 4;
     world.config->session = 4;
     world.config->owner = 1;
-    world.config->size_bytes = (uint64_t)WORLD_SLABS * WORLD_SLAB_BLOCKS * BLOCK_SIZE;
+    world.config->size_bytes = (uint64_t)slabs * WORLD_SLAB_BLOCKS * BLOCK_SIZE;
     for (uint32_t slab = 0; slab < options->slabs; slab++)
         place_slab(&world, world.config, slab);
     if (getenv("S2D_TEST_TRANSCRIPT"))
@@ -324,7 +324,7 @@ struct column_config *world_column(struct world *world, uint32_t slab, uint32_t 
 
 bool world_in_sync(struct world *world, uint64_t disk)
 {
-    for (size_t i = 0; i < (size_t)WORLD_SLABS * world->config->width; i++) {
+    for (size_t i = 0; i < (size_t)world->config->slab_count * world->config->width; i++) {
         if (world->config->columns[i].disk == disk &&
             world->config->columns[i].state != COLUMN_IN_SYNC)
             return false;
@@ -416,7 +416,7 @@ static void check_block(struct world *world, uint32_t slab, uint32_t block)
 
 void world_check_copies(struct world *world)
 {
-    for (uint32_t slab = 0; slab < WORLD_SLABS; slab++) {
+    for (uint32_t slab = 0; slab < world->config->slab_count; slab++) {
         for (uint32_t block = 0; block < WORLD_SLAB_BLOCKS; block++)
             check_block(world, slab, block);
     }

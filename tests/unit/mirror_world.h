@@ -50,6 +50,7 @@ struct world {
 struct world_options {
     uint64_t seed;
     uint32_t width, slabs;
+    uint32_t size_slabs;                  /* of the vdisk; 0: WORLD_SLABS */
     uint32_t data_columns;                /* 0: a mirror */
     void (*prepare)(struct world *world); /* before the first owner begins; may be NULL */
     bool no_owner;                        /* the test makes the owners */

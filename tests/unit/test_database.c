@@ -624,6 +624,8 @@ static void in_sync_is_answered_also_by_no(void **state)
 /* What has caught up need not wait for the rest of its disk. */
 static void in_sync_may_name_slabs(void **state)
 {
+    static const char *const nonsense[] = {"[]",    "[-1]",      "[\"1\"]",     "[null]",
+                                           "[1.5]", "[0, true]", "[4294967297]"};
     struct state *s = *state;
     struct one_stale made;
     uint64_t epoch;
@@ -653,6 +655,14 @@ static void in_sync_may_name_slabs(void **state)
                                         (json_int_t)made.vdisk, "epoch", (json_int_t)(epoch + 3),
                                         "disk", (json_int_t)made.disk, "slabs", 1)),
                      -EINVAL);
+    for (size_t i = 0; i < ARRAY_SIZE(nonsense); i++) {
+        json_t *command =
+            json_pack("{s:s,s:I,s:I,s:I}", "verb", "vdisk.in_sync", "vdisk", (json_int_t)made.vdisk,
+                      "epoch", (json_int_t)(epoch + 3), "disk", (json_int_t)made.disk);
+
+        json_object_set_new(command, "slabs", json_loads(nonsense[i], 0, NULL));
+        assert_int_equal(apply(s, command), -EINVAL);
+    }
 }
 
 /* I9: a disk that comes back with a damaged log lacks what it was given while it was stale. An

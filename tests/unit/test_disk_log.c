@@ -409,6 +409,59 @@ static void a_disk_wiped_while_it_is_written_stays_wiped(void **state)
     wipe_while_it_is_written(true);
 }
 
+struct mending {
+    struct sim *sim;
+    uint64_t offset;
+    unsigned nth;
+    int result;
+};
+
+static void mend_main(struct io *io, void *arg)
+{
+    static const uint8_t foreign[BLOCK_SIZE] = {0xeb, 0x63};
+    struct mending *mending = arg;
+    struct disk *cache = NULL;
+    struct disk_log log;
+
+    assert_int_equal(co_disk_open(io, CACHE_PATH, &cluster, NULL, &cache), 0);
+    assert_int_equal(
+        sim_disk_poke(mending->sim, 1, CACHE_PATH, mending->offset, foreign, BLOCK_SIZE), 0);
+    if (mending->nth > 0)
+        sim_crash_at_write(mending->sim, 1, mending->nth);
+    mending->result = co_disk_cache_reserve(cache, (struct disk_uuid){{0xee}}, &log);
+    disk_close(cache);
+    end_program(io);
+}
+
+/* One copy of a superblock is somebody else's, or rotten in its magic: a change mends it, and the
+ * power may go in each of its writes. */
+static void a_copy_that_is_not_ours_is_mended(void **state)
+{
+    static const uint64_t offsets[] = {SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET};
+    uint8_t block[BLOCK_SIZE];
+
+    (void)state;
+    for (unsigned nth = 0; nth < 6; nth++) { /* 0: it stays */
+        for (size_t i = 0; i < ARRAY_SIZE(offsets); i++) {
+            struct sim *sim = new_world(1 + nth);
+            struct mending mending = {.sim = sim, .offset = offsets[i], .nth = nth};
+            int r = 0;
+
+            assert_int_equal(sim_start(sim, 1, mend_main, &mending), 0);
+            sim_run(sim, sim_now_ns(sim) + SEC, machine_down, sim);
+            if (nth == 0) {
+                assert_int_equal(mending.result, 0);
+                assert_int_equal(sim_disk_peek(sim, 1, CACHE_PATH, offsets[i], block, BLOCK_SIZE),
+                                 0);
+                assert_memory_equal(block, SUPERBLOCK_MAGIC, 8);
+            }
+            run(sim, open_main, &r);
+            assert_int_equal(r, 0);
+            sim_free(sim);
+        }
+    }
+}
+
 struct unbinding {
     struct disks *disks;
     struct co_group *group;
@@ -465,6 +518,7 @@ int main(void)
         cmocka_unit_test(two_disks_never_get_one_region),
         cmocka_unit_test(a_wiped_disk_stays_wiped),
         cmocka_unit_test(a_disk_wiped_while_it_is_written_stays_wiped),
+        cmocka_unit_test(a_copy_that_is_not_ours_is_mended),
         cmocka_unit_test(a_disk_that_is_given_back_is_gone),
     };
 

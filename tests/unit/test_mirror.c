@@ -865,42 +865,68 @@ static void test_hung_joiner_is_left(void **state)
     world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 2}, hung_joiner_is_left);
 }
 
+static uint32_t at[2]; /* where the two slabs of a vdisk lie */
+
+static void two_slabs_far(struct world *world)
+{
+    struct vdisk_config *config = world_edit(world);
+    size_t width = config->width;
+
+    for (unsigned i = 2; i-- > 0;) {
+        struct column_config *from = config->columns + i * width;
+
+        memmove(config->columns + at[i] * width, from, width * sizeof(*from));
+        if (at[i] != i)
+            memset(from, 0, width * sizeof(*from));
+    }
+    world_publish(world, config);
+}
+
 /* Disk 3 missed writes to two slabs; of one of them its source has a block that nobody can read. */
 static void unreadable_slab_is_left_out(struct world *world)
 {
     struct owner *owner = first_owner(world);
+    uint64_t bad = (uint64_t)at[0] * WORLD_SLAB_BLOCKS, good = (uint64_t)at[1] * WORLD_SLAB_BLOCKS;
     struct vdisk_config *config;
 
-    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
-    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS + 1, 'b'), 0);
+    assert_int_equal(co_owner_write(owner, bad + 1, 'a'), 0);
+    assert_int_equal(co_owner_write(owner, good + 1, 'b'), 0);
     co_sleep_ns(50 * MS);
     fake_column_set_reachable(&world->columns[2], false);
-    assert_int_equal(co_owner_write(owner, 1, 'c'), 0);
-    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS + 1, 'd'), 0);
-    assert_int_equal(co_owner_write(owner, WORLD_SLAB_BLOCKS + 2, 'e'), 0);
-    fake_column_rot(&world->columns[0], world_column(world, 0, 0)->where, 1);
-    fake_column_rot(&world->columns[1], world_column(world, 0, 1)->where, 1);
+    assert_int_equal(co_owner_write(owner, bad + 1, 'c'), 0);
+    assert_int_equal(co_owner_write(owner, good + 1, 'd'), 0);
+    assert_int_equal(co_owner_write(owner, good + 2, 'e'), 0);
+    fake_column_rot(&world->columns[0], world_column(world, at[0], 0)->where, 1);
+    fake_column_rot(&world->columns[1], world_column(world, at[0], 1)->where, 1);
     fake_column_set_reachable(&world->columns[2], true);
     co_sleep_ns(3 * SEC);
-    assert_int_equal(world_column(world, 0, 2)->state, COLUMN_STALE);
-    assert_int_equal(world_column(world, 1, 2)->state, COLUMN_IN_SYNC);
-    assert_int_equal(world_peek(world, 3, WORLD_SLAB_BLOCKS + 1), 'd');
-    assert_int_equal(mirror_status(owner->mirror).lost_blocks > 0, true);
-    config = world_edit(world); /* what is in-sync counts: it alone will do */
+    assert_int_equal(world_column(world, at[0], 2)->state, COLUMN_STALE);
+    assert_int_equal(world_column(world, at[1], 2)->state, COLUMN_IN_SYNC);
+    assert_int_equal(world_peek(world, 3, good + 1), 'd');
+    assert_true(mirror_status(owner->mirror).lost_blocks > 0);
+    config = world_edit(world); /* what is in-sync counts */
     assert_int_equal(vdisk_config_mark_stale(config, 1, config->epoch), 2);
     world_publish(world, config);
-    assert_int_equal(co_owner_read(owner, WORLD_SLAB_BLOCKS + 2), 'e');
-    assert_int_equal(co_owner_write(owner, 1, 'f'), 0); /* and the block is there again */
+    assert_int_equal(co_owner_read(owner, good + 2), 'e');
+    assert_int_equal(co_owner_write(owner, bad + 1, 'f'), 0); /* and the block is there again */
     assert_true(co_world_heal(world));
     world_check_copies(world);
-    assert_int_equal(world_peek(world, 3, 1), 'f');
+    assert_int_equal(world_peek(world, 3, bad + 1), 'f');
 }
 
+/* Also in volumes of more slabs than a word has bits, or half a word. */
 static void test_unreadable_slab_is_left_out(void **state)
 {
+    static const uint32_t places[][2] = {{0, 1}, {33, 39}, {39, 7}, {33, 65}, {65, 1}};
+
     (void)state;
-    world_run(&(struct world_options){.seed = 1, .width = 3, .slabs = 2},
-              unreadable_slab_is_left_out);
+    for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+        memcpy(at, places[i], sizeof(at));
+        world_run(
+            &(struct world_options){
+                .seed = 1, .width = 3, .slabs = 2, .size_slabs = 70, .prepare = two_slabs_far},
+            unreadable_slab_is_left_out);
+    }
 }
 
 static void waiting_slab_is_left_out(struct world *world)
@@ -1040,6 +1066,49 @@ static void lost_source_is_not_believed(struct world *world)
     world_publish(world, config);
     co_wait_in_sync(world, 3);
     assert_int_equal(world_peek(world, 3, 1), 'b');
+}
+
+static uint64_t lost_after_ns;
+static bool joined_before;
+
+static void source_is_lost_at_any_time(struct world *world)
+{
+    struct owner *owner = first_owner(world);
+    struct request request = {owner, 5, 'x', 0, false};
+    struct vdisk_config *config;
+
+    assert_int_equal(co_owner_write(owner, 1, 'a'), 0);
+    evict_by_writing(world, 3, 1, 'b');
+    co_sleep_ns(100 * MS);
+    lose_log(world, 1, 3, 1);
+    fake_column_set_reachable(&world->columns[2], true);
+    while (mirror_status(owner->mirror).catching_disks == 0)
+        co_sleep_ns(10 * US);
+    world->columns[2].latency_ns = 3 * MS; /* it is waited for before it is proposed */
+    request_start(world, &request);
+    co_sleep_ns(lost_after_ns);
+    joined_before = world_in_sync(world, 3); /* the database is told before it joins, or never */
+    if (joined_before) {
+        assert_true(co_done_within(&request, SEC));
+        return;
+    }
+    config = world_edit(world);
+    assert_int_equal(vdisk_config_mark_stale(config, 1, config->epoch), 1);
+    fake_column_set_reachable(&world->columns[0], false);
+    world_publish(world, config);
+    co_wait_in_sync(world, 3);
+    assert_int_equal(world_peek(world, 3, 1), 'b');
+    assert_true(co_done_within(&request, SEC));
+}
+
+/* Also when that is heard between the last look and the proposal. */
+static void test_source_is_lost_at_any_time(void **state)
+{
+    (void)state;
+    joined_before = false;
+    for (lost_after_ns = 0; !joined_before; lost_after_ns += 20 * US)
+        world_run(THREE, source_is_lost_at_any_time);
+    assert_true(lost_after_ns > MS / 2);
 }
 
 /* Its node called it stale, not the owner: whatever was compared with it is compared again. */
@@ -1830,6 +1899,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_hung_joiner_is_left),
         cmocka_unit_test(test_equal_blocks_leave_no_stamp),
         cmocka_unit_test(test_lost_source_is_not_believed),
+        cmocka_unit_test(test_source_is_lost_at_any_time),
         cmocka_unit_test(test_slow_read_of_dropped_tail),
         cmocka_unit_test(test_lost_target_is_compared_again),
         cmocka_unit_test(test_void_proposal_is_made_again),
