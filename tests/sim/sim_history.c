@@ -19,9 +19,10 @@
 
 #include <stdio.h>
 
-#define OPEN_MAX 64      /* operations under way on one register: bits of a word */
-#define ALIKE_MAX 4      /* writes of one value, and of unknown fate */
-#define WORLDS_MAX 20000 /* more: nobody can judge it, and that is said */
+#define OPEN_MAX 64       /* operations under way on one register: bits of a word */
+#define ALIKE_MAX 4       /* writes of one value, and of unknown fate */
+#define WORLDS_MAX 400000 /* more: nobody can judge it, and that is said */
+#define PLACES (UINT32_C(1) << 20)
 #define NO_OP UINT32_MAX
 #define PRINTED 24        /* operations of a register that cannot be explained */
 #define UNSEEN UINT64_MAX /* in the place of every value that no read saw */
@@ -205,12 +206,19 @@ struct possible { /* a world */
     uint64_t done; /* a bit to each open operation: it has taken effect here */
 };
 
+struct place {      /* of a hash table of worlds */
+    uint32_t round; /* free unless it is the checker's */
+    uint32_t world;
+};
+
 struct checker {
     struct history *history;
     uint32_t open[OPEN_MAX]; /* operations under way; NO_OP: free */
     unsigned open_end;       /* free from here on */
     struct possible *now, *next;
     size_t now_count, next_count;
+    struct place *places; /* of checker->next */
+    uint32_t round;
     bool too_wide;
 };
 
@@ -274,15 +282,27 @@ static size_t list_events(const struct history *history, const struct reg *reg,
 
 static void add_world(struct checker *checker, struct possible world)
 {
-    for (size_t i = 0; i < checker->next_count; i++) {
-        if (checker->next[i].value == world.value && checker->next[i].done == world.done)
+    uint64_t hash = (world.value * 0x9e3779b97f4a7c15u ^ world.done) * 0xff51afd7ed558ccdu;
+    uint32_t at = (uint32_t)(hash >> 44); /* below PLACES */
+
+    for (; checker->places[at].round == checker->round; at = (at + 1) % PLACES) {
+        const struct possible *known = &checker->next[checker->places[at].world];
+
+        if (known->value == world.value && known->done == world.done)
             return;
     }
     if (checker->next_count == WORLDS_MAX) {
         checker->too_wide = true;
         return;
     }
+    checker->places[at] = (struct place){checker->round, (uint32_t)checker->next_count};
     checker->next[checker->next_count++] = world;
+}
+
+static void drop_worlds(struct checker *checker)
+{
+    checker->next_count = 0;
+    checker->round++;
 }
 
 static const struct op *open_at(const struct checker *checker, unsigned slot)
@@ -331,7 +351,7 @@ static bool may_happen(const struct op *op, const struct possible *world, unsign
  * the end. */
 static void expand(struct checker *checker, unsigned target)
 {
-    size_t kept = 0;
+    size_t count;
 
     for (size_t i = 0; i < checker->next_count && !checker->too_wide; i++) {
         if (checker->next[i].done >> target & 1)
@@ -343,11 +363,12 @@ static void expand(struct checker *checker, unsigned target)
                 add_world(checker, apply(checker, checker->next[i], value_of(op)));
         }
     }
-    for (size_t i = 0; i < checker->next_count; i++) {
+    count = checker->next_count;
+    drop_worlds(checker);
+    for (size_t i = 0; i < count; i++) { /* none gets a place behind its own */
         if (checker->next[i].done >> target & 1)
-            checker->next[kept++] = checker->next[i];
+            add_world(checker, checker->next[i]);
     }
-    checker->next_count = kept;
 }
 
 static void swap_worlds(struct checker *checker)
@@ -357,7 +378,7 @@ static void swap_worlds(struct checker *checker)
     checker->now = checker->next;
     checker->now_count = checker->next_count;
     checker->next = old;
-    checker->next_count = 0;
+    drop_worlds(checker);
 }
 
 static void close_slot(struct checker *checker, unsigned slot)
@@ -503,7 +524,7 @@ static bool check_register(struct checker *checker, const struct reg *reg, char 
     checker->open_end = 0;
     checker->now[0] = (struct possible){.value = 0};
     checker->now_count = 1;
-    checker->next_count = 0;
+    drop_worlds(checker);
     for (size_t i = 0; i < count && good; i++) {
         const struct op *op = &checker->history->ops[events[i].op];
 
@@ -530,11 +551,13 @@ bool history_check(struct history *history, char *text, size_t text_bytes)
 
     checker.now = malloc(WORLDS_MAX * sizeof(*checker.now));
     checker.next = malloc(WORLDS_MAX * sizeof(*checker.next));
-    if (!checker.now || !checker.next)
+    checker.places = calloc(PLACES, sizeof(*checker.places));
+    if (!checker.now || !checker.next || !checker.places)
         abort();
     for (uint32_t i = 0; i < history->reg_count && good; i++)
         good = check_register(&checker, &history->regs[i], text, text_bytes);
     free(checker.now);
     free(checker.next);
+    free(checker.places);
     return good;
 }
