@@ -2,8 +2,8 @@
  * "claiming" before anything else is written, and "ready" is said last, by B and then by A. */
 #include <stdio.h>
 
-#include "pool/extent_table.h"
 #include "pool/disk_internal.h"
+#include "pool/extent_table.h"
 #include "s2d/base/io.h"
 
 #define ZERO_PIECE MIB
