@@ -13,8 +13,8 @@
  * sent before has arrived too, the watermark is made durable there, and "in-sync" is proposed,
  * until a configuration answers (I1). A slab that waits for its takeover, or of which no source
  * gives a block, is left out of that and tried again: others need not wait for it. If the feed
- * breaks before the proposal all of this begins
- * anew, from the durable state of the columns; nothing of it lives in the owner's memory. */
+ * breaks before the proposal all of this begins anew, from the durable state of the columns;
+ * nothing of it lives in the owner's memory. */
 #include "resiliency/parity_private.h"
 
 #define CHUNK_BLOCKS 2048   /* whose checksums are asked for at once */
