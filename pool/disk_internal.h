@@ -34,7 +34,9 @@ must_check int co_superblock_write(struct io_file *file, struct superblock *supe
 
 /* The same where the other copy was sound and of this disk when it was read last. When somebody has
  * overwritten it since, ours is taken back: a disk that is empty must not look like one that is
- * whole. Then -ENODEV; also -ENOMEM. */
+ * whole. Then -ENODEV; also -ENOMEM. (A wipe that has got at A and not yet at B cannot be told from
+ * one copy that is somebody else's, which is mended: what is gone then is found when it is read.)
+ */
 must_check int co_superblock_replace(struct io_file *file, struct superblock *superblock,
                                      unsigned copy);
 

@@ -89,8 +89,7 @@ static struct disk_uuid new_uuid(struct io *io)
     return uuid;
 }
 
-/* Writes `next` to both copies, the best one last. In memory it counts once one of them is durable.
- */
+/* Writes `next` to both copies, the best one last. In memory it counts once both are durable. */
 static int co_write_both(struct disk *disk, struct superblock *next)
 {
     int r;

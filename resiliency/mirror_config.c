@@ -78,7 +78,8 @@ static int apply_column(struct mirror *mirror, size_t index, const struct column
                    : 0;
     }
     feed->stale_columns++;
-    mirror->sources_lost += same && old->state == COLUMN_IN_SYNC;
+    /* also where it has a new place already: a snapshot of the database skips what came between */
+    mirror->sources_lost += old && old->state == COLUMN_IN_SYNC;
     /* Newly stale, or a new column in the place of one that is lost: the feed begins anew, with
      * the tail of its stale columns. */
     if (!same || old->state == COLUMN_IN_SYNC)

@@ -609,6 +609,8 @@ static int co_count(struct feed *feed)
     }
     if (feed->mirror->stopped || !feed->up)
         return -ENOTCONN;
+    if (r == -EAGAIN) /* the store has too much to do */
+        feed->not_before_ns = io_now_ns(feed->mirror->io) + feed->mirror->limits.retry_ns;
     if (r < 0)
         feed_break(feed, r);
     return r;

@@ -1069,7 +1069,7 @@ static void lost_source_is_not_believed(struct world *world)
 }
 
 static uint64_t lost_after_ns;
-static bool joined_before;
+static bool lost_has_moved, joined_before;
 
 static void source_is_lost_at_any_time(struct world *world)
 {
@@ -1094,6 +1094,12 @@ static void source_is_lost_at_any_time(struct world *world)
     }
     config = world_edit(world);
     assert_int_equal(vdisk_config_mark_stale(config, 1, config->epoch), 1);
+    if (lost_has_moved) {
+        config->columns[0].disk = config->columns[0].node = 4;
+        config->columns[0].where =
+            (struct extent_ref){.extent = 3, .generation = ++world->raft_index};
+        config->columns[0].stale_epoch = 0;
+    }
     fake_column_set_reachable(&world->columns[0], false);
     world_publish(world, config);
     co_wait_in_sync(world, 3);
@@ -1101,14 +1107,18 @@ static void source_is_lost_at_any_time(struct world *world)
     assert_true(co_done_within(&request, SEC));
 }
 
-/* Also when that is heard between the last look and the proposal. */
+/* Also when that is heard between the last look and the proposal, or with the new place that the
+ * lost column has got since. */
 static void test_source_is_lost_at_any_time(void **state)
 {
     (void)state;
-    joined_before = false;
-    for (lost_after_ns = 0; !joined_before; lost_after_ns += 20 * US)
-        world_run(THREE, source_is_lost_at_any_time);
-    assert_true(lost_after_ns > MS / 2);
+    for (int moved = 0; moved < 2; moved++) {
+        lost_has_moved = moved;
+        joined_before = false;
+        for (lost_after_ns = 0; !joined_before; lost_after_ns += 20 * US)
+            world_run(THREE, source_is_lost_at_any_time);
+        assert_true(lost_after_ns > MS / 2);
+    }
 }
 
 /* Its node called it stale, not the owner: whatever was compared with it is compared again. */
