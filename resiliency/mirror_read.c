@@ -156,8 +156,11 @@ static int pick_column(const struct mirror *mirror, struct write_extent extent, 
     for (uint32_t i = 0; i < width; i++) {
         uint32_t column = (extent.slab + extent.block / RECORD_BLOCKS_MAX + i) % width;
         const struct feed *feed = mirror_feed(mirror, extent.slab, column);
-        int merit = 2 * feed->up + feed_is_local(feed);
+        int merit;
 
+        if (!feed) /* the slab was released: a resync does not keep it */
+            return -1;
+        merit = 2 * feed->up + feed_is_local(feed);
         if ((columns[column].state != COLUMN_IN_SYNC && !takes_stale(except)) || feed == except ||
             (tried & BIT(column)) || merit <= best_merit)
             continue;

@@ -266,9 +266,15 @@ static void write_start_columns(struct mirror_write *write, const struct column_
 /* Waits for what was started. */
 static int co_write_end(struct mirror_write *write)
 {
-    assert(write->pending > 0); /* at least the last in-sync column */
-    write->waiter = co_self();
-    co_wait();
+    /* Mostly it waits for the last in-sync column at least. But what a takeover writes again may be
+     * for columns that have turned stale while it was read. */
+    if (write->pending == 0) {
+        SOMETIMES("mirror: no column wants a write any more");
+        write_look_again(write);
+    } else {
+        write->waiter = co_self();
+        co_wait();
+    }
 
     assert(write->pending == 0);
     if (write->committed)

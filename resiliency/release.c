@@ -60,15 +60,19 @@ static int co_column_is_unwritten(struct mirror *mirror, uint32_t slab, uint32_t
     return 1;
 }
 
-/* The same of all that hold data. A parity block of unwritten data may be written, as zeros. */
+/* The same of all that hold data, in one epoch: a column that turned stale and in-sync again since
+ * may have answered in between, without what its lost log had. A parity block of unwritten data may
+ * be written, as zeros. */
 static int co_slab_is_unwritten(struct mirror *mirror, uint32_t slab)
 {
     uint32_t columns = mirror->erasure ? mirror->config->data_columns : mirror->config->width;
+    uint64_t epoch = mirror->epoch;
     int r = may_be_released(mirror, slab) ? 1 : -EAGAIN;
 
     for (uint32_t i = 0; r > 0 && i < columns; i++)
         r = co_column_is_unwritten(mirror, slab, i);
-    return r;
+    SOMETIMES_IF(r > 0 && mirror->epoch != epoch, "release: the epoch changed while it looked");
+    return r > 0 && mirror->epoch != epoch ? -EAGAIN : r;
 }
 
 /* Waits for a change. Returns 0, -ETIMEDOUT; else the mirror has stopped. */

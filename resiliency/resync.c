@@ -267,8 +267,11 @@ static bool find_source(const struct resync *resync, uint64_t stale_epoch,
     for (uint32_t i = 0; i < mirror->config->width; i++) {
         struct feed *feed = mirror_feed(mirror, resync->slab, i);
         bool knows = columns[i].in_sync_epoch < stale_epoch;
-        int merit = 2 * knows + feed_is_local(feed);
+        int merit;
 
+        if (!feed) /* our column has moved, and the slab was released since */
+            return false;
+        merit = 2 * knows + feed_is_local(feed);
         if ((columns[i].state != COLUMN_IN_SYNC &&
              (!PLANTED(STALE_IS_SOURCE) || feed == resync->feed)) ||
             !feed->up || merit <= best)

@@ -269,57 +269,6 @@ static bool bind_disk(struct node_disk *disk)
     return true;
 }
 
-static void co_tell_empty(struct node *node, uint64_t id)
-{
-    struct command_result result;
-
-    co_node_propose(
-        node,
-        json_pack("{s:s,s:I,s:b}", "verb", "disk.retire", "disk", (json_int_t)id, "empty", true),
-        &result);
-    command_result_done(&result);
-}
-
-static void empty_main(void *arg)
-{
-    struct node_disk *cache = arg;
-
-    co_tell_empty(cache->owner_node, cache->id);
-    cache->busy = false;
-}
-
-static void retire_cache(struct node_disk *cache)
-{
-    if (cache->busy || !is_in_state(cache, DISK_RETIRING) || node_cache_bound(cache) > 0 ||
-        node_has_read_caches(cache))
-        return;
-    cache->busy = true;
-    if (!node_spawn(cache->owner_node, "cache-empty", empty_main, cache))
-        cache->busy = false;
-}
-
-/* ---- logs of disks that are gone ---- */
-
-/* All capacity disks of the node that have not been retired are open: what is kept for another one
- * is kept for nobody. Decided with a lease: our database may be older than a disk's claim. */
-static bool all_are_open(struct node *node)
-{
-    const struct database *database = consensus_database(node->consensus);
-    const struct disk_record *record;
-
-    for (size_t i = 0; (record = database_at(database, TABLE_DISK, i)); i++) {
-        const struct node_disk *disk;
-
-        if (record->node != node->identity.node || record->role != DISK_ROLE_CAPACITY ||
-            record->state == DISK_RETIRED)
-            continue;
-        disk = node_find_disk(node, record->base.id);
-        if (!disk || !disk->disk)
-            return false;
-    }
-    return node_lease_held(node);
-}
-
 /* The disk whose log it is, or none: no log, or one whose disk is here. */
 static struct disk_uuid orphan_of(const struct node *node, const struct cache_region *region)
 {
@@ -345,6 +294,61 @@ static struct disk_uuid first_orphan(const struct node_disk *cache)
     for (size_t i = 0; i < count && disk_uuid_none(orphan); i++)
         orphan = orphan_of(cache->owner_node, &regions[i]);
     return orphan;
+}
+
+static void co_tell_empty(struct node *node, uint64_t id)
+{
+    struct command_result result;
+
+    co_node_propose(
+        node,
+        json_pack("{s:s,s:I,s:b}", "verb", "disk.retire", "disk", (json_int_t)id, "empty", true),
+        &result);
+    command_result_done(&result);
+}
+
+static void empty_main(void *arg)
+{
+    struct node_disk *cache = arg;
+
+    co_tell_empty(cache->owner_node, cache->id);
+    cache->busy = false;
+}
+
+static void retire_cache(struct node_disk *cache)
+{
+    if (cache->busy || !is_in_state(cache, DISK_RETIRING) || node_cache_bound(cache) > 0 ||
+        node_has_read_caches(cache))
+        return;
+    if (cache->disk && !disk_uuid_none(first_orphan(cache))) {
+        SOMETIMES("node: a cache disk keeps the log of a disk that is not here");
+        return;
+    }
+    cache->busy = true;
+    if (!node_spawn(cache->owner_node, "cache-empty", empty_main, cache))
+        cache->busy = false;
+}
+
+/* ---- logs of disks that are gone ---- */
+
+/* All capacity disks of the node that have not been retired are open: what is kept for another one
+ * is kept for nobody. Decided with a lease: our database may be older than a disk's claim. */
+static bool all_are_open(struct node *node)
+{
+    const struct database *database = consensus_database(node->consensus);
+    const struct disk_record *record;
+
+    for (size_t i = 0; (record = database_at(database, TABLE_DISK, i)); i++) {
+        const struct node_disk *disk;
+
+        if (record->node != node->identity.node || record->role != DISK_ROLE_CAPACITY ||
+            record->state == DISK_RETIRED)
+            continue;
+        disk = node_find_disk(node, record->base.id);
+        if (!disk || !disk->disk)
+            return false;
+    }
+    return node_lease_held(node);
 }
 
 static void release_main(void *arg)

@@ -319,7 +319,8 @@ static bool is_to_be_open(const struct node *node, const struct disk_record *dis
 
 static uint64_t grace_of(const struct disk_record *disk, uint64_t start_ns)
 {
-    bool was_sound = disk->role == DISK_ROLE_CACHE && disk->state == DISK_OK;
+    bool was_sound =
+        disk->role == DISK_ROLE_CACHE && (disk->state == DISK_OK || disk->state == DISK_RETIRING);
 
     return was_sound && start_ns != 0 ? start_ns + CACHE_GRACE_NS : 0;
 }

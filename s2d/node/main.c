@@ -345,6 +345,7 @@ static void be_patient(struct daemon *daemon)
 static void co_stop(struct daemon *daemon)
 {
     daemon->stopping = true;
+    vms_leave(daemon->vms);
     io_timer_init(&daemon->patience, lose_patience, daemon);
     be_patient(daemon);
     co_cond_broadcast(&daemon->changed);

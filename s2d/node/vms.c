@@ -17,7 +17,7 @@ struct vms {
     struct hv *hv;
     struct co_group group;
     struct co_cond changed;
-    bool again, stopping, recovered;
+    bool again, leaving, stopping, recovered;
     uint64_t working[WORKING_MAX]; /* VMs that a coroutine of ours is starting or ending; 0: free */
 };
 
@@ -159,7 +159,8 @@ static void start_main(void *arg)
                  hv_error(vms->hv)[0] ? hv_error(vms->hv) : strerror(-r));
         log_error(node_io(vms->node), "vms", "a VM could not be started", "vm=%llu reason=\"%s\"",
                   (unsigned long long)work->vm, reason);
-        (void)co_tell_ended(vms, work->vm, work->incarnation, !may_pass(r), reason);
+        (void)co_tell_ended(vms, work->vm, work->incarnation, !may_pass(r) && !vms->leaving,
+                            reason);
     }
     end(work);
 }
@@ -360,6 +361,12 @@ static void lose_patience(void *arg)
     hv_call_off_starts(vms->hv);
 }
 
+void vms_leave(struct vms *vms)
+{
+    if (vms)
+        vms->leaving = true;
+}
+
 void co_vms_free(struct vms *vms)
 {
     struct io_timer patience;
@@ -368,6 +375,7 @@ void co_vms_free(struct vms *vms)
     if (!vms)
         return;
     io = node_io(vms->node);
+    vms_leave(vms);
     vms->stopping = true;
     co_cond_signal(&vms->changed);
     io_timer_init(&patience, lose_patience, vms);

@@ -19,6 +19,9 @@ struct vms_options {
 };
 
 must_check int vms_new(struct node *node, const struct vms_options *options, struct vms **ret_vms);
+/* The daemon begins to stop. What is cut off under a start that is under way says nothing of the
+ * VM: it is started again. NULL is fine. */
+void vms_leave(struct vms *vms);
 /* The VMs go on running until their deadline; it may be renewed until this returns. What is being
  * started has 5 s to come up. */
 void co_vms_free(struct vms *vms);
