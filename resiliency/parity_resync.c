@@ -125,7 +125,9 @@ static int co_find_written(struct feed *feed, uint32_t column, struct write_exte
     }
     if (PLANTED(PARITY_SKIPS_TRIMMED))
         return 0;
-    return feed->up ? co_add_written(mirror, column, rows, sums) : -ENOTCONN;
+    return feed->up && mirror_feed(mirror, rows.slab, column) == feed
+               ? co_add_written(mirror, column, rows, sums)
+               : -ENOTCONN;
 }
 
 int co_parity_skip_unwritten(struct feed *feed, uint32_t column, struct write_extent rows,

@@ -129,6 +129,8 @@ static uint32_t choose(const struct stripe *stripe, uint32_t missing)
     unsigned needed = stripe->mirror->config->data_columns;
     uint32_t chosen = 0;
 
+    if (!mirror_feed(stripe->mirror, stripe->rows.slab, 0))
+        return 0; /* a resync reads, and the slab was given back */
     if ((missing & ~left) == 0)
         return missing;
     if (set_count(stripe->have | left) < needed)

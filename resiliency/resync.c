@@ -152,6 +152,13 @@ static void note_lost(struct mirror *mirror, struct write_extent extent)
               extent.slab, extent.block, extent.count);
 }
 
+/* Its column may have moved since, and then the slab may be given back: nobody is inside. */
+static bool is_here(const struct resync *resync, uint32_t slab)
+{
+    return resync->feed->up &&
+           mirror_columns(resync->mirror, slab)[resync->column].disk == resync->feed->disk;
+}
+
 /* With the memory that the copy needs, and under its lock. */
 static int co_copy_extent(struct resync *resync, struct write_extent extent)
 {
@@ -169,13 +176,13 @@ static int co_copy_extent(struct resync *resync, struct write_extent extent)
         buffer = co_buffer_get(mirror->options.buffers, bytes);
     co_range_lock(&mirror->lock, &hold, PLANTED(COPY_NO_LOCK) ? (uintptr_t)&hold : address,
                   extent.count, true);
-    if (!resync->feed->up)
+    if (!is_here(resync, extent.slab))
         r = -ENOTCONN;
     else if (mirror->erasure)
         r = co_parity_copy(resync->feed, resync->column, extent, &stripe);
     else
         r = co_copy_locked(resync, extent, buffer);
-    if (r == -EIO && resync->feed->up)
+    if (r == -EIO && is_here(resync, extent.slab))
         note_lost(mirror, extent);
     range_unlock(&mirror->lock, &hold);
     if (mirror->erasure)

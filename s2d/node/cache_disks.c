@@ -320,7 +320,7 @@ static void retire_cache(struct node_disk *cache)
     if (cache->busy || !is_in_state(cache, DISK_RETIRING) || node_cache_bound(cache) > 0 ||
         node_has_read_caches(cache))
         return;
-    if (cache->disk && !disk_uuid_none(first_orphan(cache))) {
+    if (cache->disk && !cache->failed && !disk_uuid_none(first_orphan(cache))) {
         SOMETIMES("node: a cache disk keeps the log of a disk that is not here");
         return;
     }
@@ -342,7 +342,7 @@ static bool all_are_open(struct node *node)
         const struct node_disk *disk;
 
         if (record->node != node->identity.node || record->role != DISK_ROLE_CAPACITY ||
-            record->state == DISK_RETIRED)
+            record->state == DISK_RETIRED || record->extents == 0) /* 0: its claim did not end */
             continue;
         disk = node_find_disk(node, record->base.id);
         if (!disk || !disk->disk)

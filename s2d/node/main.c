@@ -351,6 +351,7 @@ static void co_stop(struct daemon *daemon)
     co_cond_broadcast(&daemon->changed);
     while (!daemon->services_ended)
         co_cond_wait_always(&daemon->changed);
+    vms_leave(daemon->vms); /* they may have come up only now */
     co_api_server_close(daemon->api_server);
     co_api_routes_stop(&daemon->api);
     io_timer_disarm(daemon->io, &daemon->patience);
