@@ -258,7 +258,8 @@ static void let_some_die(struct machine *machine, uint64_t draw)
     }
 }
 
-/* At the same instant, where every copy is in-sync: all goes on, and no error is honest. */
+/* At the same instant, where every copy is in-sync: all goes on, and no error is honest. The
+ * database calls copies in-sync for a while whose disks have just died. */
 static bool two_nodes_disks_die(struct world *world, struct fault *fault)
 {
     struct machine *machine = &world->machines[world->rotten], *other;
@@ -266,7 +267,7 @@ static bool two_nodes_disks_die(struct world *world, struct fault *fault)
     if (!bears_two(world) || !all_in_sync(world))
         return false;
     other = &world->machines[choose_other_victim(world, fault)];
-    if (capacity_disks(machine) == 0 || capacity_disks(other) == 0)
+    if (capacity_disks(machine) < world->shape.disks || capacity_disks(other) < world->shape.disks)
         return false;
     fault->machine = machine;
     fault->other = other;
